@@ -1,0 +1,151 @@
+//! The D-Bus interface as a client calls it, and the errors on it.
+//!
+//! Documents travel as JSON text (see `documents`); what a shell script or a desktop would want,
+//! IDs, states and times, are plain D-Bus values on the session objects.
+
+use godebug_core::{Code, Refusal};
+use zbus::OwnedFd;
+
+/// `org.godebug1.Manager` at `/org/godebug1`.
+#[zbus::proxy(
+    interface = "org.godebug1.Manager",
+    default_service = "org.godebug1",
+    default_path = "/org/godebug1",
+)]
+pub trait Manager {
+    /// Opens a session on `unit`; `request` is an `OpenRequest`, `files` holds the symbols file or
+    /// nothing. Answers an `Opened` when the session is active.
+    #[zbus(allow_interactive_auth)]
+    fn open(&self, unit: &str, request: &str, files: Vec<OwnedFd>) -> Result<String, BusError>;
+
+    /// What `open` would do: a `PlanDocument`.
+    fn plan(&self, unit: &str, request: &str) -> Result<String, BusError>;
+
+    /// The caller's sessions, or all for those who may read all: an array of `SessionInfo`.
+    fn list(&self) -> Result<String, BusError>;
+
+    /// One session, running or ended: a `SessionInfo`.
+    fn get(&self, id: &str) -> Result<String, BusError>;
+
+    /// Moves the end of a session to `seconds` from now; answers its `SessionInfo`.
+    #[zbus(allow_interactive_auth)]
+    fn extend(&self, id: &str, seconds: u64) -> Result<String, BusError>;
+
+    /// Ends a session; answers its `SessionInfo` when everything is given back, or is stuck.
+    #[zbus(allow_interactive_auth)]
+    fn stop(&self, id: &str) -> Result<String, BusError>;
+
+    /// The target in a unit: an `Inspection`. `pid` is 0 to let the daemon choose.
+    fn inspect(&self, unit: &str, pid: u32) -> Result<String, BusError>;
+
+    /// The host's prerequisites, and the unit's if one is named: a `Diagnosis`.
+    fn doctor(&self, unit: &str) -> Result<String, BusError>;
+
+    /// What the gateway of a session says of itself: a `control::Reply::Status`.
+    fn traffic(&self, id: &str) -> Result<String, BusError>;
+
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn version(&self) -> zbus::Result<String>;
+
+    #[zbus(signal)]
+    fn session_added(&self, id: &str, session: zbus::zvariant::ObjectPath<'_>) -> zbus::Result<()>;
+
+    #[zbus(signal)]
+    fn session_removed(
+        &self,
+        id: &str,
+        session: zbus::zvariant::ObjectPath<'_>,
+    ) -> zbus::Result<()>;
+}
+
+/// `org.godebug1.Session` at `/org/godebug1/session/ID`.
+#[zbus::proxy(
+    interface = "org.godebug1.Session",
+    default_service = "org.godebug1",
+)]
+pub trait Session {
+    #[zbus(property)]
+    fn id(&self) -> zbus::Result<String>;
+    #[zbus(property)]
+    fn unit(&self) -> zbus::Result<String>;
+    #[zbus(property)]
+    fn state(&self) -> zbus::Result<String>;
+    #[zbus(property)]
+    fn expires_at(&self) -> zbus::Result<String>;
+
+    /// Every change of state; `close_reason` is empty before the session ends.
+    #[zbus(signal)]
+    fn state_changed(&self, old: &str, new: &str, close_reason: &str) -> zbus::Result<()>;
+
+    /// The session has a new end (RFC 3339).
+    #[zbus(signal)]
+    fn extended(&self, expires_at: &str) -> zbus::Result<()>;
+}
+
+/// The errors of the interface. The text is the message, a line break, and the remedy.
+#[derive(Debug, zbus::DBusError)]
+#[zbus(prefix = "org.godebug1.Error")]
+pub enum BusError {
+    #[zbus(error)]
+    ZBus(zbus::Error),
+    Usage(String),
+    Refused(String),
+    Target(String),
+    Host(String),
+    Ended(String),
+    Failed(String),
+}
+
+impl From<Refusal> for BusError {
+    fn from(refusal: Refusal) -> Self {
+        let text = format!("{}\n{}", refusal.message.replace('\n', " "), refusal.remedy);
+        match refusal.code {
+            Code::Usage => Self::Usage(text),
+            Code::Refused => Self::Refused(text),
+            Code::Target => Self::Target(text),
+            Code::Host => Self::Host(text),
+            Code::Ended => Self::Ended(text),
+            Code::Failed => Self::Failed(text),
+        }
+    }
+}
+
+impl From<BusError> for Refusal {
+    fn from(error: BusError) -> Self {
+        let (code, text) = match error {
+            BusError::ZBus(error) => return from_transport(&error),
+            BusError::Usage(text) => (Code::Usage, text),
+            BusError::Refused(text) => (Code::Refused, text),
+            BusError::Target(text) => (Code::Target, text),
+            BusError::Host(text) => (Code::Host, text),
+            BusError::Ended(text) => (Code::Ended, text),
+            BusError::Failed(text) => (Code::Failed, text),
+        };
+        let (message, remedy) = text.split_once('\n').unwrap_or((&text, ""));
+        Self::new(code, message, remedy)
+    }
+}
+
+/// A failure of the bus itself, or an error that is not of our interface.
+fn from_transport(error: &zbus::Error) -> Refusal {
+    const LOOK: &str = "look at `systemctl status godebugd` and `journalctl -u godebugd`";
+    if let zbus::Error::MethodError(name, text, _) = error {
+        let text = text.as_deref().unwrap_or_default();
+        return match name.as_str() {
+            "org.freedesktop.DBus.Error.ServiceUnknown" => Refusal::host(
+                "no godebugd is installed on this host: the bus knows no org.godebug1",
+                "install the godebug package, or run `systemctl reload dbus` if it just was",
+            ),
+            "org.freedesktop.DBus.Error.AccessDenied" => Refusal::refused(
+                format!("the system bus does not let you talk to godebugd: {text}"),
+                "ask the administrator of this host",
+            ),
+            "org.freedesktop.DBus.Error.NoReply" => Refusal::failed(
+                "godebugd went away without an answer; what it had taken is being given back",
+                LOOK,
+            ),
+            name => Refusal::host(format!("godebugd cannot be reached: {name}: {text}"), LOOK),
+        };
+    }
+    Refusal::host(format!("the system bus cannot be used: {error}"), "is dbus running here?")
+}

@@ -1,0 +1,73 @@
+//! How the gateway is told what to do: its configuration, in a sealed memfd on standard input, and
+//! the requests that it takes on its control socket, one JSON document a line each way.
+
+use godebug_core::{Cidr, Deadline, Mode, Port, SessionId};
+use serde::{Deserialize, Serialize};
+
+/// No line on a control socket is longer than this, in bytes.
+pub const LONGEST_LINE: usize = 4096;
+/// No configuration is longer than this, in bytes.
+pub const LONGEST_CONFIG: usize = 256 * 1024;
+
+/// All that a gateway knows. Holds its private key: never logged, never written to a file.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GatewayConfig {
+    pub id: SessionId,
+    pub mode: Mode,
+    pub port: Port,
+    /// Where clients may come from.
+    pub sources: Vec<Cidr>,
+    pub deadline: Deadline,
+    /// The name that the gateway's certificate is for.
+    pub server_name: String,
+    /// PEM: the session's CA, the gateway's certificate, the gateway's key.
+    pub ca: String,
+    pub certificate: String,
+    pub key: String,
+    /// dlv's Unix socket.
+    pub debugger_socket: String,
+    /// Where the gateway makes its control socket.
+    pub control_socket: String,
+    /// Bounds.
+    pub max_connections: usize,
+    pub max_handshakes: usize,
+}
+
+impl std::fmt::Debug for GatewayConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // The key must not reach a log by way of a derive.
+        f.debug_struct("GatewayConfig").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+/// What the gateway can be asked. Anybody who reaches the control socket (root, and dlv's own
+/// attendant) may make the session smaller; only root may move its end.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "request", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Request {
+    Status,
+    /// Close every connection, both sides, and accept none any more. Answered when it is done.
+    Cut,
+    /// The end of the session is now here. Root only.
+    SetDeadline { deadline: Deadline },
+}
+
+/// What it answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "reply", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Reply {
+    Status {
+        /// Addresses of the clients that are connected, `ADDRESS:PORT`.
+        clients: Vec<String>,
+        /// Connections that passed TLS since the start.
+        accepted: u64,
+        /// Connections that were turned away: by source, by TLS, by a bound.
+        refused: u64,
+        bytes_in: u64,
+        bytes_out: u64,
+        cut: bool,
+    },
+    Done,
+    Refused { why: String },
+}

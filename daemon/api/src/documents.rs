@@ -1,0 +1,183 @@
+//! The documents on the bus: JSON, the same that `--json` prints and the audit log keeps, so that
+//! there is one description of a session and not three.
+
+use godebug_core::{Cidr, CloseReason, Mode, Pid, Reason, Refusal, SessionId, State, Ttl, UnitName};
+use godebug_core::plan::Plan;
+use serde::{Deserialize, Serialize};
+
+/// What a person asks for. The unit is an argument of its own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OpenRequest {
+    pub ttl: Ttl,
+    pub mode: Mode,
+    #[serde(default)]
+    pub reason: Option<Reason>,
+    /// Where clients may come from; empty means from this host only.
+    #[serde(default)]
+    pub from: Vec<Cidr>,
+    /// The certificate signing request of the client's key, PEM. Only its public key is used.
+    /// Empty for a plan, which issues nothing.
+    #[serde(default)]
+    pub csr: String,
+    /// Which process, for a unit that has several.
+    #[serde(default)]
+    pub pid: Option<Pid>,
+    /// End the session when the asker leaves the bus.
+    #[serde(default)]
+    pub hold: bool,
+    /// The name or address by which clients reach this host, if the asker knows it.
+    #[serde(default)]
+    pub endpoint_host: Option<String>,
+    /// A file with the target's debug information comes along as a file descriptor.
+    #[serde(default)]
+    pub symbols: bool,
+}
+
+/// A session as `list`, `show` and `attach` show it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionInfo {
+    pub id: SessionId,
+    pub unit: UnitName,
+    pub state: State,
+    pub mode: Mode,
+    pub pid: Pid,
+    /// `HOST:PORT` of the gateway; empty before the session is active.
+    pub endpoint: String,
+    /// RFC 3339 in UTC.
+    pub opened_at: String,
+    /// RFC 3339 in UTC; `None` before the session is active, since its time has not begun.
+    pub expires_at: Option<String>,
+    pub opened_by: String,
+    pub opened_by_uid: u32,
+    pub reason: Option<Reason>,
+    pub sources: Vec<Cidr>,
+    pub debugger: String,
+    pub go_version: String,
+    pub close_reason: Option<CloseReason>,
+    /// A sentence about the end, where the reason alone does not tell.
+    pub close_detail: Option<String>,
+    /// What could not be given back, with the reason; empty unless the session is stuck.
+    #[serde(default)]
+    pub stuck: Vec<String>,
+    /// What was read back at the end, with times.
+    #[serde(default)]
+    pub proof: Vec<Proof>,
+    /// Filled in by godebugctl only: the ticket's file, or its text when it was not written to one.
+    #[serde(default)]
+    pub ticket: Option<String>,
+}
+
+/// One grant that was read back after it was given back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Proof {
+    /// What was looked at.
+    pub what: String,
+    pub gone: bool,
+    /// What was found, when it was not gone.
+    #[serde(default)]
+    pub found: Option<String>,
+    /// Milliseconds from the beginning of the end to this reading.
+    pub after_ms: u64,
+}
+
+/// What `open` answers: the session, and what the client needs besides its own key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Opened {
+    pub session: SessionInfo,
+    /// PEM.
+    pub ca: String,
+    /// PEM.
+    pub certificate: String,
+    pub server_name: String,
+    pub host: String,
+    pub port: u16,
+}
+
+/// What `attach --dry-run` answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlanDocument {
+    pub unit: UnitName,
+    pub pid: Pid,
+    pub user: String,
+    pub mode: Mode,
+    pub ttl: Ttl,
+    pub port: u16,
+    pub sources: Vec<Cidr>,
+    pub go_version: String,
+    pub debugger: String,
+    pub firewall: String,
+    pub plan: Plan,
+    pub warnings: Vec<String>,
+}
+
+/// What `inspect` answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Inspection {
+    pub unit: UnitName,
+    pub pid: Pid,
+    pub user: String,
+    pub executable: String,
+    /// The file on disk was replaced or removed since the process started.
+    pub deleted: bool,
+    pub go_version: String,
+    pub module: Option<String>,
+    pub module_version: Option<String>,
+    pub vcs_revision: Option<String>,
+    pub vcs_time: Option<String>,
+    pub vcs_modified: Option<bool>,
+    /// `-ldflags`, `-gcflags`, `CGO_ENABLED`, `GOARCH` and so on, as the build recorded them.
+    pub build_settings: Vec<(String, String)>,
+    pub trimpath: bool,
+    pub optimised: bool,
+    pub pie: bool,
+    pub cgo: bool,
+    pub debug_information: DebugInformation,
+    pub build_id: Option<String>,
+    /// The dlv that fits, or why none does.
+    pub debugger: Option<String>,
+    pub debugger_refusal: Option<String>,
+    pub traced_by: Option<String>,
+    /// `WatchdogSec=` of the unit in milliseconds; `None` when it has none.
+    pub watchdog_ms: Option<u64>,
+    /// What would make `attach` refuse, if anything.
+    pub refusal: Option<Refusal>,
+}
+
+/// What the executable holds for a debugger.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DebugInformation {
+    None,
+    Dwarf4,
+    Dwarf5,
+}
+
+/// What `doctor` answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Diagnosis {
+    pub good: bool,
+    pub checks: Vec<Check>,
+}
+
+/// One thing that doctor looked at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Check {
+    pub name: String,
+    pub verdict: Verdict,
+    /// What was found.
+    pub found: String,
+    /// What to do; empty when it is good.
+    #[serde(default)]
+    pub remedy: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verdict {
+    Good,
+    /// It works, but somebody should know.
+    Warning,
+    /// `attach` will refuse.
+    Bad,
+}

@@ -1,0 +1,29 @@
+//! godebug's contract: what passes between its programs, and the words for it.
+//!
+//! `godebugctl` and the gateway link this crate and nothing else of ours; the words come from
+//! `godebug-core` and are re-exported here.
+
+pub mod bus;
+pub mod clock;
+pub mod control;
+pub mod documents;
+pub mod ticket;
+
+pub use godebug_core::{
+    Cidr, CloseReason, Code, Deadline, Mode, Now, Pid, Port, Reason, Refusal, SessionId, State,
+    Ttl, UnitName, WordError, delve, plan,
+};
+
+/// The well-known bus name.
+pub const BUS_NAME: &str = "org.godebug1";
+/// The manager's object.
+pub const MANAGER_PATH: &str = "/org/godebug1";
+/// Sessions live at this path, followed by their ID.
+pub const SESSION_PATH: &str = "/org/godebug1/session";
+/// The first port that a gateway tries, and the last.
+pub const PORTS: (u16, u16) = (2345, 2364);
+
+/// The object path of a session. IDs have only characters that a path may have.
+pub fn session_path(id: &SessionId) -> String {
+    format!("{SESSION_PATH}/{id}")
+}

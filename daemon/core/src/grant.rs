@@ -1,0 +1,72 @@
+//! What a session takes from the host, each with everything that is needed to give it back.
+//!
+//! A grant is data, so that it can be written to the ledger before it is taken and undone by a
+//! process that knows nothing else. Secrets are never part of it.
+
+use crate::words::{Pid, Port, SessionId};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// One change to the host.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Grant {
+    /// The timer that revokes the session with no godebugd alive. An extension adds a timer with the
+    /// next generation before it drops the old one, so there is never none.
+    DeadMan { unit: String },
+    /// The nftables table that lets only the session's sources reach its port.
+    Fence { table: String },
+    /// dlv, attached to the target.
+    Debugger { unit: String, pid: Pid },
+    /// The process that listens on the session's port.
+    Gateway { unit: String, port: Port },
+    /// A rich rule in firewalld's runtime configuration.
+    FirewalldRule { zone: String, rule: String },
+}
+
+impl Grant {
+    /// The dead man's timer of this generation (0 for the first).
+    pub fn dead_man(id: &SessionId, generation: u32) -> Self {
+        let unit = match generation {
+            0 => format!("godebug-deadman@{id}.timer"),
+            later => format!("godebug-deadman@{id}-{later}.timer"),
+        };
+        Self::DeadMan { unit }
+    }
+
+    pub fn fence(id: &SessionId) -> Self {
+        Self::Fence { table: fence_table(id) }
+    }
+
+    pub fn debugger(id: &SessionId, pid: Pid) -> Self {
+        Self::Debugger { unit: debugger_unit(id), pid }
+    }
+
+    pub fn gateway(id: &SessionId, port: Port) -> Self {
+        Self::Gateway { unit: gateway_unit(id), port }
+    }
+}
+
+impl fmt::Display for Grant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::DeadMan { unit } | Self::Debugger { unit, .. } => f.write_str(unit),
+            Self::Gateway { unit, port } => write!(f, "{unit} on port {port}"),
+            Self::Fence { table } => write!(f, "nftables table inet {table}"),
+            Self::FirewalldRule { zone, rule } => write!(f, "firewalld zone {zone}: {rule}"),
+        }
+    }
+}
+
+pub fn debugger_unit(id: &SessionId) -> String {
+    format!("godebug-dlv@{id}.service")
+}
+
+pub fn gateway_unit(id: &SessionId) -> String {
+    format!("godebug-gateway@{id}.service")
+}
+
+/// The name of a session's table. A table of its own can be removed whole, whatever else lives.
+pub fn fence_table(id: &SessionId) -> String {
+    format!("godebug_{id}")
+}

@@ -1,0 +1,259 @@
+//! The record of a session's grants, and how it is read after a crash.
+//!
+//! One JSON document a line, appended and synced before the act it announces. A torn last line is
+//! what a crash while writing leaves, and means that its act has not begun; anything else that does
+//! not parse means that the file was damaged, and nothing is guessed from it.
+
+use crate::deadline::Deadline;
+use crate::grant::Grant;
+use crate::state::CloseReason;
+use crate::words::{Cidr, InvocationId, Mode, Pid, Port, Reason, SessionId, UnitName};
+use serde::{Deserialize, Serialize};
+
+/// What a session is about: the first record of its ledger.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Opened {
+    pub id: SessionId,
+    pub unit: UnitName,
+    pub invocation: Option<InvocationId>,
+    pub pid: Pid,
+    /// The target's start, in clock ticks since boot (field 22 of /proc/PID/stat): with the PID it
+    /// names one process for ever.
+    pub start_ticks: u64,
+    pub mode: Mode,
+    pub uid: u32,
+    pub user: String,
+    /// The bus name whose disappearance ends the session; `None` when it was detached.
+    pub held_by: Option<String>,
+    pub reason: Option<Reason>,
+    pub sources: Vec<Cidr>,
+    pub port: Port,
+    pub endpoint_host: Option<String>,
+    /// RFC 3339, for people.
+    pub opened_at: String,
+    /// Seconds.
+    pub ttl_seconds: u64,
+    /// No extension reaches beyond this.
+    pub at_most_until: Deadline,
+    pub debugger: String,
+    pub go_version: String,
+}
+
+/// One line of a ledger.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "record", rename_all = "kebab-case")]
+pub enum Record {
+    Opened {
+        version: u32,
+        session: Box<Opened>,
+    },
+    /// The grant is about to be taken.
+    Intent {
+        step: u32,
+        grant: Grant,
+    },
+    /// It was taken.
+    Done {
+        step: u32,
+    },
+    /// It was given back, or was not there any more.
+    Undone {
+        step: u32,
+    },
+    /// From now on this is the end of the session.
+    Deadline {
+        deadline: Deadline,
+    },
+    Active {
+        endpoint: String,
+    },
+    Closing {
+        reason: CloseReason,
+        detail: String,
+    },
+}
+
+impl Record {
+    /// The record as one line, line break included.
+    ///
+    /// # Errors
+    /// None of the types in a record can fail to serialise; the error is passed on all the same.
+    pub fn to_line(&self) -> Result<Vec<u8>, serde_json::Error> {
+        let mut line = serde_json::to_vec(self)?;
+        line.push(b'\n');
+        Ok(line)
+    }
+}
+
+/// The version of the format that this program writes, and the only one it reads.
+pub const VERSION: u32 = 1;
+
+/// What a ledger says about its session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Replay {
+    pub opened: Opened,
+    /// Every grant with an intent and no undone record, in the order they were announced.
+    pub outstanding: Vec<(u32, Grant)>,
+    pub next_step: u32,
+    pub deadline: Option<Deadline>,
+    /// The endpoint, once the session was active.
+    pub active: Option<String>,
+    pub closing: Option<(CloseReason, String)>,
+}
+
+/// Why a ledger could not be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LedgerError {
+    #[error("line {0} is damaged")]
+    Damaged(usize),
+    #[error("the ledger has version {0}, this program reads version {VERSION}")]
+    Version(u32),
+    #[error("line {0} does not follow from the lines before it")]
+    Order(usize),
+}
+
+/// Reads a ledger back. `Ok(None)` when not even its first record was completed: then nothing was
+/// ever taken.
+pub fn replay(text: &[u8]) -> Result<Option<Replay>, LedgerError> {
+    let mut replayed: Option<Replay> = None;
+    for (index, line) in text.split_inclusive(|byte| *byte == b'\n').enumerate() {
+        let Some(line_text) = line.strip_suffix(b"\n") else {
+            break; // torn: the act it announces has not begun
+        };
+        let record: Record =
+            serde_json::from_slice(line_text).map_err(|_| LedgerError::Damaged(index + 1))?;
+        match (&mut replayed, record) {
+            (None, Record::Opened { version: VERSION, session }) => {
+                replayed = Some(Replay {
+                    opened: *session,
+                    outstanding: Vec::new(),
+                    next_step: 0,
+                    deadline: None,
+                    active: None,
+                    closing: None,
+                });
+            }
+            (None, Record::Opened { version, .. }) => return Err(LedgerError::Version(version)),
+            (Some(replay), record) => {
+                if !apply(replay, &record) {
+                    return Err(LedgerError::Order(index + 1));
+                }
+            }
+            (None, _) => return Err(LedgerError::Order(index + 1)),
+        }
+    }
+    Ok(replayed)
+}
+
+/// Adds one record to what is known; `false` when it cannot follow.
+fn apply(replay: &mut Replay, record: &Record) -> bool {
+    match record {
+        Record::Opened { .. } => return false,
+        Record::Intent { step, grant } => {
+            if *step < replay.next_step {
+                return false;
+            }
+            replay.next_step = step + 1;
+            replay.outstanding.push((*step, grant.clone()));
+        }
+        Record::Done { step } => return *step < replay.next_step,
+        Record::Undone { step } => replay.outstanding.retain(|(known, _)| known != step),
+        Record::Deadline { deadline } => replay.deadline = Some(*deadline),
+        Record::Active { endpoint } => replay.active = Some(endpoint.clone()),
+        Record::Closing { reason, detail } => {
+            // The first reason is the true one; a retry must not overwrite it.
+            replay.closing.get_or_insert_with(|| (*reason, detail.clone()));
+        }
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn opened() -> Record {
+        let session = Opened {
+            id: "0000000a".parse().unwrap(),
+            unit: "shop".parse().unwrap(),
+            invocation: None,
+            pid: 77.try_into().unwrap(),
+            start_ticks: 5,
+            mode: Mode::Modify,
+            uid: 0,
+            user: "root".to_owned(),
+            held_by: None,
+            reason: None,
+            sources: vec![Cidr::LOOPBACK_4],
+            port: 2345.try_into().unwrap(),
+            endpoint_host: None,
+            opened_at: "2026-01-01T00:00:00Z".to_owned(),
+            ttl_seconds: 60,
+            at_most_until: Deadline { wall_ms: 9, boot_ms: 9 },
+            debugger: "/usr/bin/dlv".to_owned(),
+            go_version: "go1.24".to_owned(),
+        };
+        Record::Opened { version: VERSION, session: Box::new(session) }
+    }
+
+    fn timer() -> Grant {
+        Grant::DeadMan { unit: "t.timer".to_owned() }
+    }
+
+    fn text(records: &[Record]) -> Vec<u8> {
+        records.iter().flat_map(|record| record.to_line().unwrap()).collect()
+    }
+
+    #[test]
+    fn an_intent_is_outstanding_until_it_is_undone() {
+        let mut records = vec![opened(), Record::Intent { step: 0, grant: timer() }];
+        let read = replay(&text(&records)).unwrap().unwrap();
+        assert_eq!(read.outstanding, [(0, timer())]);
+        records.push(Record::Done { step: 0 });
+        records.push(Record::Undone { step: 0 });
+        records.push(Record::Undone { step: 0 });
+        let read = replay(&text(&records)).unwrap().unwrap();
+        assert!(read.outstanding.is_empty());
+        assert_eq!(read.next_step, 1);
+    }
+
+    #[test]
+    fn damage_is_an_error_but_a_torn_end_is_not() {
+        let whole = text(&[opened(), Record::Intent { step: 0, grant: timer() }]);
+        let torn = &whole[..whole.len() - 4];
+        assert!(replay(torn).unwrap().unwrap().outstanding.is_empty());
+        let mut damaged = whole.clone();
+        damaged[3] = b'#';
+        assert_eq!(replay(&damaged), Err(LedgerError::Damaged(1)));
+        assert_eq!(replay(b""), Ok(None));
+    }
+
+    #[test]
+    fn steps_cannot_repeat_and_nothing_comes_before_the_first_record() {
+        let intent = Record::Intent { step: 0, grant: timer() };
+        assert_eq!(replay(&text(&[intent.clone()])), Err(LedgerError::Order(1)));
+        assert_eq!(replay(&text(&[opened(), intent.clone(), intent])), Err(LedgerError::Order(3)));
+    }
+
+    proptest! {
+        #[test]
+        fn no_cut_of_a_ledger_forgets_an_announced_grant(steps in 1u32..20, cut: prop::sample::Index) {
+            let mut records = vec![opened()];
+            for step in 0..steps {
+                records.push(Record::Intent { step, grant: timer() });
+            }
+            let whole = text(&records);
+            let cut = cut.index(whole.len());
+            let complete = whole[..cut].iter().filter(|byte| **byte == b'\n').count();
+            let read = replay(&whole[..cut]).unwrap();
+            prop_assert_eq!(read.map_or(0, |read| read.outstanding.len() + 1), complete);
+        }
+
+        #[test]
+        fn hostile_bytes_never_panic(bytes: Vec<u8>) {
+            let _ = replay(&bytes);
+        }
+    }
+}

@@ -1,0 +1,19 @@
+//! godebug's decisions, free of effects: what a session is, which moves it may make, what it takes
+//! from the host and in which order, and how its ledger is read.
+//!
+//! Nothing here touches a bus, a clock, a process or a file: everything arrives as a value, so all
+//! of it can be tested with values. `godebug-api` re-exports the words for the other programs.
+
+pub mod deadline;
+pub mod delve;
+pub mod error;
+pub mod grant;
+pub mod ledger;
+pub mod plan;
+pub mod state;
+pub mod words;
+
+pub use deadline::{Deadline, Now};
+pub use error::{Code, Refusal};
+pub use state::{CloseReason, Event, IllegalMove, State, next};
+pub use words::{Cidr, InvocationId, Mode, Pid, Port, Reason, SessionId, Ttl, UnitName, WordError};

@@ -1,0 +1,250 @@
+//! What a session will take from the host, in which order, and how each part ends.
+//!
+//! Pure: facts in, steps out. `--dry-run` prints the result, the engine carries it out, and the
+//! ledger records each step before it is taken.
+
+use crate::delve::Debugger;
+use crate::grant::Grant;
+use crate::words::{Cidr, Mode, Pid, Port, SessionId, Ttl, UnitName};
+use serde::{Deserialize, Serialize};
+
+/// What the host is like, as far as a plan depends on it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Facts {
+    pub unit: UnitName,
+    pub pid: Pid,
+    pub user: String,
+    pub debugger: Debugger,
+    pub firewall: Firewall,
+}
+
+/// Who filters packets on the host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "driver", rename_all = "kebab-case")]
+pub enum Firewall {
+    Firewalld {
+        version: String,
+        /// The zone that the traffic from each source goes through.
+        zones: Vec<(Cidr, String)>,
+    },
+    /// No firewalld is running: the fence is all there is.
+    Nftables,
+}
+
+/// What was asked for and allowed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wanted {
+    pub id: SessionId,
+    pub mode: Mode,
+    pub ttl: Ttl,
+    pub port: Port,
+    /// Without overlaps.
+    pub sources: Vec<Cidr>,
+}
+
+/// When a step may begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Start {
+    /// After every step before it has been taken, except those that overlap.
+    InOrder,
+    /// The next step need not wait for this one (dlv takes a second or more to attach).
+    Overlapping,
+    /// After every step before it has been taken.
+    WhenAllTaken,
+}
+
+/// One step of a plan.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Step {
+    pub grant: Grant,
+    pub start: Start,
+    /// What it does, for a person.
+    pub does: String,
+    /// How it is given back.
+    pub undo: String,
+    /// What ends it if nobody gives it back.
+    pub ends_by_itself: String,
+}
+
+/// The steps of a session. The dead man is the first, the opening of the firewall the last.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    pub steps: Vec<Step>,
+}
+
+/// The plan for `wanted` on a host like `facts`.
+pub fn plan(wanted: &Wanted, facts: &Facts) -> Plan {
+    let remote = wanted.sources.iter().any(|source| !source.is_loopback());
+    let mut steps = vec![dead_man(wanted), debugger(wanted, facts)];
+    if remote {
+        steps.push(fence(wanted));
+    }
+    steps.push(gateway(wanted));
+    if let Firewall::Firewalld { version, zones } = &facts.firewall {
+        steps.extend(
+            zones
+                .iter()
+                .filter(|(source, _)| !source.is_loopback())
+                .map(|(source, zone)| firewalld_rule(wanted, version, *source, zone)),
+        );
+    }
+    Plan { steps }
+}
+
+fn dead_man(wanted: &Wanted) -> Step {
+    Step {
+        grant: Grant::dead_man(&wanted.id, 0),
+        start: Start::InOrder,
+        does: "arm the timer that revokes the session even with no godebugd alive".to_owned(),
+        undo: "stop the timer".to_owned(),
+        ends_by_itself: "it fires once, at the end of the session".to_owned(),
+    }
+}
+
+fn debugger(wanted: &Wanted, facts: &Facts) -> Step {
+    Step {
+        grant: Grant::debugger(&wanted.id, facts.pid),
+        start: Start::Overlapping,
+        does: format!(
+            "attach dlv {} ({}) to process {} of {} as user {}, on a Unix socket, without network",
+            facts.debugger.version, facts.debugger.path, facts.pid, facts.unit, facts.user
+        ),
+        undo: "cut its clients, halt, clear breakpoints, detach, check the program's text".to_owned(),
+        ends_by_itself: "systemd's RuntimeMaxSec, by the same orderly way".to_owned(),
+    }
+}
+
+fn fence(wanted: &Wanted) -> Step {
+    Step {
+        grant: Grant::fence(&wanted.id),
+        start: Start::InOrder,
+        does: format!(
+            "drop every packet to port {} that does not come from {}",
+            wanted.port,
+            list(&wanted.sources)
+        ),
+        undo: "remove the table".to_owned(),
+        ends_by_itself: "the kernel forgets the sources at the end; the port stays dropped".to_owned(),
+    }
+}
+
+fn gateway(wanted: &Wanted) -> Step {
+    Step {
+        grant: Grant::gateway(&wanted.id, wanted.port),
+        start: Start::InOrder,
+        does: format!(
+            "listen on TCP port {} for {}, TLS 1.3 with certificates on both sides",
+            wanted.port,
+            list(&wanted.sources)
+        ),
+        undo: "stop it; its connections go with it".to_owned(),
+        ends_by_itself: "its own deadline, and systemd's RuntimeMaxSec".to_owned(),
+    }
+}
+
+fn firewalld_rule(wanted: &Wanted, version: &str, source: Cidr, zone: &str) -> Step {
+    let family = if source.is_ipv4() { "ipv4" } else { "ipv6" };
+    let rule = format!(
+        "rule family=\"{family}\" source address=\"{source}\" port port=\"{}\" protocol=\"tcp\" accept",
+        wanted.port
+    );
+    let ends_by_itself = if firewalld_timeout_is_safe(version) {
+        "firewalld's own timeout"
+    } else {
+        "the fence keeps the port shut (this firewalld breaks when it reloads with a timed rule)"
+    };
+    Step {
+        does: format!("let {source} reach port {} through firewalld's zone {zone}", wanted.port),
+        grant: Grant::FirewalldRule { zone: zone.to_owned(), rule },
+        start: Start::WhenAllTaken,
+        undo: "remove the rule".to_owned(),
+        ends_by_itself: ends_by_itself.to_owned(),
+    }
+}
+
+fn list(sources: &[Cidr]) -> String {
+    sources.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// Whether a rule with a timeout survives, or at least does no harm, when this firewalld reloads.
+///
+/// firewalld#1597: 2.3.3, 2.3.4 and 2.4.1 to 2.5.1 change a table while walking it and are left
+/// without zones. Later versions count as unsafe until somebody has looked.
+pub fn firewalld_timeout_is_safe(version: &str) -> bool {
+    let mut parts = version.split('.').map(|part| part.parse::<u32>().unwrap_or(u32::MAX));
+    let mut part = || parts.next().unwrap_or(0);
+    let version = (part(), part(), part());
+    version <= (2, 3, 2) || version == (2, 4, 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::delve::DelveVersion;
+    use proptest::prelude::*;
+
+    fn facts(firewall: Firewall) -> Facts {
+        Facts {
+            unit: "shop".parse().unwrap(),
+            pid: 99.try_into().unwrap(),
+            user: "shop".to_owned(),
+            debugger: Debugger {
+                path: "/usr/bin/dlv".to_owned(),
+                version: DelveVersion::new(1, 24, 0),
+                built_with: None,
+            },
+            firewall,
+        }
+    }
+
+    fn wanted(sources: &[&str]) -> Wanted {
+        Wanted {
+            id: "0000000a".parse().unwrap(),
+            mode: Mode::Modify,
+            ttl: "30m".parse().unwrap(),
+            port: 2345.try_into().unwrap(),
+            sources: sources.iter().map(|source| source.parse().unwrap()).collect(),
+        }
+    }
+
+    #[test]
+    fn a_session_for_this_host_alone_touches_no_firewall() {
+        let firewall = Firewall::Firewalld {
+            version: "2.3.1".to_owned(),
+            zones: vec![(Cidr::LOOPBACK_4, "public".to_owned())],
+        };
+        let plan = plan(&wanted(&["127.0.0.1"]), &facts(firewall));
+        assert!(plan.steps.iter().all(|step| {
+            !matches!(step.grant, Grant::Fence { .. } | Grant::FirewalldRule { .. })
+        }));
+    }
+
+    #[test]
+    fn the_timeout_is_used_where_a_reload_survives_it() {
+        for safe in ["1.3.3", "2.3.1", "2.3.2", "2.4.0"] {
+            assert!(firewalld_timeout_is_safe(safe), "{safe}");
+        }
+        for unsafe_one in ["2.3.3", "2.3.4", "2.4.1", "2.5.0", "2.5.1", "3.0.0"] {
+            assert!(!firewalld_timeout_is_safe(unsafe_one), "{unsafe_one}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_dead_man_is_first_and_the_firewall_opens_last(hosts in prop::collection::vec(any::<u32>(), 1..5)) {
+            let sources: Vec<Cidr> =
+                hosts.iter().map(|host| Cidr::host(std::net::Ipv4Addr::from(*host).into())).collect();
+            let zones = sources.iter().map(|source| (*source, "public".to_owned())).collect();
+            let mut wanted = wanted(&[]);
+            wanted.sources = sources;
+            let firewall = Firewall::Firewalld { version: "2.3.1".to_owned(), zones };
+            let plan = plan(&wanted, &facts(firewall));
+            let first_is_dead_man = matches!(plan.steps[0].grant, Grant::DeadMan { .. });
+            prop_assert!(first_is_dead_man);
+            let rules: Vec<bool> = plan.steps.iter()
+                .map(|step| matches!(step.grant, Grant::FirewalldRule { .. })).collect();
+            prop_assert!(rules.is_sorted());
+        }
+    }
+}

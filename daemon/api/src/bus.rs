@@ -48,13 +48,13 @@ pub trait Manager {
     fn version(&self) -> zbus::Result<String>;
 
     #[zbus(signal)]
-    fn session_added(&self, id: &str, session: zbus::zvariant::ObjectPath<'_>) -> zbus::Result<()>;
+    fn session_added(&self, id: &str, session: zbus::ObjectPath<'_>) -> zbus::Result<()>;
 
     #[zbus(signal)]
     fn session_removed(
         &self,
         id: &str,
-        session: zbus::zvariant::ObjectPath<'_>,
+        session: zbus::ObjectPath<'_>,
     ) -> zbus::Result<()>;
 }
 
@@ -73,9 +73,9 @@ pub trait Session {
     #[zbus(property)]
     fn expires_at(&self) -> zbus::Result<String>;
 
-    /// Every change of state; `close_reason` is empty before the session ends.
+    /// Every move in the life of the session; `close_reason` is empty before the session ends.
     #[zbus(signal)]
-    fn state_changed(&self, old: &str, new: &str, close_reason: &str) -> zbus::Result<()>;
+    fn transition(&self, old: &str, new: &str, close_reason: &str) -> zbus::Result<()>;
 
     /// The session has a new end (RFC 3339).
     #[zbus(signal)]

@@ -1,1 +1,16 @@
-//! stub
+//! What godebugd and godebug-revoke share: they act, core decides.
+
+pub mod audit;
+pub mod authority;
+pub mod bus;
+pub mod certificates;
+pub mod config;
+pub mod doctor;
+pub mod engine;
+pub mod host;
+pub mod ledger;
+pub mod logging;
+pub mod paths;
+pub mod rescue;
+pub mod sessions;
+pub mod target;

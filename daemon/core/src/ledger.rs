@@ -95,6 +95,8 @@ pub struct Replay {
     pub opened: Opened,
     /// Every grant with an intent and no undone record, in the order they were announced.
     pub outstanding: Vec<(u32, Grant)>,
+    /// Every grant that was ever announced: what the proof reads back.
+    pub announced: Vec<Grant>,
     pub next_step: u32,
     pub deadline: Option<Deadline>,
     /// The endpoint, once the session was active.
@@ -128,6 +130,7 @@ pub fn replay(text: &[u8]) -> Result<Option<Replay>, LedgerError> {
                 replayed = Some(Replay {
                     opened: *session,
                     outstanding: Vec::new(),
+                    announced: Vec::new(),
                     next_step: 0,
                     deadline: None,
                     active: None,
@@ -156,6 +159,7 @@ fn apply(replay: &mut Replay, record: &Record) -> bool {
             }
             replay.next_step = step + 1;
             replay.outstanding.push((*step, grant.clone()));
+            replay.announced.push(grant.clone());
         }
         Record::Done { step } => return *step < replay.next_step,
         Record::Undone { step } => replay.outstanding.retain(|(known, _)| known != step),

@@ -1,2 +1,88 @@
-//! stub
-fn main() {}
+//! godebug-revoke: gives back what one session took, from its ledger, with no godebugd and no bus
+//! needed. Run by the dead man, by dlv's unit when dlv has ended, and by people in need.
+
+use godebug::engine;
+use godebug::host::RealHost;
+use godebug::ledger::Ledger;
+use godebug::logging;
+use godebug_api::{CloseReason, SessionId, clock};
+use std::process::ExitCode;
+
+const USAGE: &str = "usage: godebug-revoke [--if-due | --dlv-ended] ID";
+
+enum Task {
+    /// Now, whatever the deadline.
+    Revoke,
+    /// Only when the session's end has come.
+    IfDue,
+    /// dlv has ended: look at what it left in the target.
+    DlvEnded,
+}
+
+fn main() -> ExitCode {
+    logging::start();
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let (task, id) = match arguments.as_slice() {
+        ["--if-due", id] => (Task::IfDue, *id),
+        ["--dlv-ended", id] => (Task::DlvEnded, *id),
+        [id] if !id.starts_with('-') => (Task::Revoke, *id),
+        _ => {
+            eprintln!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    let id: SessionId = match id.parse() {
+        Ok(id) => id,
+        Err(error) => {
+            eprintln!("godebug-revoke: {error}\n{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    let done = match task {
+        Task::DlvEnded => godebug::rescue::after_debugger(&id),
+        Task::Revoke => run(&id, false),
+        Task::IfDue => run(&id, true),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            tracing::error!(godebug_session = id.as_str(), "session {id} is not revoked: {why}");
+            eprintln!("godebug-revoke: session {id}: {why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(id: &SessionId, only_if_due: bool) -> Result<(), String> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| error.to_string())?;
+    runtime.block_on(revoke(id, only_if_due))
+}
+
+async fn revoke(id: &SessionId, only_if_due: bool) -> Result<(), String> {
+    let Some(ledger) = Ledger::open(id).map_err(|error| error.to_string())? else {
+        return Ok(()); // somebody was quicker
+    };
+    if only_if_due && !is_due(&ledger)? {
+        return Ok(());
+    }
+    let host = RealHost::direct().await.map_err(|error| error.to_string())?;
+    let reason = if only_if_due { CloseReason::Expired } else { CloseReason::Stopped };
+    let end = engine::close(&host, &ledger, reason, "revoked without godebugd")
+        .await
+        .map_err(|error| error.to_string())?;
+    match end {
+        Some(end) if !end.is_clean() => Err(end.stuck.join("; ")),
+        _ => Ok(()),
+    }
+}
+
+/// Whether the end has come. An extended session has another dead man, for its later end.
+fn is_due(ledger: &Ledger) -> Result<bool, String> {
+    let replay = ledger.without_lock().replay().map_err(|error| error.to_string())?;
+    let deadline = replay.and_then(|replay| replay.deadline);
+    Ok(deadline.is_none_or(|deadline| deadline.has_passed(clock::now())))
+}

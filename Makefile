@@ -1,0 +1,38 @@
+# Thin on purpose: each target is a line or two of real work; the rest is in the crates.
+
+PREFIX ?= /usr
+DESTDIR ?=
+CARGO ?= cargo
+LIB = $(DESTDIR)$(PREFIX)/lib/godebug
+SHARE = $(DESTDIR)$(PREFIX)/share
+PROGRAMS = godebugd godebug-revoke godebug-gateway godebug-dlvctl
+
+.PHONY: all check demo bench install deb image clean tools
+all:
+	$(CARGO) build --release --locked -p godebug -p godebug-gateway -p godebug-dlvctl -p godebugctl
+
+check:
+	tests/check
+
+demo:
+	tests/demo
+
+bench: deb
+	$(CARGO) run --locked --release -p godebug-tests --bin bench
+
+deb: all
+	tests/tool cargo-deb
+	$(CARGO) deb --locked --no-build -p godebug
+
+install: all
+	install -D -m 0755 target/release/godebugctl $(DESTDIR)$(PREFIX)/bin/godebugctl
+	for p in $(PROGRAMS); do install -D -m 0755 target/release/$$p $(LIB)/$$p; done
+	install -D -m 0644 units/godebugd.toml $(LIB)/godebugd.toml
+	for f in units/systemd/*; do install -D -m 0644 $$f $(DESTDIR)$(PREFIX)/lib/systemd/system/$$(basename $$f); done
+	for d in sysusers.d tmpfiles.d; do install -D -m 0644 units/$$d/godebug.conf $(DESTDIR)$(PREFIX)/lib/$$d/godebug.conf; done
+	install -D -m 0644 units/dbus-1/system-services/org.godebug1.service $(SHARE)/dbus-1/system-services/org.godebug1.service
+	install -D -m 0644 policy/dbus-1/system.d/org.godebug1.conf $(SHARE)/dbus-1/system.d/org.godebug1.conf
+	for f in daemon/api/introspection/*.xml; do install -D -m 0644 $$f $(SHARE)/dbus-1/interfaces/$$(basename $$f); done
+	install -D -m 0644 policy/polkit-1/actions/org.godebug1.policy $(SHARE)/polkit-1/actions/org.godebug1.policy
+	install -D -m 0644 policy/firewalld/services/godebug.xml $(DESTDIR)$(PREFIX)/lib/firewalld/services/godebug.xml
+	test $(PREFIX) = /usr || sed -i 's|/usr/lib/godebug|$(PREFIX)/lib/godebug|' $(DESTDIR)$(PREFIX)/lib/systemd/system/godebugd.service

@@ -1,0 +1,296 @@
+//! The command line: what can be typed, and how a wrong word is answered.
+
+use crate::output::Output;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+use godebug_api::{Cidr, Mode, Pid, Reason, Refusal, SessionId, Ttl, UnitName};
+use std::error::Error;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::str::FromStr;
+
+/// Debug a running systemd service written in Go, for a limited time, recorded, and gone without
+/// trace at the end.
+#[derive(Debug, Parser)]
+#[command(name = "godebugctl", version, max_term_width = 100)]
+pub(crate) struct Cli {
+    /// Print one JSON document on standard output and nothing else there
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Open a session on a unit's Go process
+    ///
+    /// In the foreground it serves a local port for the IDE and ends the session on Ctrl-C. With
+    /// --detach it hands out a ticket for `godebugctl connect` and returns.
+    Attach(Attach),
+    /// Serve a local port for the IDE, through the gateway that a ticket names
+    Connect(Connect),
+    /// List the sessions
+    List,
+    /// Show everything about one session
+    Show {
+        /// The session, as `list` shows it
+        id: SessionId,
+    },
+    /// Move the end of a session
+    Extend(Extend),
+    /// End sessions
+    #[command(group = clap::ArgGroup::new("which").required(true).args(["ids", "all"]))]
+    Stop(Stop),
+    /// Show the Go process of a unit: versions, build, debug information, the dlv that fits
+    Inspect {
+        /// The unit, with or without `.service`
+        unit: UnitName,
+        /// Which process, for a unit that has several
+        #[arg(long)]
+        pid: Option<Pid>,
+    },
+    /// Check every prerequisite of this host, and of a unit if one is named
+    Doctor {
+        /// The unit, with or without `.service`
+        unit: Option<UnitName>,
+    },
+    /// Print a completion script for a shell
+    Completion { shell: Shell },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Attach {
+    /// The unit, with or without `.service`
+    pub(crate) unit: UnitName,
+    /// How long the session may last once it is active
+    #[arg(long, default_value = "30m")]
+    pub(crate) ttl: Ttl,
+    /// What the session may do to the service. Only `modify`, which is all that dlv can do, is
+    /// enforced by this version; `observe` and `step` are refused
+    #[arg(long, default_value = "modify")]
+    pub(crate) mode: Mode,
+    /// Why, for the record
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) reason: Option<Reason>,
+    /// Where clients may come from; may be repeated [default: the address that you came from by
+    /// ssh, else this host only]
+    #[arg(long, value_name = "CIDR")]
+    pub(crate) from: Vec<Cidr>,
+    /// The local port for the IDE, on a loopback address [default: 127.0.0.1:2345, or the next free
+    /// port]
+    #[arg(long, value_name = "ADDRESS:PORT", conflicts_with = "detach")]
+    pub(crate) listen: Option<Listen>,
+    /// Print a ticket and return; the session goes on until its time is over
+    #[arg(long)]
+    pub(crate) detach: bool,
+    /// Write the ticket to this file instead of standard output
+    #[arg(long, value_name = "FILE", requires = "detach")]
+    pub(crate) ticket: Option<PathBuf>,
+    /// Show what would be done, and change nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Print a configuration for this IDE
+    #[arg(long)]
+    pub(crate) ide: Option<Ide>,
+    /// Which process, for a unit that has several
+    #[arg(long)]
+    pub(crate) pid: Option<Pid>,
+    /// A file with the debug information of a stripped program; its build ID must match
+    #[arg(long, value_name = "FILE")]
+    pub(crate) symbols: Option<PathBuf>,
+    /// The name or address by which clients reach this host, for the ticket [default: the address
+    /// that your ssh connection came to]
+    #[arg(long, value_name = "HOST")]
+    pub(crate) endpoint: Option<Endpoint>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Connect {
+    /// The ticket that `attach --detach` wrote
+    pub(crate) ticket: PathBuf,
+    /// The local port for the IDE, on a loopback address [default: 127.0.0.1:2345, or the next free
+    /// port]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub(crate) listen: Option<Listen>,
+    /// Print a configuration for this IDE
+    #[arg(long)]
+    pub(crate) ide: Option<Ide>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Extend {
+    /// The session, as `list` shows it
+    pub(crate) id: SessionId,
+    /// The time that the session has left from now on
+    #[arg(long)]
+    pub(crate) ttl: Ttl,
+    /// Write the new end into this ticket too
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ticket: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Stop {
+    /// The sessions, as `list` shows them
+    #[arg(value_name = "ID")]
+    pub(crate) ids: Vec<SessionId>,
+    /// Every session that you may stop
+    #[arg(long)]
+    pub(crate) all: bool,
+}
+
+/// The debuggers that a configuration can be printed for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Ide {
+    Vscode,
+    Goland,
+    Nvim,
+    Dlv,
+}
+
+/// Where the local port is: always a loopback address, since whoever reaches it has the session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Listen(SocketAddr);
+
+impl Listen {
+    pub(crate) fn address(self) -> SocketAddr {
+        self.0
+    }
+}
+
+/// A word that only the command line knows, and why it was not accepted.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Unusable(&'static str);
+
+impl FromStr for Listen {
+    type Err = Unusable;
+
+    fn from_str(text: &str) -> Result<Self, Unusable> {
+        let address = match text.strip_prefix("localhost:") {
+            Some(port) => port.parse().ok().map(|port| (Ipv4Addr::LOCALHOST, port).into()),
+            None => text.parse::<SocketAddr>().ok(),
+        };
+        let address =
+            address.ok_or(Unusable("it must be ADDRESS:PORT, such as 127.0.0.1:2345"))?;
+        if !address.ip().is_loopback() {
+            return Err(Unusable(
+                "only a loopback address will do: the local port has no password, and whoever \
+                 reaches it can run code as the service. On another machine, use a ticket and \
+                 `godebugctl connect`",
+            ));
+        }
+        Ok(Self(address))
+    }
+}
+
+/// The name or address of this host in a ticket.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Endpoint(pub(crate) String);
+
+impl FromStr for Endpoint {
+    type Err = Unusable;
+
+    fn from_str(text: &str) -> Result<Self, Unusable> {
+        let name = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.';
+        let good_name = !text.is_empty()
+            && text.len() <= 253
+            && text.chars().all(name)
+            && !text.starts_with(['-', '.']);
+        if good_name || text.parse::<IpAddr>().is_ok() {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(Unusable("it must be a host name or an address, without a port"))
+        }
+    }
+}
+
+/// The command line as typed.
+///
+/// # Errors
+/// The exit status, when there is nothing more to do: help and version were printed, or the error.
+pub(crate) fn parse() -> Result<Cli, u8> {
+    Cli::try_parse().map_err(|error| {
+        // What could not be parsed cannot say whether it wants JSON, so the words are looked at.
+        let json =
+            std::env::args_os().take_while(|word| word != "--").any(|word| word == "--json");
+        let output = Output::new(json);
+        if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
+            let _ = output.raw(&error.render().to_string());
+            return 0;
+        }
+        output.refusal(&usage(&error))
+    })
+}
+
+/// A wrong command line as a refusal.
+fn usage(error: &clap::Error) -> Refusal {
+    const HELP: &str = "`godebugctl --help` and `godebugctl COMMAND --help` show what there is";
+    let argument = match error.get(ContextKind::InvalidArg) {
+        Some(ContextValue::String(argument)) => Some(argument.as_str()),
+        _ => None,
+    };
+    // clap would quote the value whole and raw: ten thousand characters, or an escape sequence.
+    if let (ErrorKind::ValueValidation, Some(argument), Some(why)) =
+        (error.kind(), argument, error.source())
+    {
+        return Refusal::usage(format!("{argument}: {why}"), HELP);
+    }
+    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        return Refusal::usage("no command was given", HELP);
+    }
+    // The first paragraph says what is wrong; a tip may follow before the usage.
+    let text = error.render().to_string();
+    let mut paragraphs = text.trim_start_matches("error: ").split("\n\n").map(str::trim);
+    let words = |paragraph: &str| paragraph.split_whitespace().collect::<Vec<_>>().join(" ");
+    let message = words(paragraphs.next().unwrap_or("the command line makes no sense"));
+    let rest = paragraphs.filter(|part| !part.starts_with("For more information")).map(words);
+    let message = crate::terminal::shortened(&message, 400);
+    let remedy: Vec<String> = rest.chain([HELP.to_owned()]).collect();
+    Refusal::usage(message, crate::terminal::shortened(&remedy.join("\n"), 600))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_local_port_is_on_loopback_only() {
+        for good in ["127.0.0.1:2345", "[::1]:0", "localhost:2350", "127.1.2.3:9999"] {
+            assert!(good.parse::<Listen>().is_ok(), "{good}");
+        }
+        for bad in ["0.0.0.0:2345", "[::]:2345", "192.0.2.1:2345", "2345", "localhost", "x:1", ""] {
+            assert!(bad.parse::<Listen>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_endpoint_is_a_name_or_an_address() {
+        for good in ["host.example", "192.0.2.1", "2001:db8::1"] {
+            assert!(good.parse::<Endpoint>().is_ok(), "{good}");
+        }
+        for bad in ["", "a b", "host:22", "-x", "a/b", "a\nb"] {
+            assert!(bad.parse::<Endpoint>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_word_is_one_clear_sentence() {
+        let parse = |words: &[&str]| Cli::try_parse_from(words).unwrap_err();
+        let refusal = usage(&parse(&["godebugctl", "attach", "shop", "--ttl", "0"]));
+        assert!(refusal.message.starts_with("--ttl <TTL>: "), "{}", refusal.message);
+        let long = "x".repeat(10_000);
+        assert!(usage(&parse(&["godebugctl", "attach", &long])).message.len() < 300);
+        assert!(usage(&parse(&["godebugctl", &long])).message.len() < 1300);
+        let both = usage(&parse(&["godebugctl", "attach", "a", "--detach", "--listen", "[::1]:1"]));
+        assert!(both.message.contains("--listen"), "{}", both.message);
+    }
+}

@@ -1,0 +1,142 @@
+//! One client, from the accepted connection to its last byte: handshake, a place, its first byte,
+//! only then dlv, and the relay between them. Any of it ends at once when the session is cut.
+
+use crate::gateway::Shared;
+use crate::relay::{BUFFER, relay};
+use crate::subject;
+use crate::traffic::Traffic;
+use rustix::net::sockopt;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::timeout;
+use tokio_rustls::server::TlsStream;
+
+/// A client that has vanished is noticed after 15 + 3 × 5 s of silence, or 30 s of unanswered data.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(15);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+const KEEPALIVE_PROBES: u32 = 3;
+const UNACKNOWLEDGED_MS: u32 = 30_000;
+
+/// Serves one connection to its end. `handshake` is the place it takes until it is verified.
+pub(crate) async fn serve(
+    shared: Arc<Shared>,
+    tcp: TcpStream,
+    peer: SocketAddr,
+    handshake: OwnedSemaphorePermit,
+) {
+    let admission = admit(&shared, tcp, handshake);
+    let admitted = match shared.cut.run_until_cancelled(admission).await {
+        None => return,
+        Some(Ok(admitted)) => admitted,
+        Some(Err(why)) => return shared.refuse(peer, &why),
+    };
+    let Admitted { mut tls, subject, _place } = admitted;
+    let _listed = shared.list(peer);
+    shared.totals.accepted.fetch_add(1, Relaxed);
+    tracing::info!(%peer, subject, "accepted");
+
+    let start = Instant::now();
+    let traffic = Traffic::part_of(Arc::clone(&shared.totals));
+    let conversation = converse(&shared, &mut tls, &traffic);
+    let ended = shared.cut.run_until_cancelled(conversation).await;
+    let why = match ended {
+        None => {
+            // Reset instead of closed: what the kernel still holds for the client is not sent.
+            let _ = tls.get_ref().0.set_zero_linger();
+            "the session was cut".to_owned()
+        }
+        Some(Ok(why)) => why.to_owned(),
+        Some(Err(error)) => error.to_string(),
+    };
+    let bytes_in = traffic.own.inward.load(Relaxed);
+    let bytes_out = traffic.own.outward.load(Relaxed);
+    let ms = start.elapsed().as_millis();
+    tracing::info!(%peer, subject, bytes_in, bytes_out, ms, why, "closed");
+}
+
+/// A client that has shown its certificate and has a place.
+struct Admitted {
+    tls: TlsStream<TcpStream>,
+    subject: String,
+    _place: OwnedSemaphorePermit,
+}
+
+/// Why one was turned away, for the log.
+#[derive(Debug, thiserror::Error)]
+enum NotAdmitted {
+    #[error("its socket cannot be set up: {0}")]
+    Socket(io::Error),
+    #[error("no handshake within {0:?}")]
+    Slow(Duration),
+    #[error("TLS: {0}")]
+    Tls(io::Error),
+    #[error("as many connections as the session may have are open")]
+    Full,
+}
+
+async fn admit(
+    shared: &Shared,
+    tcp: TcpStream,
+    handshake: OwnedSemaphorePermit,
+) -> Result<Admitted, NotAdmitted> {
+    tune(&tcp).map_err(|errno| NotAdmitted::Socket(errno.into()))?;
+    let mut tls = timeout(shared.limits.handshake, shared.acceptor.accept(tcp))
+        .await
+        .map_err(|_| NotAdmitted::Slow(shared.limits.handshake))?
+        .map_err(NotAdmitted::Tls)?;
+    drop(handshake);
+    let Ok(place) = Arc::clone(&shared.connections).try_acquire_owned() else {
+        // Told in a proper way: it is one of ours, and its IDE shows an end and not an error.
+        let _ = timeout(shared.limits.handshake, tls.shutdown()).await;
+        return Err(NotAdmitted::Full);
+    };
+    let connection = tls.get_mut().1;
+    connection.set_buffer_limit(Some(BUFFER));
+    let certificate = connection.peer_certificates().and_then(<[_]>::first);
+    let subject = certificate.map_or_else(|| "-".to_owned(), subject::common_name);
+    Ok(Admitted { tls, subject, _place: place })
+}
+
+fn tune(tcp: &TcpStream) -> Result<(), rustix::io::Errno> {
+    sockopt::set_tcp_nodelay(tcp, true)?;
+    sockopt::set_socket_keepalive(tcp, true)?;
+    sockopt::set_tcp_keepidle(tcp, KEEPALIVE_IDLE)?;
+    sockopt::set_tcp_keepintvl(tcp, KEEPALIVE_INTERVAL)?;
+    sockopt::set_tcp_keepcnt(tcp, KEEPALIVE_PROBES)?;
+    sockopt::set_tcp_user_timeout(tcp, UNACKNOWLEDGED_MS)
+}
+
+/// Speaks for the client to dlv; returns how it ended.
+async fn converse(
+    shared: &Shared,
+    tls: &mut TlsStream<TcpStream>,
+    traffic: &Traffic,
+) -> io::Result<&'static str> {
+    let mut opening = vec![0; BUFFER];
+    let count = tls.read(&mut opening).await?;
+    if count == 0 {
+        tls.shutdown().await?;
+        return Ok("it said nothing");
+    }
+    opening.truncate(count);
+    // Not before the client's first byte: dlv keeps a descriptor of every connection that says
+    // nothing, and panics, with its breakpoints planted, when it has no more of them.
+    let dialed = timeout(shared.limits.dial, UnixStream::connect(&shared.debugger_socket)).await;
+    match dialed.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+        Ok(debugger) => {
+            relay(tls, debugger, opening, traffic, shared.limits.close_grace).await?;
+            Ok("both sides have finished")
+        }
+        Err(error) => {
+            tracing::warn!(%error, "dlv takes no connection");
+            let _ = timeout(shared.limits.close_grace, tls.shutdown()).await;
+            Ok("dlv took no connection")
+        }
+    }
+}

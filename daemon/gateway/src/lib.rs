@@ -1,0 +1,26 @@
+//! The gateway: the one process of a session that the network can reach.
+//!
+//! Outside is TLS 1.3 with a certificate of this session's CA on both ends, inside is dlv's Unix
+//! socket. It has no capability, no file but its socket folder, and one session's key. All of it
+//! is a library so that tests run it in-process; `main.rs` only reads the configuration and starts.
+//!
+//! A connection's way through the modules: `accept` (source, bounds) → `connection` (handshake,
+//! first byte, dial) → `relay` (bytes). `control` is how root and dlv's attendant steer it,
+//! `gateway` holds what they all share and the deadline.
+
+mod accept;
+pub mod configuration;
+mod connection;
+mod control;
+mod gateway;
+mod limits;
+mod listen;
+pub mod notify;
+mod refusals;
+mod relay;
+mod subject;
+mod tls;
+mod traffic;
+
+pub use gateway::{End, Gateway, OpenError};
+pub use limits::Limits;

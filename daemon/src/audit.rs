@@ -1,0 +1,156 @@
+//! The record: every decision and every end, in the journal with fixed message IDs and as a line of
+//! `/var/log/godebug/audit.jsonl`. No record, no grant; but a failing record stops no revocation.
+
+use crate::paths;
+use godebug_api::clock;
+use rustix::fs::{FlockOperation, Mode, OFlags};
+use serde::{Deserialize, Serialize};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+
+/// What happened. Each kind has a message ID that never changes, for `journalctl MESSAGE_ID=…`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// A request was refused; nothing was changed.
+    Refused,
+    /// A request was allowed; grants are about to be taken.
+    Opening,
+    Active,
+    Extended,
+    /// Everything was given back and read back.
+    Closed,
+    /// Something could not be given back.
+    Stuck,
+    /// A starting godebugd took over, or cleaned up after, an earlier one.
+    Recovered,
+}
+
+impl Kind {
+    pub fn message_id(self) -> &'static str {
+        match self {
+            Self::Refused => "5d9d1a52b7f94c1a9b3e1f0a6c3e5b01",
+            Self::Opening => "5d9d1a52b7f94c1a9b3e1f0a6c3e5b02",
+            Self::Active => "5d9d1a52b7f94c1a9b3e1f0a6c3e5b03",
+            Self::Extended => "5d9d1a52b7f94c1a9b3e1f0a6c3e5b04",
+            Self::Closed => "5d9d1a52b7f94c1a9b3e1f0a6c3e5b05",
+            Self::Stuck => "5d9d1a52b7f94c1a9b3e1f0a6c3e5b06",
+            Self::Recovered => "5d9d1a52b7f94c1a9b3e1f0a6c3e5b07",
+        }
+    }
+}
+
+/// One line of the audit log.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Entry {
+    /// RFC 3339 in UTC.
+    pub time: String,
+    pub event: Kind,
+    pub session: Option<String>,
+    pub unit: String,
+    pub uid: u32,
+    pub user: String,
+    /// A sentence.
+    pub message: String,
+    /// The documents that belong to it: the request, the session, the proof.
+    pub details: serde_json::Value,
+}
+
+impl Entry {
+    pub fn new(event: Kind, unit: &str, uid: u32, user: &str, message: impl Into<String>) -> Self {
+        Self {
+            time: clock::rfc3339(clock::now().wall_ms),
+            event,
+            session: None,
+            unit: unit.to_owned(),
+            uid,
+            user: user.to_owned(),
+            message: message.into(),
+            details: serde_json::Value::Null,
+        }
+    }
+
+    #[must_use]
+    pub fn session(mut self, id: impl ToString) -> Self {
+        self.session = Some(id.to_string());
+        self
+    }
+
+    #[must_use]
+    pub fn details(mut self, details: serde_json::Value) -> Self {
+        self.details = details;
+        self
+    }
+}
+
+/// Writes an entry to the journal and to the log, synced.
+///
+/// # Errors
+/// When the log cannot be written. Before a grant that refuses it; after, it is only told.
+pub fn record(entry: &Entry) -> std::io::Result<()> {
+    to_journal(entry);
+    append(Path::new(paths::AUDIT_LOG), entry)
+}
+
+fn to_journal(entry: &Entry) {
+    let session = entry.session.as_deref().unwrap_or_default();
+    // With the journal's layer these become fields: GODEBUG_SESSION=, MESSAGE_ID= and so on.
+    macro_rules! event {
+        ($level:expr) => {
+            tracing::event!(
+                $level,
+                message_id = entry.event.message_id(),
+                godebug_session = session,
+                godebug_unit = entry.unit,
+                godebug_actor_uid = entry.uid,
+                godebug_actor = entry.user,
+                "{}",
+                entry.message
+            )
+        };
+    }
+    match entry.event {
+        Kind::Stuck => event!(tracing::Level::ERROR),
+        Kind::Refused => event!(tracing::Level::WARN),
+        _ => event!(tracing::Level::INFO),
+    }
+}
+
+fn append(path: &Path, entry: &Entry) -> std::io::Result<()> {
+    let mut line = serde_json::to_vec(entry)?;
+    line.push(b'\n');
+    let flags =
+        OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let mut file = File::from(rustix::fs::open(path, flags, Mode::from_raw_mode(0o640))?);
+    // godebug-revoke writes here too.
+    rustix::fs::flock(&file, FlockOperation::LockExclusive)?;
+    file.write_all(&line)?;
+    file.sync_data()
+}
+
+/// The last entry about the end of a session, for `show` after godebugd has forgotten it.
+///
+/// # Errors
+/// When the log is there and cannot be read.
+pub fn last_end(id: &str) -> std::io::Result<Option<Entry>> {
+    let file = match File::open(paths::AUDIT_LOG) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let mut found = None;
+    for line in BufReader::new(file).lines() {
+        let line = line?;
+        if !line.contains(id) {
+            continue;
+        }
+        if let Ok(entry) = serde_json::from_str::<Entry>(&line)
+            && entry.session.as_deref() == Some(id)
+            && matches!(entry.event, Kind::Closed | Kind::Stuck)
+        {
+            found = Some(entry);
+        }
+    }
+    Ok(found)
+}

@@ -1,0 +1,318 @@
+//! `org.godebug1.Manager`. Each method: the caller, the authority, the work, the document.
+
+use super::Activity;
+use crate::audit::{self, Entry, Kind};
+use crate::authority::{Action, Authorized, Caller, authorize, owner};
+use crate::config::Config;
+use crate::host::gateway;
+use crate::paths::SessionPaths;
+use crate::sessions::{Sessions, prepare};
+use crate::target;
+use godebug_api::bus::BusError;
+use godebug_api::control::Request;
+use godebug_api::documents::OpenRequest;
+use godebug_api::{Pid, Refusal, SessionId, Ttl, UnitName};
+use serde::Serialize;
+use std::fs::File;
+use std::time::Duration;
+use zbus::message::Header;
+use zbus::object_server::SignalEmitter;
+use zbus::{Connection, ObjectPath, OwnedFd, interface};
+
+/// No request is longer than this, in bytes.
+const LONGEST_REQUEST: usize = 64 * 1024;
+
+pub struct Manager {
+    sessions: Sessions,
+    activity: Activity,
+}
+
+impl Manager {
+    pub fn new(sessions: Sessions, activity: Activity) -> Self {
+        Self { sessions, activity }
+    }
+
+    /// Leave to do something to a session: its owner has it, others need polkit's.
+    async fn for_session(
+        &self,
+        connection: &Connection,
+        caller: Caller,
+        action: Action,
+        id: SessionId,
+    ) -> Result<Authorized<SessionId>, Refusal> {
+        let session = self.sessions.get(&id)?;
+        // Making a session longer is authority anew; ending or seeing one's own is not.
+        let own = action != Action::Attach;
+        match owner(caller, session.opened_by_uid, id) {
+            Ok(authorized) if own => Ok(authorized),
+            Ok(authorized) => {
+                let (id, caller) = authorized.into_inner();
+                authorize(connection, caller, action, Some(&session.unit), &[], id).await
+            }
+            Err((caller, id)) => {
+                authorize(connection, caller, action, Some(&session.unit), &[], id).await
+            }
+        }
+    }
+
+    async fn try_open(
+        &self,
+        connection: &Connection,
+        caller: Caller,
+        unit: &str,
+        request: &str,
+        files: Vec<OwnedFd>,
+    ) -> Result<String, Refusal> {
+        let (unit, request) = (parse_unit(unit)?, parse_request(request)?);
+        let symbols = symbols(&request, files)?;
+        let details = [
+            ("mode", request.mode.to_string()),
+            ("ttl", request.ttl.to_string()),
+            ("reason", request.reason.as_ref().map(ToString::to_string).unwrap_or_default()),
+            ("pid", request.pid.map(|pid| pid.to_string()).unwrap_or_default()),
+        ];
+        let allowed =
+            authorize(connection, caller, Action::Attach, Some(&unit), &details, request).await?;
+        json(&self.sessions.open(&unit, allowed, symbols).await?)
+    }
+}
+
+#[interface(name = "org.godebug1.Manager")]
+impl Manager {
+    async fn open(
+        &self,
+        unit: &str,
+        request: &str,
+        files: Vec<OwnedFd>,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<String, BusError> {
+        let _busy = self.activity.begin();
+        let caller = Caller::of(&header, connection).await?;
+        let (uid, user) = (caller.uid, caller.user.clone());
+        let opened = self.try_open(connection, caller, unit, request, files).await;
+        Ok(opened.inspect_err(|refusal| {
+            // A denial is a decision too. The name may be hostile: only its safe form is kept.
+            let unit = unit.parse::<UnitName>().map(|unit| unit.to_string()).unwrap_or_default();
+            let entry = Entry::new(Kind::Refused, &unit, uid, &user, refusal.message.clone());
+            if let Err(error) = audit::record(&entry) {
+                tracing::error!("a refusal is not in the audit log: {error}");
+            }
+        })?)
+    }
+
+    async fn plan(
+        &self,
+        unit: &str,
+        request: &str,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<String, BusError> {
+        let _busy = self.activity.begin();
+        let caller = Caller::of(&header, connection).await?;
+        let (unit, request) = (parse_unit(unit)?, parse_request(request)?);
+        let allowed =
+            authorize(connection, caller, Action::Read, Some(&unit), &[], request).await?;
+        let request = allowed.get();
+        let config = Config::load()?;
+        let prepared = prepare(&self.sessions, &config, &unit, request, request.symbols).await?;
+        Ok(json(&prepared.document())?)
+    }
+
+    async fn list(
+        &self,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<String, BusError> {
+        let _busy = self.activity.begin();
+        let caller = Caller::of(&header, connection).await?;
+        let uid = caller.uid;
+        let mut all = self.sessions.list();
+        if all.iter().any(|session| session.opened_by_uid != uid)
+            && authorize(connection, caller, Action::Read, None, &[], ()).await.is_err()
+        {
+            all.retain(|session| session.opened_by_uid == uid);
+        }
+        Ok(json(&all)?)
+    }
+
+    async fn get(
+        &self,
+        id: &str,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<String, BusError> {
+        let _busy = self.activity.begin();
+        let caller = Caller::of(&header, connection).await?;
+        let id = self.for_session(connection, caller, Action::Read, parse_id(id)?).await?;
+        Ok(json(&self.sessions.get(id.get())?)?)
+    }
+
+    async fn extend(
+        &self,
+        id: &str,
+        seconds: u64,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<String, BusError> {
+        let _busy = self.activity.begin();
+        let caller = Caller::of(&header, connection).await?;
+        let ttl = Ttl::try_from(Duration::from_secs(seconds))
+            .map_err(|error| Refusal::usage(error.to_string(), "give a duration such as 30m"))?;
+        let id = self.for_session(connection, caller, Action::Attach, parse_id(id)?).await?;
+        Ok(json(&self.sessions.extend(&id, ttl).await?)?)
+    }
+
+    async fn stop(
+        &self,
+        id: &str,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<String, BusError> {
+        let _busy = self.activity.begin();
+        let caller = Caller::of(&header, connection).await?;
+        let detail = format!("stopped by {}", caller.user);
+        let id = self.for_session(connection, caller, Action::Stop, parse_id(id)?).await?;
+        Ok(json(&self.sessions.stop(&id, detail).await?)?)
+    }
+
+    async fn inspect(
+        &self,
+        unit: &str,
+        pid: u32,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<String, BusError> {
+        let _busy = self.activity.begin();
+        let caller = Caller::of(&header, connection).await?;
+        let unit = parse_unit(unit)?;
+        let pid = match pid {
+            0 => None,
+            pid => Some(
+                Pid::try_from(pid).map_err(|error| Refusal::usage(error.to_string(), ""))?,
+            ),
+        };
+        let _allowed =
+            authorize(connection, caller, Action::Read, Some(&unit), &[], ()).await?;
+        let systemd = self.sessions.shared().host.systemd();
+        Ok(json(&target::inspect::inspect(systemd, &unit, pid).await?)?)
+    }
+
+    async fn doctor(
+        &self,
+        unit: &str,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<String, BusError> {
+        let _busy = self.activity.begin();
+        // For everybody: it tells nothing of others' sessions, and of a unit no more than the
+        // caller may read.
+        let caller = Caller::of(&header, connection).await?;
+        let unit = match unit {
+            "" => None,
+            unit => Some(parse_unit(unit)?),
+        };
+        if let Some(unit) = &unit {
+            let _allowed =
+                authorize(connection, caller, Action::Read, Some(unit), &[], ()).await?;
+        }
+        Ok(json(&crate::doctor::diagnose(&self.sessions, unit.as_ref()).await)?)
+    }
+
+    async fn traffic(
+        &self,
+        id: &str,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<String, BusError> {
+        let _busy = self.activity.begin();
+        let caller = Caller::of(&header, connection).await?;
+        let id = self.for_session(connection, caller, Action::Read, parse_id(id)?).await?;
+        let control = SessionPaths::of(id.get()).control_socket();
+        let asked = gateway::ask(&control, &Request::Status);
+        let answer = tokio::time::timeout(Duration::from_secs(2), asked).await;
+        match answer {
+            Ok(Ok(reply)) => Ok(json(&reply)?),
+            _ => Err(Refusal::new(
+                godebug_api::Code::Ended,
+                format!("the gateway of session {} does not answer", id.get()),
+                "",
+            )
+            .into()),
+        }
+    }
+
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn version(&self) -> &'static str {
+        env!("CARGO_PKG_VERSION")
+    }
+
+    #[zbus(signal)]
+    pub async fn session_added(
+        emitter: &SignalEmitter<'_>,
+        id: &str,
+        session: ObjectPath<'_>,
+    ) -> zbus::Result<()>;
+
+    #[zbus(signal)]
+    pub async fn session_removed(
+        emitter: &SignalEmitter<'_>,
+        id: &str,
+        session: ObjectPath<'_>,
+    ) -> zbus::Result<()>;
+}
+
+fn parse_unit(text: &str) -> Result<UnitName, Refusal> {
+    text.parse().map_err(|error: godebug_api::WordError| {
+        Refusal::usage(error.to_string(), "name a service or a scope, as systemctl does")
+    })
+}
+
+fn parse_id(text: &str) -> Result<SessionId, Refusal> {
+    text.parse()
+        .map_err(|error: godebug_api::WordError| Refusal::usage(error.to_string(), ""))
+}
+
+fn parse_request(text: &str) -> Result<OpenRequest, Refusal> {
+    if text.len() > LONGEST_REQUEST {
+        return Err(Refusal::usage("the request is too long", ""));
+    }
+    let request: OpenRequest = serde_json::from_str(text).map_err(|error| {
+        Refusal::usage(
+            format!("the request cannot be understood: {error}"),
+            "use godebugctl of the same version as godebugd",
+        )
+    })?;
+    let host_is_safe = |host: &String| {
+        !host.is_empty()
+            && host.len() <= 253
+            && host.chars().all(|c| c.is_ascii_alphanumeric() || "-._:%".contains(c))
+    };
+    if request.endpoint_host.as_ref().is_some_and(|host| !host_is_safe(host)) {
+        return Err(Refusal::usage("the endpoint is no host name or address", ""));
+    }
+    Ok(request)
+}
+
+/// The file that came along, if one was announced: opened by the caller, with the caller's rights.
+fn symbols(request: &OpenRequest, files: Vec<OwnedFd>) -> Result<Option<File>, Refusal> {
+    let mut files = files.into_iter();
+    match (request.symbols, files.next(), files.next()) {
+        (false, None, _) => Ok(None),
+        (true, Some(file), None) => {
+            let file = File::from(std::os::fd::OwnedFd::from(file));
+            let regular = file.metadata().is_ok_and(|metadata| metadata.is_file());
+            if regular {
+                Ok(Some(file))
+            } else {
+                Err(Refusal::usage("the symbols are no regular file", "name the unstripped program"))
+            }
+        }
+        _ => Err(Refusal::usage("the request and its files do not fit together", "")),
+    }
+}
+
+fn json(document: &impl Serialize) -> Result<String, Refusal> {
+    serde_json::to_string(document)
+        .map_err(|error| Refusal::failed(format!("the answer cannot be written: {error}"), ""))
+}

@@ -1,0 +1,114 @@
+//! `godebugd.toml`: the vendor's defaults, then the site's file over them, then checked.
+
+use godebug_api::{PORTS, Port, Refusal};
+use serde::Deserialize;
+use std::path::Path;
+use std::time::Duration;
+
+/// What a file may say; every key is optional, and an unknown one is an error.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Fragment {
+    max_ttl: Option<String>,
+    max_total: Option<String>,
+    first_port: Option<u16>,
+    last_port: Option<u16>,
+    idle_exit: Option<String>,
+}
+
+/// The settings in force.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// The longest TTL that one request may ask for.
+    pub max_ttl: Duration,
+    /// The longest that a session may last with all its extensions.
+    pub max_total: Duration,
+    pub ports: std::ops::RangeInclusive<u16>,
+    /// How long godebugd stays with no session and no caller.
+    pub idle_exit: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            max_ttl: Duration::from_secs(8 * 3600),
+            max_total: Duration::from_secs(24 * 3600),
+            ports: PORTS.0..=PORTS.1,
+            idle_exit: Duration::from_secs(30),
+        }
+    }
+}
+
+impl Config {
+    /// The settings of this host. A file that is not there says nothing.
+    ///
+    /// # Errors
+    /// The file, the line and what is wrong with it: a daemon with half a configuration grants
+    /// nothing.
+    pub fn load() -> Result<Self, Refusal> {
+        let mut config = Self::default();
+        for directory in [crate::paths::VENDOR, crate::paths::CONFIGURATION] {
+            let path = Path::new(directory).join("godebugd.toml");
+            let text = match std::fs::read_to_string(&path) {
+                Ok(text) => text,
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(unusable(&path, &error.to_string())),
+            };
+            config.apply(&text).map_err(|why| unusable(&path, &why))?;
+        }
+        Ok(config)
+    }
+
+    fn apply(&mut self, text: &str) -> Result<(), String> {
+        let fragment: Fragment = toml::from_str(text).map_err(|error| error.to_string())?;
+        let duration = |key: &str, text: Option<String>, current: Duration| match text {
+            None => Ok(current),
+            Some(text) => humantime::parse_duration(&text)
+                .map_err(|error| format!("{key} = \"{text}\": {error}")),
+        };
+        self.max_ttl = duration("max_ttl", fragment.max_ttl, self.max_ttl)?;
+        self.max_total = duration("max_total", fragment.max_total, self.max_total)?;
+        self.idle_exit = duration("idle_exit", fragment.idle_exit, self.idle_exit)?;
+        let first = fragment.first_port.unwrap_or(*self.ports.start());
+        let last = fragment.last_port.unwrap_or(*self.ports.end());
+        Port::try_from(first).map_err(|error| format!("first_port: {error}"))?;
+        if last < first {
+            return Err(format!("last_port = {last} is below first_port = {first}"));
+        }
+        self.ports = first..=last;
+        if self.max_total < self.max_ttl {
+            return Err("max_total is shorter than max_ttl".to_owned());
+        }
+        Ok(())
+    }
+}
+
+fn unusable(path: &Path, why: &str) -> Refusal {
+    Refusal::host(
+        format!("{} cannot be used: {}", path.display(), why.trim().replace('\n', " ")),
+        "correct the file; nothing is granted until then",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_site_overrides_and_a_typo_is_an_error() {
+        let mut config = Config::default();
+        config.apply("max_ttl = \"2h\"\nfirst_port = 4000\nlast_port = 4001").unwrap();
+        assert_eq!(config.max_ttl, Duration::from_secs(7200));
+        assert_eq!(config.ports, 4000..=4001);
+        for bad in [
+            "max_tll = \"2h\"",
+            "max_ttl = 2",
+            "first_port = 80",
+            "first_port = 5000\nlast_port = 4000",
+            "max_total = \"1s\"",
+            "nonsense",
+        ] {
+            assert!(Config::default().apply(bad).is_err(), "{bad}");
+        }
+    }
+}

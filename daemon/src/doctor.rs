@@ -1,0 +1,220 @@
+//! `doctor`: every prerequisite of the host, and of a unit if one is named. Looks, changes nothing.
+
+use crate::config::Config;
+use crate::host::nftables;
+use crate::sessions::{Sessions, all_debuggers};
+use crate::{paths, target};
+use godebug_api::UnitName;
+use godebug_api::documents::{Check, Diagnosis, Verdict};
+use godebug_core::delve::{FIRST_WITH_UNIX_SOCKET, supported_go};
+use std::path::Path;
+
+/// Looks at everything. A check that cannot be made is a bad one.
+pub async fn diagnose(sessions: &Sessions, unit: Option<&UnitName>) -> Diagnosis {
+    let mut checks = vec![configuration(), systemd(sessions).await, control_groups()];
+    checks.extend(debuggers().await);
+    checks.push(fence().await);
+    checks.push(firewall(sessions).await);
+    checks.push(polkit(sessions).await);
+    checks.push(ptrace_scope());
+    checks.push(audit_log());
+    checks.extend(stuck(sessions));
+    if let Some(unit) = unit {
+        checks.extend(of_unit(sessions, unit).await);
+    }
+    Diagnosis { good: checks.iter().all(|check| check.verdict != Verdict::Bad), checks }
+}
+
+fn check(name: &str, verdict: Verdict, found: impl Into<String>, remedy: impl Into<String>) -> Check {
+    Check { name: name.to_owned(), verdict, found: found.into(), remedy: remedy.into() }
+}
+
+fn good(name: &str, found: impl Into<String>) -> Check {
+    check(name, Verdict::Good, found, "")
+}
+
+fn configuration() -> Check {
+    match Config::load() {
+        Ok(config) => good(
+            "configuration",
+            format!(
+                "ports {} to {}, sessions of {} at most",
+                config.ports.start(),
+                config.ports.end(),
+                humantime::format_duration(config.max_ttl)
+            ),
+        ),
+        Err(refusal) => check("configuration", Verdict::Bad, refusal.message, refusal.remedy),
+    }
+}
+
+async fn systemd(sessions: &Sessions) -> Check {
+    match sessions.shared().host.systemd().manager().version().await {
+        Ok(version) => good("systemd", version),
+        Err(error) => {
+            check("systemd", Verdict::Bad, error.to_string(), "godebug works through systemd alone")
+        }
+    }
+}
+
+fn control_groups() -> Check {
+    if Path::new(paths::CGROUP).join("cgroup.controllers").exists() {
+        good("control groups", "unified hierarchy (cgroup v2)")
+    } else {
+        check(
+            "control groups",
+            Verdict::Bad,
+            "the unified hierarchy is not mounted at /sys/fs/cgroup",
+            "boot with systemd.unified_cgroup_hierarchy=1",
+        )
+    }
+}
+
+async fn debuggers() -> Vec<Check> {
+    let search = all_debuggers().await;
+    let mut checks: Vec<Check> = search
+        .found
+        .iter()
+        .map(|debugger| {
+            let name = format!("dlv {}", debugger.version);
+            if debugger.version < FIRST_WITH_UNIX_SOCKET {
+                return check(
+                    &name,
+                    Verdict::Warning,
+                    format!("{}: too old, it cannot listen on a Unix socket", debugger.path),
+                    format!("install dlv {FIRST_WITH_UNIX_SOCKET} or later beside it"),
+                );
+            }
+            let range = supported_go(debugger.version)
+                .map(|(oldest, newest)| format!("Go {oldest} to {newest}"))
+                .unwrap_or_default();
+            good(&name, format!("{}: {range}", debugger.path))
+        })
+        .collect();
+    checks.extend(search.skipped.iter().map(|(path, why)| {
+        check("dlv", Verdict::Warning, format!("{} is not used: {why}", path.display()), "")
+    }));
+    if !search.found.iter().any(|debugger| debugger.version >= FIRST_WITH_UNIX_SOCKET) {
+        checks.push(check(
+            "dlv",
+            Verdict::Bad,
+            "no dlv that can be used is on this host",
+            format!("install delve, or put one at {}/delve/VERSION/dlv", paths::VENDOR),
+        ));
+    }
+    checks
+}
+
+async fn fence() -> Check {
+    match nftables::list().await {
+        Ok(tables) => good("nftables", format!("usable, {} fences up", tables.len())),
+        Err(error) => check(
+            "nftables",
+            Verdict::Bad,
+            error.to_string(),
+            "install nftables; without it only sessions from this host itself can be opened",
+        ),
+    }
+}
+
+async fn firewall(sessions: &Sessions) -> Check {
+    match sessions.shared().host.firewalld().await {
+        Ok(Some(firewalld)) if !godebug_core::plan::firewalld_timeout_is_safe(&firewalld.version) => {
+            good("firewalld", format!("{}, used without its timeouts (firewalld#1597)", firewalld.version))
+        }
+        Ok(Some(firewalld)) => good("firewalld", firewalld.version),
+        Ok(None) => good("firewalld", "not running: the nftables fence is used alone"),
+        Err(why) => check("firewalld", Verdict::Bad, why, "see `systemctl status firewalld`"),
+    }
+}
+
+async fn polkit(sessions: &Sessions) -> Check {
+    let asked = async {
+        let bus = zbus::fdo::DBusProxy::new(&sessions.shared().connection).await?;
+        let name = zbus::names::BusName::try_from("org.freedesktop.PolicyKit1")?;
+        let running = bus.name_has_owner(name.clone()).await?;
+        let names = bus.list_activatable_names().await?;
+        zbus::Result::Ok(running || names.iter().any(|known| known.as_str() == name.as_str()))
+    };
+    match asked.await {
+        Ok(true) => good("polkit", "there"),
+        Ok(false) => check("polkit", Verdict::Bad, "polkit is not installed", "install polkitd"),
+        Err(error) => check("polkit", Verdict::Bad, error.to_string(), "see `systemctl status polkit`"),
+    }
+}
+
+fn ptrace_scope() -> Check {
+    match std::fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope") {
+        Err(_) => good("ptrace", "no Yama"),
+        Ok(scope) if scope.trim() == "3" => check(
+            "ptrace",
+            Verdict::Bad,
+            "kernel.yama.ptrace_scope is 3: nobody may trace until the next boot",
+            "set it to 0, 1 or 2 in sysctl.d and restart the host",
+        ),
+        Ok(scope) => good("ptrace", format!("kernel.yama.ptrace_scope is {}", scope.trim())),
+    }
+}
+
+fn audit_log() -> Check {
+    let path = Path::new(paths::AUDIT_LOG);
+    let directory = path.parent().unwrap_or(path);
+    match rustix::fs::access(directory, rustix::fs::Access::WRITE_OK) {
+        Ok(()) => good("audit log", path.display().to_string()),
+        Err(error) => check(
+            "audit log",
+            Verdict::Bad,
+            format!("{} cannot be written: {error}", directory.display()),
+            "systemd-tmpfiles --create godebug.conf; without a record nothing is opened",
+        ),
+    }
+}
+
+fn stuck(sessions: &Sessions) -> Vec<Check> {
+    sessions
+        .list()
+        .iter()
+        .flat_map(|session| {
+            session.stuck.iter().map(|what| {
+                check(
+                    &format!("session {}", session.id),
+                    Verdict::Bad,
+                    format!("stuck: {what}"),
+                    "it is tried again; see `journalctl -u godebugd`",
+                )
+            })
+        })
+        .collect()
+}
+
+async fn of_unit(sessions: &Sessions, unit: &UnitName) -> Vec<Check> {
+    let name = unit.to_string();
+    let systemd = sessions.shared().host.systemd();
+    let inspection = match target::inspect::inspect(systemd, unit, None).await {
+        Ok(inspection) => inspection,
+        Err(refusal) => return vec![check(&name, Verdict::Bad, refusal.message, refusal.remedy)],
+    };
+    let mut checks = vec![match &inspection.refusal {
+        None => good(
+            &name,
+            format!(
+                "process {}, {}, {}",
+                inspection.pid,
+                inspection.go_version,
+                inspection.debugger.as_deref().unwrap_or("no dlv")
+            ),
+        ),
+        Some(refusal) => {
+            check(&name, Verdict::Bad, refusal.message.clone(), refusal.remedy.clone())
+        }
+    }];
+    if let Some(watchdog) = inspection.watchdog_ms {
+        checks.push(check(
+            &name,
+            Verdict::Warning,
+            format!("WatchdogSec={} s: systemd kills it when it stands still for longer", watchdog / 1000),
+            "keep breakpoints short",
+        ));
+    }
+    checks
+}

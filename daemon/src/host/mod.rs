@@ -1,0 +1,397 @@
+//! The real host behind the engine: each kind of grant by its own driver.
+
+pub mod firewalld;
+pub mod gateway;
+pub mod nftables;
+pub mod routes;
+pub mod systemd;
+pub mod units;
+
+use crate::audit::{self, Entry, Kind};
+use crate::engine::{End, Host};
+use crate::paths::SessionPaths;
+use crate::target::process;
+use firewalld::Firewalld;
+use godebug_api::control::GatewayConfig;
+use godebug_api::{Deadline, Port, Refusal, clock};
+use godebug_core::grant::Grant;
+use godebug_core::ledger::Opened;
+use std::os::unix::fs::PermissionsExt;
+use std::time::Duration;
+use systemd::{Systemd, SystemdError};
+use zbus::Connection;
+
+/// What taking a grant needs besides the grant.
+pub struct Material {
+    /// The end that timers and timeouts are set to.
+    pub deadline: Deadline,
+    /// What only the opening of a session needs; an extension has none of it.
+    pub session: Option<SessionMaterial>,
+}
+
+pub struct SessionMaterial {
+    pub debugger: units::DebuggerUnit,
+    pub gateway: GatewayConfig,
+    /// A file with the target's debug information and the build ID that dlv finds it by.
+    pub symbols: Option<(std::fs::File, String)>,
+    /// firewalld's timeouts do no harm on this host.
+    pub timed_rules: bool,
+}
+
+/// This host.
+#[derive(Clone)]
+pub struct RealHost {
+    systemd: Systemd,
+    /// `None` while the bus is gone; systemd may be reachable all the same.
+    bus: Option<Connection>,
+}
+
+impl RealHost {
+    /// For godebugd, which is on the bus.
+    ///
+    /// # Errors
+    /// When systemd is not.
+    pub async fn on_bus(connection: &Connection) -> Result<Self, SystemdError> {
+        Ok(Self { systemd: Systemd::on_bus(connection).await?, bus: Some(connection.clone()) })
+    }
+
+    /// For godebug-revoke, which works with no bus too.
+    ///
+    /// # Errors
+    /// When systemd cannot be reached in either way.
+    pub async fn direct() -> Result<Self, SystemdError> {
+        let bus = Connection::system().await.ok();
+        let systemd = match (Systemd::direct().await, &bus) {
+            (Ok(systemd), _) => systemd,
+            (Err(_), Some(bus)) => Systemd::on_bus(bus).await?,
+            (Err(error), None) => return Err(error),
+        };
+        Ok(Self { systemd, bus })
+    }
+
+    pub fn systemd(&self) -> &Systemd {
+        &self.systemd
+    }
+
+    /// firewalld, if it runs.
+    ///
+    /// # Errors
+    /// When the bus is gone or firewalld does not answer.
+    pub async fn firewalld(&self) -> Result<Option<Firewalld>, String> {
+        let bus = self.bus.as_ref().ok_or("the system bus cannot be reached")?;
+        Firewalld::running(bus).await.map_err(|error| error.to_string())
+    }
+
+    async fn take_dead_man(&self, unit: &str, deadline: &Deadline) -> Result<(), Refusal> {
+        let Some(id) = id_of(unit) else {
+            return Err(Refusal::failed(format!("{unit} is no unit of a session"), ""));
+        };
+        let startup = self
+            .systemd
+            .manager()
+            .userspace_timestamp_monotonic()
+            .await
+            .map_err(|error| systemd_failed(&SystemdError::Unreachable(error)))?;
+        let (timer, service) =
+            units::dead_man(&id, deadline, clock::now(), startup, monotonic_usec());
+        let service_name = unit.replace(".timer", ".service");
+        self.systemd
+            .start_transient(unit, timer, vec![(&service_name, service)], Duration::from_secs(10))
+            .await
+            .map_err(|error| systemd_failed(&error))
+    }
+
+    async fn take_debugger(&self, unit: &str, session: &SessionMaterial) -> Result<(), Refusal> {
+        prepare_debugger_files(session).map_err(|error| {
+            Refusal::host(
+                format!("the files that dlv needs cannot be made below /run/godebug: {error}"),
+                "make room in /run, then try again",
+            )
+        })?;
+        let properties = units::debugger(&session.debugger);
+        let timeout = units::ATTACH_TIMEOUT + Duration::from_secs(5);
+        let started = self.systemd.start_transient(unit, properties, Vec::new(), timeout).await;
+        started.map_err(|error| match error {
+            SystemdError::Job { .. } | SystemdError::TimedOut { .. } => {
+                debugger_failed(session, &error)
+            }
+            other => systemd_failed(&other),
+        })
+    }
+
+    async fn take_gateway(
+        &self,
+        unit: &str,
+        port: Port,
+        session: &SessionMaterial,
+    ) -> Result<(), Refusal> {
+        let configuration = gateway::sealed_configuration(&session.gateway).map_err(|error| {
+            Refusal::host(format!("the gateway's configuration cannot be sealed: {error}"), "")
+        })?;
+        let properties = units::gateway(units::GatewayUnit {
+            id: &session.gateway.id,
+            port,
+            sources: &session.gateway.sources,
+            at_most: session.debugger.at_most,
+            configuration: configuration.into(),
+        });
+        let timeout = Duration::from_secs(15);
+        let started = self.systemd.start_transient(unit, properties, Vec::new(), timeout).await;
+        started.map_err(|error| match error {
+            SystemdError::Job { .. } | SystemdError::TimedOut { .. } => Refusal::host(
+                format!("the gateway did not start on port {port}: {error}"),
+                format!("see why with `journalctl -u {unit}`; is the port in use?"),
+            ),
+            other => systemd_failed(&other),
+        })
+    }
+
+    async fn take_firewalld_rule(
+        &self,
+        zone: &str,
+        rule: &str,
+        deadline: &Deadline,
+        timed: bool,
+    ) -> Result<(), Refusal> {
+        let failed = |why: String| {
+            Refusal::host(
+                format!("firewalld did not open the port: {why}"),
+                "see `systemctl status firewalld`",
+            )
+        };
+        let Some(firewalld) = self.firewalld().await.map_err(&failed)? else {
+            return Err(failed("it has just gone away".to_owned()));
+        };
+        // One second more than the session: firewalld counts whole seconds, and the orderly
+        // removal comes first.
+        let timeout = deadline.remaining(clock::now()) + Duration::from_secs(1);
+        firewalld
+            .add(zone, rule, timed.then_some(timeout))
+            .await
+            .map_err(|error| failed(error.to_string()))
+    }
+
+    async fn read_back_unit(&self, unit: &str) -> Option<String> {
+        match self.systemd.active_state(unit).await {
+            Ok(None) => None,
+            Ok(Some(state)) if state == "inactive" => None,
+            Ok(Some(state)) => Some(format!("it is {state}")),
+            Err(error) => Some(error.to_string()),
+        }
+    }
+
+    async fn read_back_rule(&self, zone: &str, rule: &str) -> Option<String> {
+        match self.firewalld().await {
+            Ok(None) => None, // its runtime configuration went with it
+            Ok(Some(firewalld)) => match firewalld.find(zone, rule).await {
+                Ok(None) => None,
+                Ok(Some(place)) => Some(format!("it is in {place}")),
+                Err(error) => Some(error.to_string()),
+            },
+            Err(why) => Some(why),
+        }
+    }
+}
+
+impl Host for RealHost {
+    type Material = Material;
+
+    async fn take(&self, grant: &Grant, material: &Material) -> Result<(), Refusal> {
+        let session = || {
+            material.session.as_ref().ok_or_else(|| {
+                Refusal::failed(format!("{grant} can only be taken when a session opens"), "")
+            })
+        };
+        match grant {
+            Grant::DeadMan { unit } => self.take_dead_man(unit, &material.deadline).await,
+            Grant::Debugger { unit, .. } => self.take_debugger(unit, session()?).await,
+            Grant::Gateway { unit, port } => self.take_gateway(unit, *port, session()?).await,
+            Grant::Fence { table } => {
+                let gateway = &session()?.gateway;
+                let ends_in = material.deadline.remaining(clock::now());
+                nftables::raise(table, gateway.port, &gateway.sources, ends_in)
+                    .await
+                    .map_err(|error| nft_failed(&error))
+            }
+            Grant::FirewalldRule { zone, rule } => {
+                let timed = session()?.timed_rules;
+                self.take_firewalld_rule(zone, rule, &material.deadline, timed).await
+            }
+        }
+    }
+
+    async fn cut(&self, session: &Opened) {
+        let control = SessionPaths::of(&session.id).control_socket();
+        // A gateway that does not answer is stopped in a moment anyway.
+        let cut = gateway::ask(&control, &godebug_api::control::Request::Cut);
+        let _ = tokio::time::timeout(Duration::from_millis(500), cut).await;
+    }
+
+    async fn undo(&self, _session: &Opened, grant: &Grant) -> Result<(), String> {
+        const STOP: Duration = Duration::from_secs(10);
+        match grant {
+            Grant::DeadMan { unit } => {
+                // Only the timer: its service may be the one that runs this.
+                self.systemd.stop(unit, STOP).await.map_err(|error| error.to_string())
+            }
+            Grant::Gateway { unit, .. } => {
+                self.systemd.stop(unit, STOP).await.map_err(|error| error.to_string())
+            }
+            Grant::Debugger { unit, .. } => {
+                let patience = 2 * units::DETACH_TIMEOUT + STOP;
+                self.systemd.stop(unit, patience).await.map_err(|error| error.to_string())
+            }
+            Grant::Fence { table } => {
+                nftables::remove(table).await.map_err(|error| error.to_string())
+            }
+            Grant::FirewalldRule { zone, rule } => match self.firewalld().await? {
+                Some(firewalld) => {
+                    firewalld.remove(zone, rule).await.map_err(|error| error.to_string())
+                }
+                None => Ok(()),
+            },
+        }
+    }
+
+    async fn read_back(&self, session: &Opened, grant: &Grant) -> Vec<(String, Option<String>)> {
+        match grant {
+            Grant::DeadMan { unit } => vec![(unit.clone(), self.read_back_unit(unit).await)],
+            Grant::Debugger { unit, .. } => {
+                let mut read = vec![(unit.clone(), self.read_back_unit(unit).await)];
+                read.extend(read_back_target(session));
+                read
+            }
+            Grant::Gateway { unit, port } => vec![
+                (unit.clone(), self.read_back_unit(unit).await),
+                (format!("listener on port {port}"), read_back_listener(*port)),
+            ],
+            Grant::Fence { table } => {
+                let found = match nftables::list().await {
+                    Ok(tables) => tables.contains(table).then(|| "it is there".to_owned()),
+                    Err(error) => Some(error.to_string()),
+                };
+                vec![(format!("nftables table {table}"), found)]
+            }
+            Grant::FirewalldRule { zone, rule } => {
+                vec![(format!("firewalld {zone}: {rule}"), self.read_back_rule(zone, rule).await)]
+            }
+        }
+    }
+
+    fn record_end(&self, session: &Opened, end: &End) {
+        let (kind, message) = if end.is_clean() {
+            (Kind::Closed, format!("session {} on {} is closed: {}", session.id, session.unit, end.reason))
+        } else {
+            let stuck = end.stuck.join("; ");
+            (Kind::Stuck, format!("session {} on {} is stuck: {stuck}", session.id, session.unit))
+        };
+        let info = crate::sessions::info_of(session, end);
+        let entry = Entry::new(kind, session.unit.as_str(), session.uid, &session.user, message)
+            .session(&session.id)
+            .details(serde_json::to_value(&info).unwrap_or_default());
+        if let Err(error) = audit::record(&entry) {
+            tracing::error!("the end of session {} is not in the audit log: {error}", session.id);
+        }
+    }
+}
+
+/// The session that a unit belongs to: what stands between `@` and the suffix, less a generation.
+pub fn id_of(unit: &str) -> Option<godebug_api::SessionId> {
+    let (_, rest) = unit.strip_prefix("godebug-")?.split_once('@')?;
+    rest.split(['.', '-']).next()?.parse().ok()
+}
+
+/// What can be told of the target after dlv has gone. A target that has ended holds nothing.
+fn read_back_target(session: &Opened) -> Vec<(String, Option<String>)> {
+    let pid = session.pid;
+    let same = process::Process::pin(pid).ok().filter(|p| p.start_ticks == session.start_ticks);
+    let Some(target) = same else {
+        return vec![(format!("process {pid} (it has ended)"), None)];
+    };
+    let (tracer, state) = match target.status() {
+        Ok(status) => (
+            status.tracer_pid.map(|tracer| format!("it is traced by process {tracer}")),
+            matches!(status.state, 't' | 'T').then(|| "it is stopped".to_owned()),
+        ),
+        Err(error) => (Some(error.to_string()), None),
+    };
+    let text = match process::text_differences(pid) {
+        Ok(compared) if compared.total == 0 => None,
+        Ok(compared) => Some(format!("{} bytes differ from the file", compared.total)),
+        Err(error) => Some(error.to_string()),
+    };
+    vec![
+        (format!("tracer of process {pid}"), tracer),
+        (format!("process {pid} stopped"), state),
+        (format!("breakpoints in the text of process {pid}"), text),
+    ]
+}
+
+fn read_back_listener(port: Port) -> Option<String> {
+    match process::tcp_ports_in_use() {
+        Ok(ports) => ports.contains(&port.get()).then(|| "somebody listens there".to_owned()),
+        Err(error) => Some(error.to_string()),
+    }
+}
+
+/// What dlv finds when it starts: an empty configuration of its own, telemetry off, and the
+/// symbols if there are any.
+fn prepare_debugger_files(session: &SessionMaterial) -> std::io::Result<()> {
+    let id = &session.debugger.id;
+    let paths = SessionPaths::of(id);
+    let configuration = paths.debugger_configuration();
+    let telemetry = configuration.join("go/telemetry");
+    let dlv = configuration.join("dlv");
+    std::fs::create_dir_all(&telemetry)?;
+    std::fs::create_dir_all(&dlv)?;
+    std::fs::write(telemetry.join("mode"), "off 1970-01-01\n")?;
+    let mut settings = String::from("debug-info-directories: []\n");
+    if let Some((file, build_id)) = &session.symbols {
+        let (directory, name) = build_id.split_at(build_id.len().min(2));
+        let place = paths.symbols().join(".build-id").join(directory);
+        std::fs::create_dir_all(&place)?;
+        let mut copy = std::fs::File::create(place.join(format!("{name}.debug")))?;
+        std::io::copy(&mut file.try_clone()?, &mut copy)?;
+        copy.set_permissions(std::fs::Permissions::from_mode(0o644))?;
+        let directory = paths.symbols().join(".build-id");
+        settings = format!("debug-info-directories: [\"{}\"]\n", directory.display());
+    }
+    std::fs::write(dlv.join("config.yml"), settings)?;
+    for path in [configuration.clone(), configuration.join("go"), telemetry, dlv] {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o2770))?;
+    }
+    std::os::unix::fs::symlink("dlv/socket", paths.debugger_socket_link())
+}
+
+fn debugger_failed(session: &SessionMaterial, error: &SystemdError) -> Refusal {
+    let id = &session.debugger.id;
+    let printed = std::fs::read(SessionPaths::of(id).debugger_log()).unwrap_or_default();
+    let tail = String::from_utf8_lossy(&printed[printed.len().saturating_sub(600)..])
+        .lines()
+        .filter(|line| !line.contains("API server listening"))
+        .collect::<Vec<_>>()
+        .join(" / ");
+    let tail: String = tail.chars().filter(|c| !c.is_control()).collect();
+    let said = if tail.is_empty() { String::new() } else { format!(" dlv said: {tail}") };
+    Refusal::target(
+        format!("dlv did not get hold of process {}: {error}.{said}", session.debugger.pid),
+        format!("`journalctl -u godebug-dlv@{id}` has more; `godebugctl doctor {}` looks at the unit", session.debugger.target),
+    )
+}
+
+fn systemd_failed(error: &SystemdError) -> Refusal {
+    Refusal::host(error.to_string(), "see `systemctl status` and `journalctl -u godebugd`")
+}
+
+fn nft_failed(error: &nftables::NftError) -> Refusal {
+    Refusal::host(
+        format!("the fence around the port cannot be put up: {error}"),
+        "install nftables, and see that the kernel has it: nft list tables",
+    )
+}
+
+fn monotonic_usec() -> u64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
+    seconds * 1_000_000 + u64::try_from(time.tv_nsec).unwrap_or(0) / 1000
+}

@@ -1,0 +1,289 @@
+//! The transient units of a session: what each runs, as whom, and what it may do.
+//!
+//! Every property is here, so that a reader can hold them against docs/security.md in one place.
+
+use super::systemd::Properties;
+use crate::paths::{self, SessionPaths};
+use godebug_api::{Cidr, Deadline, Now, Pid, Port, SessionId, UnitName};
+use std::net::IpAddr;
+use std::path::Path;
+use std::time::Duration;
+use zbus::{OwnedFd, Variant};
+
+/// How long dlv may take to attach and answer.
+pub const ATTACH_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long an orderly detach may take before systemd sends signals.
+pub const DETACH_TIMEOUT: Duration = Duration::from_secs(15);
+
+const CAP_SYS_PTRACE: u64 = 1 << 19;
+const EPERM: i32 = 1;
+const IPPROTO_TCP: i32 = 6;
+
+/// Whom dlv runs as: the target's own user.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TargetUser {
+    pub name: String,
+    /// The unit has `DynamicUser=yes`; a unit with the same two settings shares its user.
+    pub dynamic: bool,
+}
+
+/// What dlv's unit needs to know.
+#[derive(Debug, Clone)]
+pub struct DebuggerUnit {
+    pub id: SessionId,
+    pub target: UnitName,
+    pub pid: Pid,
+    pub user: TargetUser,
+    pub debugger: String,
+    /// Until the latest moment that the session can be extended to.
+    pub at_most: Duration,
+}
+
+/// dlv, attached to the target, on a Unix socket.
+pub fn debugger(unit: &DebuggerUnit) -> Properties {
+    let files = SessionPaths::of(&unit.id);
+    let text = |path: &Path| path.to_string_lossy().into_owned();
+    let socket = text(&files.debugger_socket());
+    let log = text(&files.debugger_log());
+    let configuration = text(&files.debugger_configuration());
+    let pid = unit.pid.to_string();
+    let attendant = text(&paths::programs().join("godebug-dlvctl"));
+    let revoke = text(&paths::programs().join("godebug-revoke"));
+    let listen = format!("--listen=unix:{socket}");
+    let attach = [
+        unit.debugger.as_str(),
+        "attach",
+        pid.as_str(),
+        "--headless",
+        listen.as_str(),
+        "--accept-multiclient",
+        "--continue",
+        "--api-version=2",
+    ];
+    let ready = [attendant.as_str(), "ready", &socket, &pid, "$MAINPID", &log];
+    let control = text(&files.control_socket());
+    let detach = [attendant.as_str(), "detach", &socket, &pid, &control];
+    let mut properties = common(&unit.id, format!("godebug {}: dlv on {}", unit.id, unit.target));
+    properties.extend([
+        ("Type", "exec".into()),
+        ("ExecStart", commands(&[&attach])),
+        ("ExecStartPost", commands(&[&ready])),
+        ("ExecStop", commands(&[&detach])),
+        ("ExecStopPostEx", privileged(&[&[&revoke, "--dlv-ended", unit.id.as_str()]])),
+        ("TimeoutStartUSec", micros(ATTACH_TIMEOUT)),
+        ("TimeoutStopUSec", micros(DETACH_TIMEOUT)),
+        ("RuntimeMaxUSec", micros(unit.at_most)),
+        // The target's end is the session's end, and the target is never stopped while dlv holds
+        // it: with After= systemd stops dlv first. Requisite= keeps BindsTo= from starting it.
+        ("BindsTo", strings(&[unit.target.as_str()])),
+        ("Requisite", strings(&[unit.target.as_str()])),
+        ("After", strings(&[unit.target.as_str()])),
+        ("User", unit.user.name.clone().into()),
+        ("DynamicUser", unit.user.dynamic.into()),
+        ("AmbientCapabilities", CAP_SYS_PTRACE.into()),
+        ("CapabilityBoundingSet", CAP_SYS_PTRACE.into()),
+        ("PrivateNetwork", true.into()),
+        ("RestrictAddressFamilies", allow(&["AF_UNIX"])),
+        ("SystemCallFilter", allow(&["@system-service", "@debug"])),
+        // dlv tries bpf(2) at start and must be told no, not killed.
+        ("SystemCallErrorNumber", EPERM.into()),
+        ("ReadWritePaths", strings(&[&text(&files.debugger_directory())])),
+        ("UMask", 0o007_u32.into()),
+        ("StandardInput", "null".into()),
+        ("StandardOutputFileToAppend", log.clone().into()),
+        ("StandardErrorFileToAppend", log.clone().into()),
+        // Killing dlv can kill the target; the kernel shall take anything else first.
+        ("OOMScoreAdjust", (-900_i32).into()),
+        (
+            "Environment",
+            strings(&[
+                &format!("XDG_CONFIG_HOME={configuration}"),
+                &format!("HOME={configuration}"),
+                // No debuginfod-find in the path: it would fetch while the target stands still.
+                "PATH=/nonexistent",
+                "DEBUGINFOD_URLS=",
+            ]),
+        ),
+    ]);
+    properties
+}
+
+/// What the gateway's unit needs to know.
+#[derive(Debug)]
+pub struct GatewayUnit<'a> {
+    pub id: &'a SessionId,
+    pub port: Port,
+    pub sources: &'a [Cidr],
+    pub at_most: Duration,
+    /// The sealed memfd with its configuration.
+    pub configuration: OwnedFd,
+}
+
+/// The process that listens on the session's port.
+pub fn gateway(unit: GatewayUnit<'_>) -> Properties {
+    let files = SessionPaths::of(unit.id);
+    let program = paths::programs().join("godebug-gateway").to_string_lossy().into_owned();
+    let writable = files.gateway_directory().to_string_lossy().into_owned();
+    let mut properties = common(unit.id, format!("godebug {}: gateway", unit.id));
+    properties.extend([
+        ("Type", "notify".into()),
+        ("NotifyAccess", "main".into()),
+        ("ExecStart", commands(&[&[&program]])),
+        ("TimeoutStartUSec", micros(Duration::from_secs(10))),
+        ("TimeoutStopUSec", micros(Duration::from_secs(5))),
+        ("RuntimeMaxUSec", micros(unit.at_most)),
+        // Without dlv it has nothing to serve. No After=: it starts while dlv attaches.
+        ("BindsTo", strings(&[&godebug_core::grant::debugger_unit(unit.id)])),
+        ("DynamicUser", true.into()),
+        ("CapabilityBoundingSet", 0_u64.into()),
+        ("RestrictAddressFamilies", allow(&["AF_INET", "AF_INET6", "AF_UNIX"])),
+        ("SystemCallFilter", allow(&["@system-service"])),
+        ("SystemCallErrorNumber", EPERM.into()),
+        ("ProcSubset", "pid".into()),
+        ("IPAddressDeny", addresses(&EVERYWHERE)),
+        ("IPAddressAllow", addresses(&networks(unit.sources))),
+        ("SocketBindDeny", sockets(0, 0, 0)),
+        ("SocketBindAllow", sockets(IPPROTO_TCP, 1, unit.port.get())),
+        ("ReadWritePaths", strings(&[&writable])),
+        ("UMask", 0o007_u32.into()),
+        ("StandardInputFileDescriptor", Variant::Fd(unit.configuration.into())),
+        ("MemoryMax", (128_u64 << 20).into()),
+        ("TasksMax", 16_u64.into()),
+    ]);
+    properties
+}
+
+/// The dead man's timer and the service that it starts, as `(timer, service)`.
+pub fn dead_man(
+    id: &SessionId,
+    deadline: &Deadline,
+    now: Now,
+    startup_usec: u64,
+    monotonic_usec: u64,
+) -> (Properties, Properties) {
+    // One second after the session's own end, so that the orderly way comes first.
+    let grace = Duration::from_secs(1);
+    let late = deadline.plus(grace);
+    let calendar = godebug_api::clock::rfc3339(late.wall_ms + 999).replace('T', " ").replace('Z', " UTC");
+    // Counted from systemd's own start: this base survives daemon-reload and daemon-reexec, which
+    // start OnActiveSec= anew (systemd#31914).
+    let on_startup = monotonic_usec
+        .saturating_sub(startup_usec)
+        .saturating_add(micros_of(late.remaining(now)));
+    let timer = vec![
+        ("Description", format!("godebug {id}: dead man").into()),
+        ("CollectMode", "inactive-or-failed".into()),
+        ("TimersCalendar", Variant::from(vec![("OnCalendar".to_owned(), calendar)])),
+        ("TimersMonotonic", Variant::from(vec![("OnStartupSec".to_owned(), on_startup)])),
+        ("AccuracyUSec", micros(Duration::from_millis(50))),
+        ("RemainAfterElapse", false.into()),
+    ];
+    let revoke = paths::programs().join("godebug-revoke").to_string_lossy().into_owned();
+    let service = vec![
+        ("Description", format!("godebug {id}: revocation by the dead man").into()),
+        ("CollectMode", "inactive-or-failed".into()),
+        ("Slice", "godebug.slice".into()),
+        ("Type", "oneshot".into()),
+        ("ExecStart", commands(&[&[&revoke, "--if-due", id.as_str()]])),
+        ("TimeoutStartUSec", micros(Duration::from_secs(120))),
+        // What could not be undone is tried again, for as long as it takes.
+        ("Restart", "on-failure".into()),
+        ("RestartUSec", micros(Duration::from_secs(5))),
+        ("StartLimitIntervalUSec", 0_u64.into()),
+    ];
+    (timer, service)
+}
+
+/// What every unit of a session has.
+fn common(id: &SessionId, description: String) -> Properties {
+    vec![
+        ("Description", description.into()),
+        ("Slice", "godebug.slice".into()),
+        ("CollectMode", "inactive-or-failed".into()),
+        ("SupplementaryGroups", strings(&[paths::SESSION_GROUP])),
+        ("NoNewPrivileges", true.into()),
+        ("ProtectSystem", "strict".into()),
+        ("ProtectHome", "yes".into()),
+        ("PrivateTmp", true.into()),
+        ("PrivateDevices", true.into()),
+        ("ProtectKernelTunables", true.into()),
+        ("ProtectKernelModules", true.into()),
+        ("ProtectKernelLogs", true.into()),
+        ("ProtectControlGroups", true.into()),
+        ("ProtectClock", true.into()),
+        ("ProtectHostname", true.into()),
+        ("ProtectProc", "invisible".into()),
+        ("RestrictNamespaces", 0_u64.into()),
+        ("RestrictRealtime", true.into()),
+        ("RestrictSUIDSGID", true.into()),
+        ("LockPersonality", true.into()),
+        ("MemoryDenyWriteExecute", true.into()),
+        ("SystemCallArchitectures", strings(&["native"])),
+        ("LogExtraFields", Variant::from(vec![format!("GODEBUG_SESSION={id}").into_bytes()])),
+    ]
+}
+
+/// `ExecStart=` and its kin: a(sasb), path, arguments with the path again, ignore failure.
+fn commands(list: &[&[&str]]) -> Variant<'static> {
+    let all: Vec<(String, Vec<String>, bool)> =
+        list.iter().map(|command| (command[0].to_owned(), owned(command), false)).collect();
+    Variant::from(all)
+}
+
+/// The same with `+`: full privileges, outside the unit's sandbox.
+fn privileged(list: &[&[&str]]) -> Variant<'static> {
+    let all: Vec<(String, Vec<String>, Vec<String>)> = list
+        .iter()
+        .map(|command| (command[0].to_owned(), owned(command), vec!["privileged".to_owned()]))
+        .collect();
+    Variant::from(all)
+}
+
+fn owned(list: &[&str]) -> Vec<String> {
+    list.iter().map(|text| (*text).to_owned()).collect()
+}
+
+fn strings(list: &[&str]) -> Variant<'static> {
+    Variant::from(owned(list))
+}
+
+/// An allow list in systemd's form: (true, entries).
+fn allow(list: &[&str]) -> Variant<'static> {
+    Variant::from((true, owned(list)))
+}
+
+fn micros_of(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+fn micros(duration: Duration) -> Variant<'static> {
+    micros_of(duration).into()
+}
+
+const EVERYWHERE: [(IpAddr, u8); 2] = [
+    (IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), 0),
+    (IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED), 0),
+];
+
+fn networks(sources: &[Cidr]) -> Vec<(IpAddr, u8)> {
+    sources.iter().map(|source| (source.address(), source.length())).collect()
+}
+
+/// a(iayu): address family, address, prefix length.
+fn addresses(list: &[(IpAddr, u8)]) -> Variant<'static> {
+    const AF_INET: i32 = 2;
+    const AF_INET6: i32 = 10;
+    let all: Vec<(i32, Vec<u8>, u32)> = list
+        .iter()
+        .map(|(address, length)| match address {
+            IpAddr::V4(address) => (AF_INET, address.octets().to_vec(), u32::from(*length)),
+            IpAddr::V6(address) => (AF_INET6, address.octets().to_vec(), u32::from(*length)),
+        })
+        .collect();
+    Variant::from(all)
+}
+
+/// a(iiqq): family (0 is any), protocol, number of ports, first port (0 ports is any).
+fn sockets(protocol: i32, ports: u16, first: u16) -> Variant<'static> {
+    Variant::from(vec![(0_i32, protocol, ports, first)])
+}

@@ -1,0 +1,684 @@
+//! One session from its first grant to its proof: a task that owns its ledger, and the only one
+//! that moves its state.
+
+use super::{Command, Handle, News, Prepared, Sessions};
+use crate::audit::{self, Entry, Kind};
+use crate::certificates::SessionCertificates;
+use crate::config::Config;
+use crate::engine::{self, End};
+use crate::host::firewalld::Firewalld;
+use crate::host::{Material, SessionMaterial, gateway, nftables, units};
+use crate::ledger::{Ledger, LedgerFileError};
+use crate::paths::SessionPaths;
+use crate::target::process::Process;
+use futures_util::StreamExt;
+use godebug_api::control::{GatewayConfig, Request};
+use godebug_api::documents::SessionInfo;
+use godebug_api::{CloseReason, Deadline, Refusal, SessionId, State, Ttl, clock};
+use godebug_core::grant::Grant;
+use godebug_core::ledger::{Opened, Record, VERSION};
+use godebug_core::plan::{self, Plan};
+use godebug_core::{Event, next};
+use std::fs::File;
+use std::time::Duration;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
+
+/// How long a ledger may be held by somebody else before an opening or an extension gives up.
+const LOCK_PATIENCE: Duration = Duration::from_secs(5);
+/// The bounds of one gateway.
+const MAX_CONNECTIONS: usize = 8;
+const MAX_HANDSHAKES: usize = 16;
+
+/// What is only there while a session is being opened.
+struct Opening {
+    plan: Plan,
+    material: Material,
+    active: oneshot::Sender<Result<(), Refusal>>,
+}
+
+pub(super) struct Life {
+    sessions: Sessions,
+    session: Opened,
+    ledger: Ledger,
+    /// `None` when the target had ended before it could be pinned.
+    target: Option<Process>,
+    commands: mpsc::Receiver<Command>,
+    info: watch::Sender<SessionInfo>,
+    opening: Option<Opening>,
+    deadline: Deadline,
+    /// Set from the start for a session that is only there to be ended.
+    ending: Option<(CloseReason, String)>,
+}
+
+/// The document of a session as its first ledger record describes it.
+pub(super) fn info(session: &Opened) -> SessionInfo {
+    let host = session.endpoint_host.as_deref().unwrap_or("127.0.0.1");
+    let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
+    SessionInfo {
+        id: session.id.clone(),
+        unit: session.unit.clone(),
+        state: State::Preparing,
+        mode: session.mode,
+        pid: session.pid,
+        endpoint: format!("{host}:{}", session.port),
+        opened_at: session.opened_at.clone(),
+        expires_at: None,
+        opened_by: session.user.clone(),
+        opened_by_uid: session.uid,
+        reason: session.reason.clone(),
+        sources: session.sources.clone(),
+        debugger: session.debugger.clone(),
+        go_version: session.go_version.clone(),
+        close_reason: None,
+        close_detail: None,
+        stuck: Vec::new(),
+        proof: Vec::new(),
+        ticket: None,
+    }
+}
+
+type Begun = (Life, watch::Receiver<SessionInfo>, oneshot::Receiver<Result<(), Refusal>>);
+
+impl Life {
+    /// Makes the ledger of a new session. Nothing else is changed before it runs.
+    pub(super) fn begin(
+        sessions: &Sessions,
+        prepared: Prepared,
+        session: Opened,
+        certificates: &SessionCertificates,
+        symbols: Option<File>,
+        group: u32,
+    ) -> Result<Begun, Refusal> {
+        let record = Record::Opened { version: VERSION, session: Box::new(session.clone()) };
+        let ledger = Ledger::create(&session.id, &record, group).map_err(|error| {
+            Refusal::host(
+                format!("the session's ledger cannot be made: {error}"),
+                "see that /run/godebug is there and has room; without a ledger nothing is opened",
+            )
+        })?;
+        // Until dlv has answered the end is far enough away for it to attach.
+        let deadline =
+            Deadline::after(clock::now(), units::ATTACH_TIMEOUT + Duration::from_secs(session.ttl_seconds));
+        let material = material(&prepared, &session, deadline, certificates, symbols);
+        let (active, activated) = oneshot::channel();
+        let opening = Opening { plan: prepared.plan, material, active };
+        let target = Some(prepared.target.process);
+        let (life, info) = Self::new(sessions, session, ledger, target, deadline, Some(opening));
+        Ok((life, info, activated))
+    }
+
+    /// Takes over a session that an earlier godebugd has left, if there is anything to take over.
+    pub(super) async fn adopt(
+        sessions: &Sessions,
+        id: &SessionId,
+    ) -> Result<Option<Self>, LedgerFileError> {
+        let Some(ledger) = Ledger::open(id)? else {
+            let _ = std::fs::remove_dir_all(SessionPaths::of(id).root());
+            return Ok(None);
+        };
+        let locked = ledger.lock(LOCK_PATIENCE).await?;
+        let Some(replay) = locked.replay()? else {
+            locked.remove()?;
+            return Ok(None);
+        };
+        drop(locked);
+        let session = replay.opened;
+        let target =
+            Process::pin(session.pid).ok().filter(|p| p.start_ticks == session.start_ticks);
+        let deadline = replay.deadline.unwrap_or(Deadline { wall_ms: 0, boot_ms: 0 });
+        let ending = match (&replay.active, replay.closing) {
+            (_, Some(closing)) => Some(closing),
+            (None, None) => {
+                Some((CloseReason::Failed, "godebugd ended while it was opening".to_owned()))
+            }
+            (Some(_), None) => None,
+        };
+        let message = match &ending {
+            None => format!("session {id} on {} is taken over from an earlier godebugd", session.unit),
+            Some((_, why)) => format!("session {id} on {} is ended: {why}", session.unit),
+        };
+        let entry =
+            Entry::new(Kind::Recovered, session.unit.as_str(), session.uid, &session.user, message);
+        if let Err(error) = audit::record(&entry.session(id)) {
+            tracing::error!("the recovery of session {id} is not in the audit log: {error}");
+        }
+        let (mut life, _) = Self::new(sessions, session, ledger, target, deadline, None);
+        if ending.is_none() {
+            life.info.send_modify(|info| {
+                info.state = State::Active;
+                info.expires_at = Some(clock::rfc3339(deadline.wall_ms));
+            });
+        }
+        life.ending = ending;
+        Ok(Some(life))
+    }
+
+    fn new(
+        sessions: &Sessions,
+        session: Opened,
+        ledger: Ledger,
+        target: Option<Process>,
+        deadline: Deadline,
+        opening: Option<Opening>,
+    ) -> (Self, watch::Receiver<SessionInfo>) {
+        let (info, seen) = watch::channel(info(&session));
+        let (send, commands) = mpsc::channel(8);
+        let handle = Handle { commands: send, info: seen.clone() };
+        sessions.insert(&session.id, handle);
+        let life = Self {
+            sessions: sessions.clone(),
+            session,
+            ledger,
+            target,
+            commands,
+            info,
+            opening,
+            deadline,
+            ending: None,
+        };
+        (life, seen)
+    }
+
+    /// The whole life, from the first grant to the last proof.
+    pub(super) async fn run(mut self) {
+        let (reason, detail) = match self.ending.take() {
+            Some(ending) => ending,
+            None => self.live().await,
+        };
+        self.end(reason, detail).await;
+    }
+
+    /// Opens, if it is to be opened, and stays until there is a reason to end.
+    async fn live(&mut self) -> (CloseReason, String) {
+        let mut watched = match Watched::new(&self.sessions, &self.session, self.target.as_ref()).await {
+            Ok(watched) => watched,
+            Err(error) => return (CloseReason::Failed, error),
+        };
+        if let Some(opening) = self.opening.take() {
+            let active = opening.active;
+            match self.open(opening.plan, opening.material, &mut watched).await {
+                Ok(()) => {
+                    let _ = active.send(Ok(()));
+                }
+                Err((reason, refusal)) => {
+                    let detail = refusal.message.clone();
+                    self.end_of_opening(reason, &detail, refusal, active).await;
+                    return (reason, detail);
+                }
+            }
+        }
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(clock::next_look(&self.deadline)) => {
+                    if self.deadline.has_passed(clock::now()) {
+                        return (CloseReason::Expired, String::new());
+                    }
+                }
+                command = self.commands.recv() => match command {
+                    Some(Command::Extend { ttl, answer }) => {
+                        let extended = self.extend(ttl).await;
+                        let _ = answer.send(extended);
+                    }
+                    Some(Command::Stop { detail }) => return (CloseReason::Stopped, detail),
+                    None => return (CloseReason::Stopped, "godebugd is ending".to_owned()),
+                },
+                reason = watched.next() => {
+                    if let Some(ending) = self.judge(reason).await {
+                        return ending;
+                    }
+                }
+            }
+        }
+    }
+
+    /// What something that was seen means for the session; `None` when it goes on.
+    async fn judge(&self, seen: Seen) -> Option<(CloseReason, String)> {
+        let target_has_ended = !self.target.as_ref().is_some_and(Process::is_alive);
+        match seen {
+            // At its end the gateway may be quicker than our own clock.
+            Seen::UnitGone(_) if self.deadline.remaining(clock::now()) < Duration::from_secs(1) => {
+                Some((CloseReason::Expired, String::new()))
+            }
+            Seen::TargetExited => Some((CloseReason::TargetExited, String::new())),
+            // dlv's unit is bound to the target's and goes with it.
+            Seen::UnitGone(_) if target_has_ended => {
+                Some((CloseReason::TargetExited, String::new()))
+            }
+            Seen::UnitGone(unit) if unit.starts_with("godebug-dlv@") => {
+                Some((CloseReason::DebuggerExited, format!("{unit} has ended")))
+            }
+            Seen::UnitGone(unit) => Some((CloseReason::Failed, format!("{unit} has ended"))),
+            Seen::HolderGone => Some((
+                CloseReason::ClientGone,
+                "the godebugctl that held the session is gone".to_owned(),
+            )),
+            Seen::FirewallReset => {
+                self.open_firewall_again().await;
+                None
+            }
+        }
+    }
+
+    /// Takes the plan, unless something ends the session before it is active.
+    async fn open(
+        &mut self,
+        plan: Plan,
+        material: Material,
+        watched: &mut Watched,
+    ) -> Result<(), (CloseReason, Refusal)> {
+        let failed = |refusal| (CloseReason::Failed, refusal);
+        let host = self.sessions.shared().host.clone();
+        let locked = self.ledger.lock(LOCK_PATIENCE).await.map_err(|error| {
+            failed(Refusal::host(format!("the session's ledger cannot be locked: {error}"), "try again"))
+        })?;
+        engine::append(&locked, &Record::Deadline { deadline: self.deadline }).map_err(failed)?;
+        let mut opening = Box::pin(engine::open(&host, &locked, &plan, &material));
+        loop {
+            tokio::select! {
+                opened = &mut opening => break opened.map_err(failed)?,
+                command = self.commands.recv() => match command {
+                    Some(Command::Extend { answer, .. }) => {
+                        let _ = answer.send(Err(Refusal::refused("the session is not active yet", "wait for it")));
+                    }
+                    _ => return Err((
+                        CloseReason::Stopped,
+                        Refusal::new(godebug_api::Code::Ended, "the session was stopped before it was active", ""),
+                    )),
+                },
+                seen = watched.next() => match seen {
+                    Seen::HolderGone => return Err((
+                        CloseReason::ClientGone,
+                        Refusal::new(godebug_api::Code::Ended, "whoever asked is gone", ""),
+                    )),
+                    Seen::TargetExited => return Err((
+                        CloseReason::TargetExited,
+                        Refusal::target("the target ended while dlv was attaching", "see its log, then try again"),
+                    )),
+                    // A unit that fails to start is reported by its own job, with a better word.
+                    Seen::UnitGone(_) | Seen::FirewallReset => {}
+                },
+            }
+        }
+        drop(opening);
+        drop(locked);
+        self.activate().await.map_err(failed)
+    }
+
+    /// dlv has answered: the time to live begins.
+    async fn activate(&mut self) -> Result<(), Refusal> {
+        let now = clock::now();
+        let ttl = Duration::from_secs(self.session.ttl_seconds);
+        self.move_end(Deadline::after(now, ttl)).await?;
+        let locked = self.ledger.lock(LOCK_PATIENCE).await.map_err(|error| {
+            Refusal::host(format!("the session's ledger cannot be locked: {error}"), "try again")
+        })?;
+        let endpoint = self.info.borrow().endpoint.clone();
+        engine::append(&locked, &Record::Active { endpoint: endpoint.clone() })?;
+        drop(locked);
+        let message = format!(
+            "session {} on {} is active for {} until {}, at {endpoint}",
+            self.session.id,
+            self.session.unit,
+            self.session.user,
+            clock::rfc3339(self.deadline.wall_ms)
+        );
+        self.record(Kind::Active, message)?;
+        self.moved(Event::Ready, |_| {});
+        Ok(())
+    }
+
+    /// Makes `deadline` the end everywhere: dead man, gateway, fence. Firewalld's own timeout, where
+    /// it has one, follows.
+    async fn move_end(&mut self, deadline: Deadline) -> Result<(), Refusal> {
+        let locked = self.ledger.lock(LOCK_PATIENCE).await.map_err(|error| {
+            Refusal::host(format!("the session's ledger cannot be locked: {error}"), "try again")
+        })?;
+        let host = &self.sessions.shared().host;
+        let material = Material { deadline, session: None };
+        let control = SessionPaths::of(&self.session.id).control_socket();
+        let request = Request::SetDeadline { deadline };
+        let (dead_man, gateway, fence) = tokio::join!(
+            engine::move_deadline(host, &locked, &self.session.id, deadline, &material),
+            gateway::ask(&control, &request),
+            self.raise_fence(deadline),
+        );
+        dead_man?;
+        gateway.map_err(|error| {
+            Refusal::failed(format!("the gateway does not take a new end: {error}"), "open a new session")
+        })?;
+        fence?;
+        drop(locked);
+        self.deadline = deadline;
+        self.info.send_modify(|info| info.expires_at = Some(clock::rfc3339(deadline.wall_ms)));
+        Ok(())
+    }
+
+    async fn raise_fence(&self, deadline: Deadline) -> Result<(), Refusal> {
+        if self.session.sources.iter().all(godebug_api::Cidr::is_loopback) {
+            return Ok(());
+        }
+        let table = godebug_core::grant::fence_table(&self.session.id);
+        let ends_in = deadline.remaining(clock::now());
+        nftables::raise(&table, self.session.port, &self.session.sources, ends_in)
+            .await
+            .map_err(|error| Refusal::host(format!("the fence cannot be moved: {error}"), ""))
+    }
+
+    async fn extend(&mut self, ttl: Ttl) -> Result<SessionInfo, Refusal> {
+        let config = Config::load()?;
+        if ttl.get() > config.max_ttl {
+            let longest = humantime::format_duration(config.max_ttl);
+            return Err(Refusal::refused(
+                format!("{ttl} is longer than this host allows ({longest})"),
+                "ask for less",
+            ));
+        }
+        let now = clock::now();
+        let deadline = Deadline::after(now, ttl.get());
+        let latest = self.session.at_most_until;
+        if deadline.wall_ms > latest.wall_ms || deadline.boot_ms > latest.boot_ms {
+            return Err(Refusal::refused(
+                format!("a session may last until {} at most", clock::rfc3339(latest.wall_ms)),
+                "extend by less, or open a new session",
+            ));
+        }
+        self.move_end(deadline).await?;
+        self.open_firewall_again().await;
+        let expires_at = clock::rfc3339(deadline.wall_ms);
+        self.record(
+            Kind::Extended,
+            format!("session {} on {} now ends at {expires_at}", self.session.id, self.session.unit),
+        )?;
+        let news = News::Extended { id: self.session.id.clone(), expires_at };
+        let _ = self.sessions.shared().news.send(news);
+        Ok(self.info.borrow().clone())
+    }
+
+    /// Puts firewalld's rules back with the time that remains, after a reload or an extension.
+    async fn open_firewall_again(&self) {
+        let host = &self.sessions.shared().host;
+        let Ok(locked) = self.ledger.lock(LOCK_PATIENCE).await else { return };
+        let Ok(Some(replay)) = locked.replay() else { return };
+        let rules = replay.outstanding.iter().filter_map(|(_, grant)| match grant {
+            Grant::FirewalldRule { zone, rule } => Some((zone, rule)),
+            _ => None,
+        });
+        let mut firewalld: Option<Firewalld> = None;
+        for (zone, rule) in rules {
+            if firewalld.is_none() {
+                firewalld = host.firewalld().await.ok().flatten();
+            }
+            let Some(firewalld) = &firewalld else { return };
+            let remaining = self.deadline.remaining(clock::now()) + Duration::from_secs(1);
+            let timeout =
+                plan::firewalld_timeout_is_safe(&firewalld.version).then_some(remaining);
+            // Taken away first: firewalld keeps the old timeout of a rule that is there already.
+            let again = async {
+                firewalld.remove(zone, rule).await?;
+                firewalld.add(zone, rule, timeout).await
+            };
+            if let Err(error) = again.await {
+                tracing::warn!("firewalld does not take the rule of session {} again: {error}", self.session.id);
+            }
+        }
+    }
+
+    /// Ends the session whose opening failed, and answers whoever asked when that is done, so that
+    /// a refusal is only told when nothing of it is left.
+    async fn end_of_opening(
+        &mut self,
+        reason: CloseReason,
+        detail: &str,
+        refusal: Refusal,
+        active: oneshot::Sender<Result<(), Refusal>>,
+    ) {
+        self.moved(Event::End, |_| {});
+        let refusal = match self.close(reason, detail).await {
+            Some(end) if !end.is_clean() => Refusal::new(
+                refusal.code,
+                format!("{} Not everything could be given back: {}", refusal.message, end.stuck.join("; ")),
+                format!("see `godebugctl show {}`", self.session.id),
+            ),
+            _ => refusal,
+        };
+        let _ = active.send(Err(refusal));
+    }
+
+    /// Gives everything back, again and again until it is done.
+    async fn end(&mut self, reason: CloseReason, detail: String) {
+        let mut pause = Duration::from_secs(1);
+        loop {
+            if self.info.borrow().state == State::Closed {
+                break;
+            }
+            self.moved(Event::End, |_| {});
+            let end = self.close(reason, &detail).await;
+            if end.is_none_or(|end| end.is_clean()) {
+                break;
+            }
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                // Somebody asks for it: now rather than later.
+                _ = self.commands.recv() => {}
+            }
+            pause = (pause * 2).min(Duration::from_secs(60));
+        }
+        let last = self.info.borrow().clone();
+        self.sessions.remove(&self.session.id, last);
+    }
+
+    /// One attempt. `None` when the dead man was quicker.
+    async fn close(&self, reason: CloseReason, detail: &str) -> Option<End> {
+        let host = self.sessions.shared().host.clone();
+        let end = match engine::close(&host, &self.ledger, reason, detail).await {
+            Ok(Some(end)) => end,
+            Ok(None) => {
+                self.moved(Event::Proved, |info| {
+                    info.close_reason = Some(reason);
+                    info.close_detail = Some("revoked by the dead man".to_owned());
+                });
+                return None;
+            }
+            Err(error) => End {
+                reason,
+                detail: detail.to_owned(),
+                proof: Vec::new(),
+                stuck: vec![format!("the ledger: {error}")],
+                took: Duration::ZERO,
+            },
+        };
+        let event = if end.is_clean() { Event::Proved } else { Event::UndoFailed };
+        let told = super::info_of(&self.session, &end);
+        self.moved(event, |info| {
+            let expires_at = info.expires_at.take();
+            *info = SessionInfo { state: info.state, expires_at, ..told };
+        });
+        Some(end)
+    }
+
+    /// Moves the state and tells everybody.
+    fn moved(&self, event: Event, change: impl FnOnce(&mut SessionInfo)) {
+        let old = self.info.borrow().state;
+        let new = match next(old, event) {
+            Ok(new) => new,
+            Err(illegal) => {
+                tracing::error!("session {}: {illegal}", self.session.id);
+                return;
+            }
+        };
+        self.info.send_modify(|info| {
+            info.state = new;
+            change(info);
+        });
+        if old != new {
+            let reason = self.info.borrow().close_reason;
+            let news = News::Moved { id: self.session.id.clone(), old, new, reason };
+            let _ = self.sessions.shared().news.send(news);
+        }
+    }
+
+    fn record(&self, kind: Kind, message: String) -> Result<(), Refusal> {
+        let entry = Entry::new(
+            kind,
+            self.session.unit.as_str(),
+            self.session.uid,
+            &self.session.user,
+            message,
+        )
+        .session(&self.session.id)
+        .details(serde_json::to_value(&*self.info.borrow()).unwrap_or_default());
+        audit::record(&entry).map_err(|error| {
+            Refusal::host(
+                format!("the audit log cannot be written: {error}"),
+                "make room in /var/log/godebug",
+            )
+        })
+    }
+}
+
+fn material(
+    prepared: &Prepared,
+    session: &Opened,
+    deadline: Deadline,
+    certificates: &SessionCertificates,
+    symbols: Option<File>,
+) -> Material {
+    let paths = SessionPaths::of(&session.id);
+    let text = |path: std::path::PathBuf| path.to_string_lossy().into_owned();
+    let timed_rules = match &prepared.facts.firewall {
+        plan::Firewall::Firewalld { version, .. } => plan::firewalld_timeout_is_safe(version),
+        plan::Firewall::Nftables => false,
+    };
+    let build_id = prepared.target.executable.build_ids.gnu.clone();
+    Material {
+        deadline,
+        session: Some(SessionMaterial {
+            debugger: units::DebuggerUnit {
+                id: session.id.clone(),
+                target: session.unit.clone(),
+                pid: session.pid,
+                user: prepared.target.user.clone(),
+                debugger: session.debugger.clone(),
+                at_most: session.at_most_until.remaining(clock::now()),
+            },
+            gateway: GatewayConfig {
+                id: session.id.clone(),
+                mode: session.mode,
+                port: session.port,
+                sources: session.sources.clone(),
+                deadline,
+                server_name: certificates.server_name.clone(),
+                ca: certificates.ca.clone(),
+                certificate: certificates.gateway.clone(),
+                key: certificates.gateway_key.clone(),
+                debugger_socket: text(paths.debugger_socket()),
+                control_socket: text(paths.control_socket()),
+                max_connections: MAX_CONNECTIONS,
+                max_handshakes: MAX_HANDSHAKES,
+            },
+            symbols: symbols.zip(build_id),
+            timed_rules,
+        }),
+    }
+}
+
+/// What can happen to a session from outside.
+enum Seen {
+    TargetExited,
+    UnitGone(String),
+    HolderGone,
+    FirewallReset,
+}
+
+/// The places where it shows.
+struct Watched {
+    units: Vec<String>,
+    target: Option<AsyncFd<std::os::fd::OwnedFd>>,
+    units_gone: broadcast::Receiver<String>,
+    firewall_reset: broadcast::Receiver<()>,
+    holder: Option<zbus::fdo::NameOwnerChangedStream>,
+    holder_is_gone: bool,
+}
+
+impl Watched {
+    async fn new(
+        sessions: &Sessions,
+        session: &Opened,
+        target: Option<&Process>,
+    ) -> Result<Self, String> {
+        let shared = sessions.shared();
+        let target = match target {
+            None => None,
+            Some(process) => {
+                let fd = process.pidfd().try_clone_to_owned().map_err(|error| error.to_string())?;
+                #[expect(deprecated, reason = "an OwnedFd is the file descriptor's only owner")]
+                let fd = AsyncFd::new(fd);
+                Some(fd.map_err(|error| error.to_string())?)
+            }
+        };
+        let (mut holder, mut holder_is_gone) = (None, false);
+        if let Some(name) = &session.held_by {
+            let bus = zbus::fdo::DBusProxy::new(&shared.connection).await.map_err(|e| e.to_string())?;
+            let stream = bus
+                .receive_name_owner_changed_with_args(&[(0, name.as_str()), (2, "")])
+                .await
+                .map_err(|error| error.to_string())?;
+            // Watched first, then asked: it may have gone in between.
+            let name = zbus::names::BusName::try_from(name.as_str()).map_err(|e| e.to_string())?;
+            holder_is_gone = !bus.name_has_owner(name).await.unwrap_or(false);
+            holder = Some(stream);
+        }
+        Ok(Self {
+            units: vec![
+                godebug_core::grant::debugger_unit(&session.id),
+                godebug_core::grant::gateway_unit(&session.id),
+            ],
+            target,
+            units_gone: shared.units_gone.subscribe(),
+            firewall_reset: shared.firewall_reset.subscribe(),
+            holder,
+            holder_is_gone,
+        })
+    }
+
+    /// The next thing that matters. Safe to drop and call again.
+    async fn next(&mut self) -> Seen {
+        if std::mem::take(&mut self.holder_is_gone) {
+            return Seen::HolderGone;
+        }
+        let target = &self.target;
+        let exited = async {
+            match target {
+                // A pidfd becomes readable when its process ends (pidfd_open(2)).
+                Some(fd) => drop(fd.readable().await),
+                None => (),
+            }
+        };
+        let holder = &mut self.holder;
+        let gone = async {
+            match holder {
+                Some(stream) => drop(stream.next().await),
+                None => std::future::pending().await,
+            }
+        };
+        let units = &self.units;
+        let units_gone = &mut self.units_gone;
+        let unit = async {
+            loop {
+                match units_gone.recv().await {
+                    Ok(unit) if units.contains(&unit) => return unit,
+                    Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {}
+                    Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
+                }
+            }
+        };
+        tokio::select! {
+            biased;
+            () = exited => Seen::TargetExited,
+            () = gone => Seen::HolderGone,
+            unit = unit => Seen::UnitGone(unit),
+            _ = self.firewall_reset.recv() => Seen::FirewallReset,
+        }
+    }
+}

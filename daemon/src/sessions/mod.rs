@@ -1,0 +1,286 @@
+//! The sessions that there are: opened, found, ended, and taken over from an earlier godebugd.
+
+mod life;
+mod prepare;
+
+pub use prepare::{Prepared, all_debuggers, fitting_debugger, prepare};
+
+use crate::authority::Authorized;
+use crate::config::Config;
+use crate::engine::End;
+use crate::host::RealHost;
+use crate::ledger::Ledger;
+use crate::{audit, certificates};
+use godebug_api::documents::{OpenRequest, Opened as OpenedDocument, SessionInfo};
+use godebug_api::{CloseReason, Refusal, SessionId, State, Ttl, UnitName};
+use godebug_core::ledger::Opened;
+use std::collections::{HashMap, VecDeque};
+use std::fs::File;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use zbus::Connection;
+
+/// How many ended sessions are remembered; older ones are in the audit log.
+const REMEMBERED: usize = 32;
+
+/// What a session can be told.
+enum Command {
+    Stop { detail: String },
+    Extend { ttl: Ttl, answer: oneshot::Sender<Result<SessionInfo, Refusal>> },
+}
+
+/// What the bus is told about sessions, in the order it happened.
+#[derive(Debug)]
+pub enum News {
+    Added { id: SessionId, info: watch::Receiver<SessionInfo> },
+    Moved { id: SessionId, old: State, new: State, reason: Option<CloseReason> },
+    Extended { id: SessionId, expires_at: String },
+    Removed { id: SessionId },
+}
+
+struct Handle {
+    commands: mpsc::Sender<Command>,
+    info: watch::Receiver<SessionInfo>,
+}
+
+/// Everything the sessions share.
+pub struct Shared {
+    pub host: RealHost,
+    pub connection: Connection,
+    /// Names of units that systemd has just dropped.
+    pub units_gone: broadcast::Sender<String>,
+    /// firewalld has lost its runtime rules.
+    pub firewall_reset: broadcast::Sender<()>,
+    news: mpsc::UnboundedSender<News>,
+    live: Mutex<HashMap<SessionId, Handle>>,
+    ended: Mutex<VecDeque<SessionInfo>>,
+    /// One session is prepared at a time up to its ledger, so that two do not choose one port.
+    preparing: tokio::sync::Mutex<()>,
+    group: u32,
+}
+
+/// The sessions of this host.
+#[derive(Clone)]
+pub struct Sessions(Arc<Shared>);
+
+fn unpoisoned<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Sessions {
+    pub fn new(
+        host: RealHost,
+        connection: Connection,
+        group: u32,
+        news: mpsc::UnboundedSender<News>,
+    ) -> Self {
+        Self(Arc::new(Shared {
+            host,
+            connection,
+            units_gone: broadcast::channel(64).0,
+            firewall_reset: broadcast::channel(4).0,
+            news,
+            live: Mutex::default(),
+            ended: Mutex::default(),
+            preparing: tokio::sync::Mutex::default(),
+            group,
+        }))
+    }
+
+    pub fn shared(&self) -> &Shared {
+        &self.0
+    }
+
+    /// Opens a session and returns when it is active.
+    ///
+    /// # Errors
+    /// The refusal; whatever was taken is given back by then, or the session is stuck and shown.
+    pub async fn open(
+        &self,
+        unit: &UnitName,
+        request: Authorized<OpenRequest>,
+        symbols: Option<File>,
+    ) -> Result<OpenedDocument, Refusal> {
+        let config = Config::load()?;
+        let one_at_a_time = self.0.preparing.lock().await;
+        let prepared = prepare(self, &config, unit, request.get(), symbols.is_some()).await?;
+        let (request, caller) = request.into_inner();
+        let certificates = certificates::issue(
+            &prepared.wanted.id,
+            &request.csr,
+            &caller.user,
+            config.max_total + crate::host::units::ATTACH_TIMEOUT,
+        )?;
+        let opened = prepared.opened(&request, &caller, &config);
+        let entry = audit::Entry::new(
+            audit::Kind::Opening,
+            opened.unit.as_str(),
+            caller.uid,
+            &caller.user,
+            format!("session {} on {} is allowed for {}", opened.id, opened.unit, caller.user),
+        )
+        .session(&opened.id)
+        .details(serde_json::to_value(&opened).unwrap_or_default());
+        audit::record(&entry).map_err(|error| {
+            Refusal::host(
+                format!("the audit log cannot be written, so nothing is opened: {error}"),
+                "make room in /var/log/godebug, then try again",
+            )
+        })?;
+        let (life, info, active) =
+            life::Life::begin(self, prepared, opened, &certificates, symbols, self.0.group)?;
+        let id = info.borrow().id.clone();
+        drop(one_at_a_time);
+        tokio::spawn(life.run());
+        match active.await {
+            Ok(Ok(())) => {
+                let session = info.borrow().clone();
+                let (host, port) = session.endpoint.rsplit_once(':').unwrap_or(("", "0"));
+                Ok(OpenedDocument {
+                    host: host.trim_matches(['[', ']']).to_owned(),
+                    port: port.parse().unwrap_or(0),
+                    ca: certificates.ca,
+                    certificate: certificates.client,
+                    server_name: certificates.server_name,
+                    session,
+                })
+            }
+            Ok(Err(refusal)) => Err(refusal),
+            Err(_) => Err(Refusal::failed(
+                format!("session {id} was lost while it was prepared"),
+                "see `journalctl -u godebugd`",
+            )),
+        }
+    }
+
+    /// The live sessions, oldest first.
+    pub fn list(&self) -> Vec<SessionInfo> {
+        let mut all: Vec<SessionInfo> =
+            unpoisoned(&self.0.live).values().map(|handle| handle.info.borrow().clone()).collect();
+        all.sort_by(|a, b| (&a.opened_at, &a.id).cmp(&(&b.opened_at, &b.id)));
+        all
+    }
+
+    /// A session, live or ended.
+    ///
+    /// # Errors
+    /// When there never was one of that ID, as far as memory and the audit log tell.
+    pub fn get(&self, id: &SessionId) -> Result<SessionInfo, Refusal> {
+        if let Some(handle) = unpoisoned(&self.0.live).get(id) {
+            return Ok(handle.info.borrow().clone());
+        }
+        if let Some(info) = unpoisoned(&self.0.ended).iter().find(|info| info.id == *id) {
+            return Ok(info.clone());
+        }
+        let entry = audit::last_end(id.as_str()).map_err(|error| {
+            Refusal::host(format!("the audit log cannot be read: {error}"), "")
+        })?;
+        entry
+            .and_then(|entry| serde_json::from_value(entry.details).ok())
+            .ok_or_else(|| no_such(id))
+    }
+
+    /// Ends a session and waits until it is closed or stuck.
+    ///
+    /// # Errors
+    /// When there is none of that ID. A session that has ended already is a success.
+    pub async fn stop(
+        &self,
+        id: &Authorized<SessionId>,
+        detail: String,
+    ) -> Result<SessionInfo, Refusal> {
+        let id = id.get();
+        let found = unpoisoned(&self.0.live)
+            .get(id)
+            .map(|handle| (handle.commands.clone(), handle.info.clone()));
+        let Some((commands, mut info)) = found else { return self.get(id) };
+        // A session that is just ending takes no command, and needs none.
+        let _ = commands.send(Command::Stop { detail }).await;
+        let over = |info: &SessionInfo| matches!(info.state, State::Closed | State::Stuck);
+        info.mark_unchanged();
+        // The states of before do not count: a stuck session is tried again first.
+        loop {
+            if info.changed().await.is_err() {
+                break;
+            }
+            if over(&info.borrow()) {
+                break;
+            }
+        }
+        let last = info.borrow().clone();
+        Ok(last)
+    }
+
+    /// Moves the end of a session.
+    ///
+    /// # Errors
+    /// When there is none, when it is not active, or when the rules do not allow it.
+    pub async fn extend(
+        &self,
+        id: &Authorized<SessionId>,
+        ttl: Ttl,
+    ) -> Result<SessionInfo, Refusal> {
+        let id = id.get();
+        let commands =
+            unpoisoned(&self.0.live).get(id).map(|handle| handle.commands.clone());
+        let Some(commands) = commands else { return Err(no_such(id)) };
+        let (answer, answered) = oneshot::channel();
+        let ended = || Refusal::refused(format!("session {id} is ending"), "open a new one");
+        commands.send(Command::Extend { ttl, answer }).await.map_err(|_| ended())?;
+        answered.await.map_err(|_| ended())?
+    }
+
+    /// Ends every session's watch on the bus name of its holder and so on: nothing to do here but
+    /// to say how many there are.
+    pub fn is_empty(&self) -> bool {
+        unpoisoned(&self.0.live).is_empty()
+    }
+
+    /// Takes over what an earlier godebugd has left: a session that lives is adopted, one that was
+    /// half opened or half closed is ended.
+    pub async fn recover(&self) {
+        let ids = match Ledger::sessions() {
+            Ok(ids) => ids,
+            Err(error) => {
+                tracing::error!("the sessions of an earlier godebugd cannot be read: {error}");
+                return;
+            }
+        };
+        for id in ids {
+            match life::Life::adopt(self, &id).await {
+                Ok(Some(life)) => drop(tokio::spawn(life.run())),
+                Ok(None) => {}
+                Err(error) => tracing::error!("session {id} cannot be taken over: {error}"),
+            }
+        }
+    }
+
+    fn insert(&self, id: &SessionId, handle: Handle) {
+        let info = handle.info.clone();
+        unpoisoned(&self.0.live).insert(id.clone(), handle);
+        let _ = self.0.news.send(News::Added { id: id.clone(), info });
+    }
+
+    fn remove(&self, id: &SessionId, last: SessionInfo) {
+        unpoisoned(&self.0.live).remove(id);
+        let mut ended = unpoisoned(&self.0.ended);
+        ended.push_front(last);
+        ended.truncate(REMEMBERED);
+        let _ = self.0.news.send(News::Removed { id: id.clone() });
+    }
+}
+
+fn no_such(id: &SessionId) -> Refusal {
+    Refusal::usage(format!("there is no session {id}"), "`godebugctl list` shows the sessions")
+}
+
+/// The document of a session that has ended, or is stuck.
+pub fn info_of(session: &Opened, end: &End) -> SessionInfo {
+    let mut info = life::info(session);
+    info.state = if end.is_clean() { State::Closed } else { State::Stuck };
+    info.close_reason = Some(end.reason);
+    info.close_detail = (!end.detail.is_empty()).then(|| end.detail.clone());
+    info.proof.clone_from(&end.proof);
+    info.stuck.clone_from(&end.stuck);
+    info
+}

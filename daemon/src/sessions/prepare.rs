@@ -1,0 +1,284 @@
+//! Everything that is found out and decided before the first change to the host.
+
+use super::Sessions;
+use crate::authority::Caller;
+use crate::config::Config;
+use crate::host::{routes, units};
+use crate::paths;
+use crate::target::find::{self, Target};
+use crate::target::{debuggers, process};
+use godebug_api::documents::{DebugInformation, OpenRequest, PlanDocument, SessionInfo};
+use godebug_api::{Cidr, Deadline, Mode, Port, Refusal, SessionId, UnitName, clock};
+use godebug_core::delve::{self, Debugger};
+use godebug_core::ledger::Opened;
+use godebug_core::plan::{self, Facts, Firewall, Plan, Wanted};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// A session that could be opened now.
+pub struct Prepared {
+    pub target: Target,
+    pub wanted: Wanted,
+    pub facts: Facts,
+    pub plan: Plan,
+    pub endpoint_host: String,
+}
+
+/// Looks at the request, the target and the host, and plans. Changes nothing.
+///
+/// # Errors
+/// The first reason why it cannot work, with the remedy.
+pub async fn prepare(
+    sessions: &Sessions,
+    config: &Config,
+    unit: &UnitName,
+    request: &OpenRequest,
+    with_symbols: bool,
+) -> Result<Prepared, Refusal> {
+    within_the_rules(config, request)?;
+    let host = &sessions.shared().host;
+    let target = find::find(host.systemd(), unit, request.pid).await?;
+    not_twice(&sessions.list(), &target)?;
+    find::traceable(&target)?;
+    let debugger = fitting_debugger(&target).await?;
+    has_symbols(&target, with_symbols)?;
+    let sources = match request.from.as_slice() {
+        [] => vec![Cidr::LOOPBACK_4],
+        from => Cidr::without_overlaps(from),
+    };
+    let firewall = firewall(sessions, &sources).await?;
+    let wanted = Wanted {
+        id: new_id()?,
+        mode: request.mode,
+        ttl: request.ttl,
+        port: free_port(config, &sessions.list())?,
+        sources,
+    };
+    let facts = Facts {
+        unit: target.unit.clone(),
+        pid: target.process.pid,
+        user: target.user.name.clone(),
+        debugger,
+        firewall,
+    };
+    let plan = plan::plan(&wanted, &facts);
+    let endpoint_host = endpoint_host(request, &wanted.sources);
+    Ok(Prepared { target, wanted, facts, plan, endpoint_host })
+}
+
+impl Prepared {
+    /// The first record of the session's ledger.
+    pub fn opened(&self, request: &OpenRequest, caller: &Caller, config: &Config) -> Opened {
+        let now = clock::now();
+        Opened {
+            id: self.wanted.id.clone(),
+            unit: self.target.unit.clone(),
+            invocation: self.target.invocation,
+            pid: self.target.process.pid,
+            start_ticks: self.target.process.start_ticks,
+            mode: self.wanted.mode,
+            uid: caller.uid,
+            user: caller.user.clone(),
+            held_by: request.hold.then(|| caller.name.to_string()),
+            reason: request.reason.clone(),
+            sources: self.wanted.sources.clone(),
+            port: self.wanted.port,
+            endpoint_host: Some(self.endpoint_host.clone()),
+            opened_at: clock::rfc3339(now.wall_ms),
+            ttl_seconds: self.wanted.ttl.get().as_secs(),
+            at_most_until: Deadline::after(now, config.max_total + units::ATTACH_TIMEOUT),
+            debugger: self.facts.debugger.path.clone(),
+            go_version: self.target.executable.go_version_text.clone(),
+        }
+    }
+
+    /// What `--dry-run` shows.
+    pub fn document(&self) -> PlanDocument {
+        let firewall = match &self.facts.firewall {
+            _ if self.wanted.sources.iter().all(Cidr::is_loopback) => {
+                "not touched: clients on this host only".to_owned()
+            }
+            Firewall::Firewalld { version, .. } => format!("firewalld {version} and an nftables fence"),
+            Firewall::Nftables => "an nftables fence alone (firewalld is not running)".to_owned(),
+        };
+        PlanDocument {
+            unit: self.target.unit.clone(),
+            pid: self.target.process.pid,
+            user: self.target.user.name.clone(),
+            mode: self.wanted.mode,
+            ttl: self.wanted.ttl,
+            port: self.wanted.port.get(),
+            sources: self.wanted.sources.clone(),
+            go_version: self.target.executable.go_version_text.clone(),
+            debugger: format!("dlv {} ({})", self.facts.debugger.version, self.facts.debugger.path),
+            firewall,
+            plan: self.plan.clone(),
+            warnings: self.warnings(),
+        }
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        if let Some(usec) = self.target.watchdog_usec {
+            let watchdog = humantime::format_duration(Duration::from_micros(usec));
+            warnings.push(format!(
+                "{} has WatchdogSec={watchdog}: systemd kills it when it stands still for longer, while dlv attaches or at a breakpoint",
+                self.target.unit
+            ));
+        }
+        if !self.target.executable.optimised() {
+            return warnings;
+        }
+        warnings.push(
+            "the program is optimised: some variables cannot be seen and lines may jump".to_owned(),
+        );
+        warnings
+    }
+}
+
+fn within_the_rules(config: &Config, request: &OpenRequest) -> Result<(), Refusal> {
+    if request.mode != Mode::Modify {
+        return Err(Refusal::refused(
+            format!("mode {} is not enforced by this version, so it is not offered", request.mode),
+            "open the session with --mode modify, knowing that it can do anything to the target",
+        ));
+    }
+    if request.ttl.get() > config.max_ttl {
+        return Err(Refusal::refused(
+            format!(
+                "{} is longer than this host allows ({})",
+                request.ttl,
+                humantime::format_duration(config.max_ttl)
+            ),
+            "ask for less and extend it, or let the administrator raise max_ttl in godebugd.toml",
+        ));
+    }
+    Ok(())
+}
+
+fn not_twice(live: &[SessionInfo], target: &Target) -> Result<(), Refusal> {
+    match live.iter().find(|session| session.pid == target.process.pid) {
+        None => Ok(()),
+        Some(session) => Err(Refusal::target(
+            format!(
+                "process {} of {} is already traced: session {} of {} is {}",
+                session.pid, target.unit, session.id, session.opened_by, session.state
+            ),
+            format!("wait for its end, or end it: godebugctl stop {}", session.id),
+        )),
+    }
+}
+
+/// The newest dlv on this host that can debug the target.
+pub async fn fitting_debugger(target: &Target) -> Result<Debugger, Refusal> {
+    let found = all_debuggers().await;
+    let executable = &target.executable;
+    let go = executable.go_version;
+    let dwarf5 = executable.debug_information == DebugInformation::Dwarf5;
+    match delve::choose(&found.found, go, dwarf5) {
+        Ok(debugger) => Ok(debugger.clone()),
+        Err(unfit) => {
+            let reasons: Vec<String> = unfit
+                .iter()
+                .map(|(debugger, why)| format!("dlv {} ({}): {why}", debugger.version, debugger.path))
+                .chain(found.skipped.iter().map(|(path, why)| format!("{}: {why}", path.display())))
+                .collect();
+            let reasons =
+                if reasons.is_empty() { "there is none".to_owned() } else { reasons.join("; ") };
+            Err(Refusal::target(
+                format!("no dlv on this host can debug a program built with Go {go}: {reasons}"),
+                format!(
+                    "put one that supports Go {go} at {}/delve/VERSION/dlv, owned by root",
+                    paths::VENDOR
+                ),
+            ))
+        }
+    }
+}
+
+/// Every dlv of this host, and those that were left out.
+pub async fn all_debuggers() -> debuggers::Search {
+    let directories =
+        ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin"].map(PathBuf::from);
+    let vendor = Path::new(paths::VENDOR).join("delve");
+    let cache = Path::new(paths::RUN).join("delve.json");
+    debuggers::find(&vendor, &directories, &cache).await
+}
+
+fn has_symbols(target: &Target, with_symbols: bool) -> Result<(), Refusal> {
+    if target.executable.debug_information != DebugInformation::None || with_symbols {
+        return Ok(());
+    }
+    Err(Refusal::target(
+        format!(
+            "the program of {} was built without debug information (-ldflags=-s or -w): no lines, no variables",
+            target.unit
+        ),
+        "build it without those flags, or give the unstripped file of the same build with --symbols FILE",
+    ))
+}
+
+async fn firewall(sessions: &Sessions, sources: &[Cidr]) -> Result<Firewall, Refusal> {
+    if sources.iter().all(Cidr::is_loopback) {
+        return Ok(Firewall::Nftables);
+    }
+    let failed = |why: String| {
+        Refusal::host(
+            format!("firewalld is there but cannot be asked: {why}"),
+            "see `systemctl status firewalld`; without an answer no port is opened",
+        )
+    };
+    let Some(firewalld) = sessions.shared().host.firewalld().await.map_err(failed)? else {
+        return Ok(Firewall::Nftables);
+    };
+    let zones = firewalld
+        .zones_for(sources, routes::interface_towards)
+        .await
+        .map_err(|error| failed(error.to_string()))?;
+    Ok(Firewall::Firewalld { version: firewalld.version, zones })
+}
+
+fn free_port(config: &Config, live: &[SessionInfo]) -> Result<Port, Refusal> {
+    let mut used = process::tcp_ports_in_use().map_err(|error| {
+        Refusal::host(format!("the ports in use cannot be read: {error}"), "is /proc mounted?")
+    })?;
+    used.extend(live.iter().filter_map(|session| {
+        session.endpoint.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok())
+    }));
+    config
+        .ports
+        .clone()
+        .find(|port| !used.contains(port))
+        .and_then(|port| Port::try_from(port).ok())
+        .ok_or_else(|| {
+            Refusal::host(
+                format!(
+                    "every port from {} to {} is in use",
+                    config.ports.start(),
+                    config.ports.end()
+                ),
+                "end a session (godebugctl list), or set other ports in godebugd.toml",
+            )
+        })
+}
+
+fn endpoint_host(request: &OpenRequest, sources: &[Cidr]) -> String {
+    if let Some(host) = &request.endpoint_host {
+        return host.clone();
+    }
+    if sources.iter().all(Cidr::is_loopback) {
+        return "127.0.0.1".to_owned();
+    }
+    std::fs::read_to_string("/proc/sys/kernel/hostname")
+        .map_or_else(|_| "localhost".to_owned(), |name| name.trim().to_owned())
+}
+
+fn new_id() -> Result<SessionId, Refusal> {
+    let mut bytes = [0_u8; 8];
+    let mut filled = 0;
+    while filled < bytes.len() {
+        filled += rustix::rand::getrandom(&mut bytes[filled..], rustix::rand::GetRandomFlags::empty())
+            .map_err(|error| Refusal::host(format!("the kernel gives no random bytes: {error}"), ""))?;
+    }
+    Ok(SessionId::from_random(bytes))
+}

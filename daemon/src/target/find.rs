@@ -1,0 +1,223 @@
+//! From the name of a unit to the one process in it that can be debugged, and why not if not.
+
+use super::executable::{ExecutableError, GoExecutable};
+use super::process::{self, Process};
+use crate::host::systemd::{Systemd, SystemdError, UnitFacts};
+use crate::host::units::TargetUser;
+use crate::paths;
+use godebug_api::{Pid, Refusal, UnitName};
+use godebug_core::InvocationId;
+use std::path::Path;
+
+/// The process, pinned, with what its unit and its executable say.
+pub struct Target {
+    pub unit: UnitName,
+    pub invocation: Option<InvocationId>,
+    pub process: Process,
+    pub executable: GoExecutable,
+    pub user: TargetUser,
+    /// Microseconds; `None` when the unit has no watchdog.
+    pub watchdog_usec: Option<u64>,
+}
+
+/// Finds the Go process of `name`; `wanted` chooses among several.
+///
+/// # Errors
+/// A target refusal with what to do, for everything that cannot be debugged.
+pub async fn find(
+    systemd: &Systemd,
+    name: &UnitName,
+    wanted: Option<Pid>,
+) -> Result<Target, Refusal> {
+    let facts = systemd.properties(name.as_str()).await.map_err(|error| match error {
+        SystemdError::Refused { why, .. } => Refusal::target(
+            format!("systemd does not load {name}: {why}"),
+            "list the units with `systemctl list-units --type=service`",
+        ),
+        other => Refusal::host(other.to_string(), "is systemd running here?"),
+    })?;
+    // The name it has in systemd: an alias would make two sessions of one target.
+    let unit: UnitName = facts.text("Id").parse().unwrap_or_else(|_| name.clone());
+    running(&unit, &facts)?;
+    let processes = process::processes_in_cgroup(Path::new(paths::CGROUP), &facts.text("ControlGroup"))
+        .map_err(|error| {
+            Refusal::host(
+                format!("the processes of {unit} cannot be read: {error}"),
+                "godebug needs the unified control group hierarchy (cgroup v2)",
+            )
+        })?;
+    let main = facts.number("MainPID").and_then(|pid| Pid::try_from(u32::try_from(pid).ok()?).ok());
+    let pid = choose(&unit, &processes, main, wanted)?;
+    let process = pin(&unit, pid)?;
+    let executable = read_executable(&unit, &process)?;
+    let user = user_of(&unit, &facts, &process)?;
+    // Pinned first, then looked whether it is still in the unit: a PID that was given to somebody
+    // else in between is not debugged.
+    let still = process::processes_in_cgroup(Path::new(paths::CGROUP), &facts.text("ControlGroup"))
+        .unwrap_or_default();
+    if !still.contains(&pid) {
+        return Err(Refusal::target(format!("{unit} is just ending or restarting"), "try again"));
+    }
+    Ok(Target {
+        invocation: InvocationId::from_bytes(&facts.bytes("InvocationID")),
+        watchdog_usec: facts.number("WatchdogUSec").filter(|usec| *usec > 0 && *usec < u64::MAX),
+        unit,
+        process,
+        executable,
+        user,
+    })
+}
+
+fn running(unit: &UnitName, facts: &UnitFacts) -> Result<(), Refusal> {
+    let load = facts.text("LoadState");
+    let active = facts.text("ActiveState");
+    match (load.as_str(), active.as_str()) {
+        ("not-found", _) => Err(Refusal::target(
+            format!("there is no unit {unit} on this host"),
+            "list the units with `systemctl list-units --type=service`",
+        )),
+        ("masked", "inactive") => {
+            Err(Refusal::target(format!("{unit} is masked and not running"), "unmask and start it"))
+        }
+        ("bad-setting" | "error", "inactive") => Err(Refusal::target(
+            format!("systemd cannot load {unit} ({load})"),
+            format!("see `systemctl status {unit}`"),
+        )),
+        // activating: a Type=notify service that is still starting has a process all the same.
+        (_, "active" | "reloading" | "activating" | "refreshing") => Ok(()),
+        _ => Err(Refusal::target(
+            format!("{unit} is not running (it is {active})"),
+            format!("start it: systemctl start {unit}"),
+        )),
+    }
+}
+
+/// The main process if it is a Go program, else the only Go program in the unit.
+fn choose(
+    unit: &UnitName,
+    processes: &[Pid],
+    main: Option<Pid>,
+    wanted: Option<Pid>,
+) -> Result<Pid, Refusal> {
+    if let Some(wanted) = wanted {
+        return if processes.contains(&wanted) {
+            Ok(wanted)
+        } else {
+            Err(Refusal::target(
+                format!("process {wanted} is not in {unit}"),
+                format!("its processes are: {}", list(processes)),
+            ))
+        };
+    }
+    if let Some(main) = main.filter(|main| is_go(*main)) {
+        return Ok(main);
+    }
+    let go: Vec<Pid> = processes.iter().copied().filter(|pid| is_go(*pid)).collect();
+    match go.as_slice() {
+        [only] => Ok(*only),
+        [] => match main.or_else(|| processes.first().copied()) {
+            // Its own error is better than a general one: it says what the program is.
+            Some(pid) => Ok(pid),
+            None => Err(Refusal::target(
+                format!("{unit} has no process"),
+                format!("see `systemctl status {unit}`"),
+            )),
+        },
+        several => Err(Refusal::target(
+            format!("{unit} has {} Go processes: {}", several.len(), list(several)),
+            "choose one with --pid",
+        )),
+    }
+}
+
+fn is_go(pid: Pid) -> bool {
+    Process::pin(pid)
+        .ok()
+        .and_then(|process| Some((process.open_exe().ok()?, process.exe_link().ok()?.0)))
+        .is_some_and(|(file, path)| GoExecutable::read(&file, &path).is_ok())
+}
+
+/// The processes with their names, at most ten.
+fn list(processes: &[Pid]) -> String {
+    let mut names: Vec<String> = processes
+        .iter()
+        .take(10)
+        .map(|pid| {
+            let name = Process::pin(*pid).and_then(|process| process.comm()).unwrap_or_default();
+            format!("{pid} ({name})")
+        })
+        .collect();
+    if processes.len() > names.len() {
+        names.push(format!("and {} more", processes.len() - names.len()));
+    }
+    names.join(", ")
+}
+
+fn pin(unit: &UnitName, pid: Pid) -> Result<Process, Refusal> {
+    let process = Process::pin(pid).map_err(|error| {
+        Refusal::target(format!("process {pid} of {unit} cannot be read: {error}"), "try again")
+    })?;
+    Ok(process)
+}
+
+fn read_executable(unit: &UnitName, process: &Process) -> Result<GoExecutable, Refusal> {
+    let pid = process.pid;
+    let file = process.open_exe().map_err(|error| {
+        Refusal::target(format!("the program of process {pid} cannot be opened: {error}"), "try again")
+    })?;
+    let path = process.exe_link().map(|(path, _)| path).unwrap_or_default();
+    GoExecutable::read(&file, &path).map_err(|error| {
+        let remedy = match error {
+            ExecutableError::NotElf(_) | ExecutableError::NotGo(_) => {
+                "dlv debugs Go programs; for others there are gdb, py-spy and their like"
+            }
+            _ => "build the service with a released Go and an unmodified linker",
+        };
+        Refusal::target(
+            format!("{unit} cannot be debugged with dlv: process {pid} runs {}; {error}", path.display()),
+            remedy,
+        )
+    })
+}
+
+/// Whom dlv has to run as to be let at the process with no more than CAP_SYS_PTRACE.
+fn user_of(unit: &UnitName, facts: &UnitFacts, process: &Process) -> Result<TargetUser, Refusal> {
+    let status = process
+        .status()
+        .map_err(|error| Refusal::target(format!("{unit} is just ending: {error}"), "try again"))?;
+    let uid = status.uid.effective;
+    let named = facts.text("User");
+    if facts.flag("DynamicUser") && !named.is_empty() {
+        // The same name with DynamicUser=yes shares the user; its number may resolve nowhere.
+        return Ok(TargetUser { name: named, dynamic: true });
+    }
+    let name = crate::authority::user_name(uid);
+    Ok(TargetUser { name, dynamic: false })
+}
+
+/// Why `target` cannot be attached to right now, if so: somebody else traces it, the kernel forbids.
+///
+/// # Errors
+/// The refusal.
+pub fn traceable(target: &Target) -> Result<(), Refusal> {
+    let pid = target.process.pid;
+    let status = target
+        .process
+        .status()
+        .map_err(|error| Refusal::target(format!("{} is just ending: {error}", target.unit), "try again"))?;
+    if let Some(tracer) = status.tracer_pid {
+        let tracer = process::tracer_description(tracer);
+        return Err(Refusal::target(
+            format!("process {pid} of {} is already traced by {tracer}", target.unit),
+            "a process can have one debugger; end that one first",
+        ));
+    }
+    let scope = std::fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope").unwrap_or_default();
+    if scope.trim() == "3" {
+        return Err(Refusal::host(
+            "this kernel allows nobody to trace anything (kernel.yama.ptrace_scope is 3), until it is restarted",
+            "set kernel.yama.ptrace_scope to 0, 1 or 2 in sysctl.d and restart the host",
+        ));
+    }
+    Ok(())
+}

@@ -1,0 +1,144 @@
+// Shop is the sample service that gets debugged: a small HTTP server whose priceOf has a struct, a
+// map, a slice and a string among its locals, and which behaves as a systemd service should.
+package main
+
+import (
+	"encoding/json"
+	"flag"
+	"fmt"
+	"log"
+	"net"
+	"net/http"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+)
+
+type item struct {
+	Name     string
+	Quantity int
+	Cents    int
+}
+
+type order struct {
+	ID       int
+	Customer string
+	Items    []item
+	Tags     map[string]string
+}
+
+func orderByID(id int) order {
+	return order{
+		ID:       id,
+		Customer: fmt.Sprintf("customer-%d", id%7),
+		Items: []item{
+			{Name: "tea", Quantity: 1 + id%3, Cents: 450},
+			{Name: "scone", Quantity: 2, Cents: 320},
+			{Name: "jam", Quantity: id % 2, Cents: 275},
+		},
+		Tags: map[string]string{"channel": "web", "number": strconv.Itoa(id)},
+	}
+}
+
+//go:noinline
+func priceOf(o order) int {
+	discounts := map[string]int{"customer-0": 10, "customer-3": 5}
+	label := strings.ToUpper(o.Customer) + "/" + o.Tags["number"]
+	lines := make([]int, 0, len(o.Items))
+	total := 0
+	for _, one := range o.Items {
+		line := one.Quantity * one.Cents
+		lines = append(lines, line)
+		total += line
+	}
+	total -= total * discounts[o.Customer] / 100
+	return finish(label, lines, total)
+}
+
+//go:noinline
+func finish(label string, lines []int, total int) int {
+	if len(lines) == 0 {
+		log.Printf("%s: an empty order", label)
+	}
+	return total
+}
+
+//go:noinline
+func tiny(n int) int {
+	return n*31 + 7
+}
+
+func serveOrder(w http.ResponseWriter, r *http.Request) {
+	id, err := strconv.Atoi(r.URL.Query().Get("id"))
+	if err != nil {
+		http.Error(w, "id must be a number", http.StatusBadRequest)
+		return
+	}
+	o := orderByID(id)
+	answer := map[string]interface{}{"id": o.ID, "customer": o.Customer, "cents": priceOf(o)}
+	if err := json.NewEncoder(w).Encode(answer); err != nil {
+		log.Printf("order %d: %v", id, err)
+	}
+}
+
+// serveHot calls tiny n times, for breakpoints that are hit often.
+func serveHot(w http.ResponseWriter, r *http.Request) {
+	n, err := strconv.Atoi(r.URL.Query().Get("n"))
+	if err != nil {
+		n = 1000
+	}
+	sum := 0
+	for i := 0; i < n; i++ {
+		sum = tiny(sum + i)
+	}
+	fmt.Fprintln(w, sum)
+}
+
+func notify(state string) {
+	path := os.Getenv("NOTIFY_SOCKET")
+	if path == "" {
+		return
+	}
+	c, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		log.Printf("notify: %v", err)
+		return
+	}
+	defer c.Close()
+	if _, err := c.Write([]byte(state)); err != nil {
+		log.Printf("notify: %v", err)
+	}
+}
+
+func pingWatchdog() {
+	usec, err := strconv.Atoi(os.Getenv("WATCHDOG_USEC"))
+	if err != nil || usec <= 0 {
+		return
+	}
+	for range time.Tick(time.Duration(usec) * time.Microsecond / 2) {
+		notify("WATCHDOG=1")
+	}
+}
+
+func main() {
+	address := os.Getenv("SHOP_LISTEN")
+	if address == "" {
+		address = "127.0.0.1:8080"
+	}
+	flag.StringVar(&address, "listen", address, "address to serve on")
+	flag.Parse()
+
+	http.HandleFunc("/order", serveOrder)
+	http.HandleFunc("/hot", serveHot)
+	http.HandleFunc("/healthz", func(w http.ResponseWriter, r *http.Request) { fmt.Fprintln(w, "ok") })
+
+	listener, err := net.Listen("tcp", address)
+	if err != nil {
+		log.Fatal(err)
+	}
+	notify("READY=1")
+	go pingWatchdog()
+	log.Printf("shop listens on %s", listener.Addr())
+	log.Fatal(http.Serve(listener, nil))
+}

@@ -1,0 +1,3 @@
+module example.invalid/ticker
+
+go 1.18

@@ -1,0 +1,26 @@
+//! The test hosts: real Debian machines in containers, which boot in seconds, and what scenarios need to
+//! act on them, reach them from a laptop of their own, and prove that nothing is left.
+//!
+//! `image` makes what a host starts from (`layer` caches it), `network` makes its wires, `host` boots it,
+//! `process` and `nothing_left` read back what it is like, `dap`, `jsonrpc` and `tls` are clients.
+
+pub mod command;
+pub mod dap;
+mod files;
+pub mod host;
+pub mod image;
+pub mod jsonrpc;
+mod layer;
+pub mod network;
+pub mod nothing_left;
+pub mod process;
+pub mod scenario;
+pub mod tls;
+mod wire;
+
+pub use command::{Output, Spawned};
+pub use host::{Host, HostOptions};
+pub use image::Suite;
+pub use network::Port;
+pub use nothing_left::{Snapshot, nothing_left, nothing_left_but_targets_ended};
+pub use wire::Wire;

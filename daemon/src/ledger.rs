@@ -41,9 +41,12 @@ impl Ledger {
     ///
     /// # Errors
     /// When any of it cannot be made; what was made is removed again.
-    pub fn create(id: &SessionId, opened: &Record, group: u32) -> Result<Self, LedgerFileError> {
-        let paths = SessionPaths::of(id);
-        let made = Self::try_create(&paths, opened, group);
+    pub fn create(
+        paths: &SessionPaths,
+        opened: &Record,
+        group: u32,
+    ) -> Result<Self, LedgerFileError> {
+        let made = Self::try_create(paths, opened, group);
         if made.is_err() {
             let _ = std::fs::remove_dir_all(paths.root());
         }
@@ -68,7 +71,7 @@ impl Ledger {
         let ledger = Self { file: File::from(file), paths: paths.clone() };
         ledger.write(opened)?;
         // The directory entries too: a ledger that a crash can lose is none.
-        for directory in [root, Path::new(paths::RUN)] {
+        for directory in std::iter::once(root).chain(root.parent()) {
             File::open(directory)
                 .and_then(|directory| directory.sync_all())
                 .map_err(|error| io(directory, error))?;
@@ -81,7 +84,14 @@ impl Ledger {
     /// # Errors
     /// When it is there and cannot be opened.
     pub fn open(id: &SessionId) -> Result<Option<Self>, LedgerFileError> {
-        let paths = SessionPaths::of(id);
+        Self::open_at(SessionPaths::of(id))
+    }
+
+    /// The same at these paths.
+    ///
+    /// # Errors
+    /// As [`Ledger::open`].
+    pub fn open_at(paths: SessionPaths) -> Result<Option<Self>, LedgerFileError> {
         let path = paths.ledger();
         let flags = OFlags::RDWR | OFlags::APPEND | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         match rustix::fs::open(&path, flags, Mode::empty()) {
@@ -197,10 +207,10 @@ impl Drop for Locked<'_> {
     }
 }
 
-/// Makes a directory of root's with this group and mode, and fails if it is there.
+/// Makes a directory of our own with this group and mode, and fails if it is there.
 fn directory(path: &Path, mode: u32, group: u32) -> Result<(), LedgerFileError> {
     let made = std::fs::create_dir(path)
-        .and_then(|()| std::os::unix::fs::chown(path, Some(0), Some(group)))
+        .and_then(|()| std::os::unix::fs::chown(path, None, Some(group)))
         // After chown, which clears the set-group-ID bit; and not subject to the umask.
         .and_then(|()| std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)));
     made.map_err(|error| io(path, error))

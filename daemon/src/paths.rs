@@ -32,7 +32,12 @@ pub struct SessionPaths {
 
 impl SessionPaths {
     pub fn of(id: &SessionId) -> Self {
-        Self { root: Path::new(RUN).join(id.as_str()) }
+        Self::below(Path::new(RUN), id)
+    }
+
+    /// The same below another directory.
+    pub fn below(run: &Path, id: &SessionId) -> Self {
+        Self { root: run.join(id.as_str()) }
     }
 
     /// Of root; the session's group may pass through it.

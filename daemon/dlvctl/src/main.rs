@@ -1,1 +1,108 @@
-fn main() {}
+//! dlv's attendant, run by systemd inside dlv's own unit: says when dlv is ready (ExecStartPost),
+//! and detaches it from its target in the way that does no harm (ExecStop).
+//!
+//! Exit status: 0 done, 1 not done and why on standard error, 2 wrong arguments.
+
+mod detach;
+mod dlv;
+mod gateway;
+mod process;
+mod ready;
+mod rpc;
+mod summary;
+mod text;
+
+use godebug_api::Pid;
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+const USAGE: &str = "\
+usage: godebug-dlvctl ready SOCKET PID DLV_PID [DLV_LOG]
+       godebug-dlvctl detach SOCKET PID [CONTROL_SOCKET]
+
+ready waits until the dlv that listens on SOCKET has attached to process PID and lets it run.
+detach clears every breakpoint, detaches dlv from PID and leaves PID running.";
+
+/// What it was asked to do.
+#[derive(Debug, PartialEq, Eq)]
+enum Task {
+    Ready { socket: PathBuf, target: Pid, dlv: Pid, log: Option<PathBuf> },
+    Detach { socket: PathBuf, target: Pid, control: Option<PathBuf> },
+}
+
+fn main() -> ExitCode {
+    match parse(std::env::args_os().skip(1)) {
+        Ok(Task::Ready { socket, target, dlv, log }) => {
+            match ready::wait(&socket, target, dlv, &ready::Patience::default()) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => {
+                    eprintln!("{error}");
+                    eprint!("{}", ready::last_words(log.as_deref()));
+                    ExitCode::FAILURE
+                }
+            }
+        }
+        Ok(Task::Detach { socket, target, control }) => {
+            let summary = detach::detach(&socket, target, control.as_deref());
+            eprintln!("{summary}");
+            if summary.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
+        Err(why) => {
+            eprintln!("{why}\n{USAGE}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Task, String> {
+    let arguments: Vec<OsString> = arguments.collect();
+    let pid = |index: usize| {
+        let text: &str = arguments[index].to_str().unwrap_or("?");
+        text.parse::<Pid>().map_err(|error| error.to_string())
+    };
+    let path = |index: usize| arguments.get(index).map(PathBuf::from);
+    let socket = path(1).unwrap_or_default();
+    match (arguments.first().and_then(|word| word.to_str()), arguments.len()) {
+        (Some("ready"), 4..=5) => {
+            Ok(Task::Ready { socket, target: pid(2)?, dlv: pid(3)?, log: path(4) })
+        }
+        (Some("detach"), 3..=4) => Ok(Task::Detach { socket, target: pid(2)?, control: path(3) }),
+        (Some("ready" | "detach"), count) => {
+            Err(format!("wrong number of arguments: {}", count - 1))
+        }
+        _ => Err("the first argument is \"ready\" or \"detach\"".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(line: &str) -> Result<Task, String> {
+        parse(line.split_whitespace().map(OsString::from))
+    }
+
+    #[test]
+    fn the_command_line_is_what_the_units_write() {
+        let pid = |pid: u32| Pid::try_from(pid).unwrap();
+        let socket = PathBuf::from("/s");
+        assert_eq!(
+            parsed("ready /s 12 34 /log"),
+            Ok(Task::Ready {
+                socket: socket.clone(),
+                target: pid(12),
+                dlv: pid(34),
+                log: Some("/log".into()),
+            })
+        );
+        assert_eq!(
+            parsed("detach /s 12"),
+            Ok(Task::Detach { socket, target: pid(12), control: None })
+        );
+        for wrong in ["", "ready", "ready /s 12", "ready /s x 12", "detach /s 1", "stop /s 12"] {
+            assert!(parsed(wrong).is_err(), "{wrong}");
+        }
+        assert!(parsed("detach /s 12 /c more").is_err());
+    }
+}

@@ -5,12 +5,12 @@ use godebug_api::documents::SessionInfo;
 use tokio::sync::watch;
 use zbus::object_server::SignalEmitter;
 
-pub struct SessionObject {
+pub(super) struct SessionObject {
     info: watch::Receiver<SessionInfo>,
 }
 
 impl SessionObject {
-    pub fn new(info: watch::Receiver<SessionInfo>) -> Self {
+    pub(super) fn new(info: watch::Receiver<SessionInfo>) -> Self {
         Self { info }
     }
 }
@@ -39,7 +39,7 @@ impl SessionObject {
     }
 
     #[zbus(signal)]
-    pub async fn transition(
+    pub(super) async fn transition(
         emitter: &SignalEmitter<'_>,
         old: &str,
         new: &str,
@@ -47,5 +47,5 @@ impl SessionObject {
     ) -> zbus::Result<()>;
 
     #[zbus(signal)]
-    pub async fn extended(emitter: &SignalEmitter<'_>, expires_at: &str) -> zbus::Result<()>;
+    pub(super) async fn extended(emitter: &SignalEmitter<'_>, expires_at: &str) -> zbus::Result<()>;
 }

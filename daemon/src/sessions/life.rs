@@ -91,7 +91,7 @@ impl Life {
         group: u32,
     ) -> Result<Begun, Refusal> {
         let record = Record::Opened { version: VERSION, session: Box::new(session.clone()) };
-        let ledger = Ledger::create(&session.id, &record, group).map_err(|error| {
+        let ledger = Ledger::create(&SessionPaths::of(&session.id), &record, group).map_err(|error| {
             Refusal::host(
                 format!("the session's ledger cannot be made: {error}"),
                 "see that /run/godebug is there and has room; without a ledger nothing is opened",

@@ -200,7 +200,7 @@ impl GoExecutable {
     }
 }
 
-fn open<'a>(source: &'a Source<'_>) -> Result<Elf<'a>, ExecutableError> {
+fn open<'a, 'f>(source: &'a Source<'f>) -> Result<Elf<'a, 'f>, ExecutableError> {
     let beginning = source.beginning(64);
     if !beginning.starts_with(&values::ELFMAG) {
         return Err(ExecutableError::NotElf(match beginning {
@@ -213,7 +213,7 @@ fn open<'a>(source: &'a Source<'_>) -> Result<Elf<'a>, ExecutableError> {
 }
 
 /// Where the build information's header begins in the file, and where its section or segment ends.
-fn find_build_info(elf: &Elf<'_>) -> Option<(u64, u64)> {
+fn find_build_info(elf: &Elf<'_, '_>) -> Option<(u64, u64)> {
     let section = elf.section(".go.buildinfo").and_then(|section| section.in_file);
     // A program whose section headers were removed has it in a data segment, near the beginning.
     let segments = elf.data_segments().take(4).map(|segment| (segment.offset, segment.size));
@@ -225,7 +225,7 @@ fn find_build_info(elf: &Elf<'_>) -> Option<(u64, u64)> {
 }
 
 /// The Go version and the modules.
-fn read_build_info(elf: &Elf<'_>, header: u64, end: u64) -> Option<(String, Modules)> {
+fn read_build_info(elf: &Elf<'_, '_>, header: u64, end: u64) -> Option<(String, Modules)> {
     let size = end.checked_sub(header)?.min(LARGEST_READ);
     let (header, rest) = elf.read(header, size)?.split_at_checked(build_info::HEADER)?;
     let (version, modules) = match build_info::layout(header)? {
@@ -242,7 +242,7 @@ fn read_build_info(elf: &Elf<'_>, header: u64, end: u64) -> Option<(String, Modu
 }
 
 /// The string whose Go header (address and length) the pointer leads to.
-fn pointed_string<'a>(elf: &Elf<'a>, pointer: &[u8]) -> Option<&'a [u8]> {
+fn pointed_string<'a>(elf: &Elf<'a, '_>, pointer: &[u8]) -> Option<&'a [u8]> {
     let word = |bytes: &[u8]| Some(u64::from_le_bytes(bytes.try_into().ok()?));
     let header = elf.read_address(word(pointer)?, 16)?;
     elf.read_address(word(&header[..8])?, word(&header[8..])?)
@@ -256,7 +256,7 @@ fn without_dwarf5(version: &str, settings: &[(String, String)]) -> bool {
 
 /// What the file holds for a debugger. The version is that of the Go code: a program with cgo may
 /// also have parts that the C compiler made with another one.
-fn debug_information(elf: &Elf<'_>, go: GoVersion, without_dwarf5: bool) -> DebugInformation {
+fn debug_information(elf: &Elf<'_, '_>, go: GoVersion, without_dwarf5: bool) -> DebugInformation {
     let section = elf.section(".debug_info").or_else(|| elf.section(".zdebug_info"));
     let Some((section, (offset, size))) = section.and_then(|s| Some((s, s.in_file?))) else {
         return DebugInformation::None;
@@ -295,7 +295,7 @@ fn first_unit_version(header: &[u8], little_endian: bool) -> Option<u16> {
     (2..=5).contains(&version).then_some(version)
 }
 
-fn debug_size(elf: &Elf<'_>) -> DebugSize {
+fn debug_size(elf: &Elf<'_, '_>) -> DebugSize {
     let mut total = DebugSize::default();
     for section in &elf.sections {
         let is_debug = section.name.starts_with(b".debug_") || section.name.starts_with(b".zdebug_");
@@ -306,7 +306,7 @@ fn debug_size(elf: &Elf<'_>) -> DebugSize {
     total
 }
 
-fn build_ids(elf: &Elf<'_>) -> BuildIds {
+fn build_ids(elf: &Elf<'_, '_>) -> BuildIds {
     const GNU_BUILD_ID: u32 = 3;
     const GO_BUILD_ID: u32 = 4;
     // Real ones have 20 and 83 bytes.
@@ -319,7 +319,7 @@ fn build_ids(elf: &Elf<'_>) -> BuildIds {
     }
 }
 
-fn architecture(elf: &Elf<'_>) -> String {
+fn architecture(elf: &Elf<'_, '_>) -> String {
     let name = match (elf.machine, elf.little_endian, elf.wide) {
         (values::EM_X86_64, ..) => "amd64",
         (values::EM_AARCH64, ..) => "arm64",
@@ -336,7 +336,7 @@ fn architecture(elf: &Elf<'_>) -> String {
 }
 
 /// A guess for a person, from the file's content and name.
-fn seems(source: &Source<'_>, elf: &Elf<'_>, path: &Path) -> Seems {
+fn seems(source: &Source<'_>, elf: &Elf<'_, '_>, path: &Path) -> Seems {
     if elf.section(".go_export").is_some() {
         return Seems::Gccgo;
     }

@@ -21,19 +21,19 @@ const MOST_EXPANSION: u64 = 2048;
 
 /// Reads through a cache, as long as the allowance lasts.
 #[derive(Clone, Copy)]
-struct Bounded<'a> {
-    cache: &'a ReadCache<&'a File>,
+struct Bounded<'a, 'f> {
+    cache: &'a ReadCache<&'f File>,
     left: &'a Cell<u64>,
 }
 
-impl Bounded<'_> {
+impl Bounded<'_, '_> {
     fn spend(self, size: u64) -> Result<(), ()> {
         self.left.set(self.left.get().checked_sub(size).ok_or(())?);
         Ok(())
     }
 }
 
-impl<'a> ReadRef<'a> for Bounded<'a> {
+impl<'a> ReadRef<'a> for Bounded<'a, '_> {
     fn len(self) -> Result<u64, ()> {
         self.cache.len()
     }
@@ -54,13 +54,13 @@ impl<'a> ReadRef<'a> for Bounded<'a> {
 }
 
 /// What the reading of one file needs for as long as it lasts.
-pub(super) struct Source<'a> {
-    cache: ReadCache<&'a File>,
+pub(super) struct Source<'f> {
+    cache: ReadCache<&'f File>,
     left: Cell<u64>,
 }
 
-impl<'a> Source<'a> {
-    pub(super) fn new(file: &'a File) -> Self {
+impl<'f> Source<'f> {
+    pub(super) fn new(file: &'f File) -> Self {
         Self { cache: ReadCache::new(file), left: Cell::new(MOST_READ) }
     }
 
@@ -70,7 +70,7 @@ impl<'a> Source<'a> {
         self.data().read_bytes_at(0, size).unwrap_or_default()
     }
 
-    fn data(&self) -> Bounded<'_> {
+    fn data(&self) -> Bounded<'_, 'f> {
         Bounded { cache: &self.cache, left: &self.left }
     }
 }
@@ -93,8 +93,8 @@ pub(super) struct Segment {
 }
 
 /// The parts of an ELF file that matter here.
-pub(super) struct Elf<'a> {
-    data: Bounded<'a>,
+pub(super) struct Elf<'a, 'f> {
+    data: Bounded<'a, 'f>,
     pub(super) machine: Machine,
     pub(super) little_endian: bool,
     pub(super) wide: bool,
@@ -104,9 +104,9 @@ pub(super) struct Elf<'a> {
     pub(super) segments: Vec<Segment>,
 }
 
-impl<'a> Elf<'a> {
+impl<'a, 'f> Elf<'a, 'f> {
     /// `None` when the headers are no ELF file's, or damaged.
-    pub(super) fn parse(source: &'a Source<'_>) -> Option<Self> {
+    pub(super) fn parse(source: &'a Source<'f>) -> Option<Self> {
         let data = source.data();
         match source.beginning(5).get(4)? {
             1 => parse::<FileHeader32<Endianness>>(data),
@@ -160,7 +160,10 @@ impl<'a> Elf<'a> {
     }
 }
 
-fn parse<'a, H: FileHeader<Endian = Endianness>>(data: Bounded<'a>) -> Option<Elf<'a>> {
+fn parse<'a, 'f, H>(data: Bounded<'a, 'f>) -> Option<Elf<'a, 'f>>
+where
+    H: FileHeader<Endian = Endianness>,
+{
     let header = H::parse(data).ok()?;
     let endian = header.endian().ok()?;
     // A program without section headers runs all the same; so broken ones are none.
@@ -197,10 +200,10 @@ fn parse<'a, H: FileHeader<Endian = Endianness>>(data: Bounded<'a>) -> Option<El
 }
 
 /// What a compressed section says it expands to, no more than could be true.
-fn expanded_size<'a, S: SectionHeader<Endian = Endianness>>(
+fn expanded_size<S: SectionHeader<Endian = Endianness>>(
     section: &S,
     endian: Endianness,
-    data: Bounded<'a>,
+    data: Bounded<'_, '_>,
 ) -> Option<u64> {
     if !section.sh_flags(endian).contains(elf::SHF_COMPRESSED) {
         return None;
@@ -218,7 +221,7 @@ fn find_note<'a>(
     owner: &[u8],
     kind: u32,
 ) -> Option<&'a [u8]> {
-    let mut number = |notes: &mut &'a [u8]| -> Option<u32> {
+    let number = |notes: &mut &'a [u8]| -> Option<u32> {
         let (bytes, rest) = notes.split_first_chunk::<4>()?;
         *notes = rest;
         Some(if little_endian { u32::from_le_bytes(*bytes) } else { u32::from_be_bytes(*bytes) })
@@ -235,7 +238,9 @@ fn find_note<'a>(
         let found_kind = number(&mut notes)?;
         let name = padded(&mut notes, name_length)?;
         let content = padded(&mut notes, content_length)?;
-        if found_kind == kind && name.strip_suffix(b"\0") == Some(owner) {
+        // Go pads its name with zeros and counts them.
+        let name_end = name.iter().position(|byte| *byte == 0).unwrap_or(name.len());
+        if found_kind == kind && &name[..name_end] == owner {
             return Some(content);
         }
     }
@@ -261,7 +266,7 @@ mod tests {
     #[test]
     fn a_note_is_found_behind_another() {
         let mut notes = note(b"GNU\0", 5, b"abcde");
-        notes.extend(note(b"Go\0", 4, b"build id"));
+        notes.extend(note(b"Go\0\0", 4, b"build id"));
         assert_eq!(find_note(&notes, true, b"Go", 4), Some(&b"build id"[..]));
         assert_eq!(find_note(&notes, true, b"Go", 3), None);
         assert_eq!(find_note(&notes[..notes.len() - 1], true, b"Go", 4), None);

@@ -3,6 +3,8 @@
 PREFIX ?= /usr
 DESTDIR ?=
 CARGO ?= cargo
+# `make install PROFILE=debug` installs what `cargo build` made.
+PROFILE ?= release
 LIB = $(DESTDIR)$(PREFIX)/lib/godebug
 SHARE = $(DESTDIR)$(PREFIX)/share
 PROGRAMS = godebugd godebug-revoke godebug-gateway godebug-dlvctl
@@ -24,9 +26,9 @@ deb: all
 	tests/tool cargo-deb
 	$(CARGO) deb --locked --no-build -p godebug
 
-install: all
-	install -D -m 0755 target/release/godebugctl $(DESTDIR)$(PREFIX)/bin/godebugctl
-	for p in $(PROGRAMS); do install -D -m 0755 target/release/$$p $(LIB)/$$p; done
+install: $(if $(filter release,$(PROFILE)),all)
+	install -D -m 0755 target/$(PROFILE)/godebugctl $(DESTDIR)$(PREFIX)/bin/godebugctl
+	for p in $(PROGRAMS); do install -D -m 0755 target/$(PROFILE)/$$p $(LIB)/$$p; done
 	install -D -m 0644 units/godebugd.toml $(LIB)/godebugd.toml
 	for f in units/systemd/*; do install -D -m 0644 $$f $(DESTDIR)$(PREFIX)/lib/systemd/system/$$(basename $$f); done
 	for d in sysusers.d tmpfiles.d; do install -D -m 0644 units/$$d/godebug.conf $(DESTDIR)$(PREFIX)/lib/$$d/godebug.conf; done

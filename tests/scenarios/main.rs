@@ -1,1 +1,10 @@
-fn main() {}
+//! What people do with godebug, on booted hosts: `cargo test -p godebug-tests --test scenarios`, as root.
+//! Each scenario ends with `nothing_left`.
+
+use godebug_tests::scenario;
+
+mod harness;
+
+fn main() {
+    scenario::main(&[harness::ALL].concat());
+}

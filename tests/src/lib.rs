@@ -4,7 +4,7 @@
 //! `image` makes what a host starts from (`layer` caches it), `network` makes its wires, `host` boots it,
 //! `process` and `nothing_left` read back what it is like, `dap`, `jsonrpc` and `tls` are clients.
 
-pub mod command;
+mod command;
 pub mod dap;
 mod files;
 pub mod host;

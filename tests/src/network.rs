@@ -54,6 +54,8 @@ impl Network {
 
     /// A reboot takes the host's namespace, with its firewall, and leaves the laptop's.
     pub(crate) fn recreate_host(&self) -> Result<()> {
+        // First, because the kernel takes a deleted namespace's links down in its own time.
+        tool("ip", &["-netns", &self.laptop_namespace(), "link", "del", "eth0"])?;
         tool("ip", &["netns", "del", &self.host_namespace()])?;
         tool("ip", &["netns", "add", &self.host_namespace()])?;
         self.connect()

@@ -44,6 +44,11 @@ impl Snapshot {
         Ok(Self { firewall: host.snapshot_firewall()?, files: host.changed_files(), processes })
     }
 
+    /// The watched processes, as they were.
+    pub fn processes(&self) -> &[Process] {
+        &self.processes
+    }
+
     pub fn firewall(&self) -> &Firewall {
         &self.firewall
     }

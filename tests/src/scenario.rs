@@ -1,1 +1,159 @@
-//! stub
+//! The scenarios' runner: what a scenario is, on which suites it runs, which host it gets, and what is
+//! kept when it fails.
+
+use std::{
+    collections::HashMap,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::Instant,
+};
+
+use anyhow::{Context, Result};
+use libtest_mimic::{Arguments, Failed, Trial};
+
+use crate::{
+    files,
+    host::{Host, HostOptions},
+    image::{Product, Suite},
+};
+
+/// What a person does on a host, and what must hold after.
+#[derive(Clone, Copy)]
+pub struct Scenario {
+    name: &'static str,
+    suites: Suites,
+    host: Wanted,
+    run: fn(&Host) -> Result<()>,
+}
+
+#[derive(Clone, Copy)]
+enum Suites {
+    Trixie,
+    All,
+}
+
+#[derive(Clone, Copy)]
+enum Wanted {
+    Fresh { firewalld: bool, product: Product },
+    Shared,
+}
+
+impl Scenario {
+    /// On trixie, with a fresh host that has firewalld and the product.
+    pub const fn new(name: &'static str, run: fn(&Host) -> Result<()>) -> Self {
+        let host = Wanted::Fresh { firewalld: true, product: Product::Installed };
+        Self { name, suites: Suites::Trixie, host, run }
+    }
+
+    /// One of those that all suites must pass.
+    pub const fn main(mut self) -> Self {
+        self.suites = Suites::All;
+        self
+    }
+
+    /// It leaves its host as it found it, so that the next such scenario can have the same one.
+    pub const fn shared(mut self) -> Self {
+        self.host = Wanted::Shared;
+        self
+    }
+
+    /// On a host without firewalld.
+    pub const fn bare(mut self) -> Self {
+        self.host = Wanted::Fresh { firewalld: false, product: Product::Installed };
+        self
+    }
+
+    /// On a host where the product was never installed.
+    pub const fn without_product(mut self) -> Self {
+        self.host = Wanted::Fresh { firewalld: true, product: Product::None };
+        self
+    }
+
+    fn suites(self) -> &'static [Suite] {
+        match self.suites {
+            Suites::Trixie => &[Suite::Trixie],
+            Suites::All => &Suite::ALL,
+        }
+    }
+}
+
+/// Runs the scenarios that the command line asks for, as `cargo test` does, and ends the program.
+/// Their names are SUITE::NAME.
+pub fn main(scenarios: &[Scenario]) -> ! {
+    let arguments = Arguments::from_args();
+    let trials = scenarios.iter().flat_map(|scenario| {
+        scenario.suites().iter().map(|suite| {
+            let (scenario, suite) = (*scenario, *suite);
+            Trial::test(full_name(scenario, suite), move || {
+                run(scenario, suite).map_err(|error| Failed::from(causes(&error)))
+            })
+        })
+    });
+    let conclusion = libtest_mimic::run(&arguments, trials.collect());
+    end_shared_hosts();
+    conclusion.exit()
+}
+
+/// An error and its causes, without the backtrace of the runner itself.
+fn causes(error: &anyhow::Error) -> String {
+    let lines: Vec<String> = error.chain().map(ToString::to_string).collect();
+    lines.join("\n  because: ")
+}
+
+fn full_name(scenario: Scenario, suite: Suite) -> String {
+    format!("{}::{}", suite.name(), scenario.name)
+}
+
+fn run(scenario: Scenario, suite: Suite) -> Result<()> {
+    match scenario.host {
+        Wanted::Shared => {
+            let slot = shared_slot(suite);
+            // A scenario that failed may have left anything: the next one gets a new host.
+            let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
+            let host = match slot.take() {
+                Some(host) => host,
+                None => Host::boot(suite).context("booting a shared host")?,
+            };
+            run_on(&host, scenario)?;
+            *slot = Some(host);
+            Ok(())
+        }
+        Wanted::Fresh { firewalld, product } => {
+            let host = HostOptions { suite, product, firewalld }.boot()?;
+            run_on(&host, scenario)
+        }
+    }
+}
+
+fn run_on(host: &Host, scenario: Scenario) -> Result<()> {
+    let began = Instant::now();
+    let result = (scenario.run)(host);
+    let name = full_name(scenario, host.suite());
+    let took = began.elapsed().as_secs_f32();
+    eprintln!("     {name}: {took:.1} s, after {:.1} s of booting", host.boot_time().as_secs_f32());
+    result.with_context(|| {
+        let path = diagnosis_path(&name);
+        match host.write_diagnosis(&path) {
+            Ok(()) => format!("{name} failed; the host's journal is in {}", path.display()),
+            Err(error) => format!("{name} failed; its host does not answer: {error:#}"),
+        }
+    })
+}
+
+fn diagnosis_path(name: &str) -> PathBuf {
+    let file = format!("{}.log", name.replace("::", "-"));
+    files::workspace().join("target/test-hosts").join(file)
+}
+
+type Slot = Arc<Mutex<Option<Host>>>;
+
+static SHARED: Mutex<Option<HashMap<Suite, Slot>>> = Mutex::new(None);
+
+fn shared_slot(suite: Suite) -> Slot {
+    let mut all = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+    all.get_or_insert_default().entry(suite).or_default().clone()
+}
+
+fn end_shared_hosts() {
+    drop(SHARED.lock().unwrap_or_else(PoisonError::into_inner).take());
+}

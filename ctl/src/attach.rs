@@ -1,0 +1,93 @@
+//! `attach`: asks for a session, or for the plan of one, and hands it to the foreground or into a
+//! ticket.
+
+use crate::cli::Attach;
+use crate::keys::Key;
+use crate::manager::{answer, manager};
+use crate::output::Output;
+use crate::request::{Ssh, open_request, open_symbols};
+use crate::signals::Signals;
+use crate::{detach, foreground, ports, report, tickets};
+use godebug_api::bus::ManagerProxy;
+use godebug_api::documents::{OpenRequest, Opened, PlanDocument};
+use godebug_api::{Refusal, UnitName};
+use std::os::fd::OwnedFd;
+use std::pin::pin;
+
+pub(crate) async fn attach(output: &Output, arguments: &Attach) -> Result<(), Refusal> {
+    let symbols = arguments.symbols.as_deref().map(open_symbols).transpose()?;
+    if arguments.dry_run {
+        return dry_run(output, arguments).await;
+    }
+    // Whatever can fail here fails before the host is changed.
+    if let Some(path) = &arguments.ticket {
+        tickets::check_place(path)?;
+    }
+    let port = match arguments.listen {
+        Some(listen) => Some(ports::bind_this(listen).await?),
+        None => None,
+    };
+    let mut signals = Signals::catch()?;
+    let key = Key::generate()?;
+    let request = open_request(arguments, key.csr.clone(), Ssh::from_environment());
+    let manager = manager().await?;
+    output.live("attaching…");
+    let opened = open(output, &manager, &mut signals, &arguments.unit, &request, symbols).await;
+    output.clear();
+    let opened = opened?;
+    if arguments.detach {
+        return detach::hand_out(output, arguments, &manager, &opened, &key).await;
+    }
+    foreground::hold(output, arguments, manager, signals, opened, &key, port).await
+}
+
+async fn dry_run(output: &Output, arguments: &Attach) -> Result<(), Refusal> {
+    let request = open_request(arguments, String::new(), Ssh::from_environment());
+    let request = as_json(&request)?;
+    let plan: PlanDocument =
+        answer(manager().await?.plan(arguments.unit.as_str(), &request).await)?;
+    output.result(&plan, &report::plan(&plan))
+}
+
+/// Opens the session. A signal meanwhile takes the wish back.
+async fn open(
+    output: &Output,
+    manager: &ManagerProxy<'_>,
+    signals: &mut Signals,
+    unit: &UnitName,
+    request: &OpenRequest,
+    symbols: Option<OwnedFd>,
+) -> Result<Opened, Refusal> {
+    let text = as_json(request)?;
+    let files = symbols.into_iter().map(zbus::OwnedFd::from).collect();
+    let mut call = pin!(manager.open(unit.as_str(), &text, files));
+    tokio::select! {
+        opened = &mut call => return answer(opened),
+        () = signals.next() => {}
+    }
+    if request.hold {
+        return Err(Refusal::failed(
+            "interrupted before the session was active",
+            "godebugd gives back what it had taken; nothing is left to do",
+        ));
+    }
+    // Nobody holds a detached session, so it has to be waited for before it can be stopped.
+    output.note("interrupted: waiting for the session to be there, to end it again…");
+    tokio::select! {
+        opened = &mut call => {
+            let opened: Opened = answer(opened)?;
+            foreground::stop(manager, &opened.session.id).await?;
+            Err(Refusal::failed("interrupted; the session was ended again", ""))
+        }
+        () = signals.next() => Err(Refusal::failed(
+            "interrupted while godebugd was opening the session",
+            "see `godebugctl list` for whether it is there, and `godebugctl stop ID` to end it",
+        )),
+    }
+}
+
+fn as_json(request: &OpenRequest) -> Result<String, Refusal> {
+    serde_json::to_string(request).map_err(|error| {
+        Refusal::failed(format!("the request cannot be written: {error}"), "report this as a bug")
+    })
+}

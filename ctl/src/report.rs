@@ -1,0 +1,270 @@
+//! Documents as a person reads them.
+//!
+//! Every value that comes from the host goes through `safe`; what the output does besides is a
+//! second gate, not the first.
+
+use crate::countdown::{in_words, left_until};
+use crate::terminal::{BOLD, GREEN, RED, YELLOW, padded, painted, safe, shortened, table, width};
+use godebug_api::documents::{
+    Check, DebugInformation, Diagnosis, Inspection, PlanDocument, Proof, SessionInfo, Verdict,
+};
+use godebug_api::{Cidr, Refusal};
+use std::time::Duration;
+
+/// Reasons in `list` are cut to this; `show` has them whole.
+const REASON_COLUMNS: usize = 50;
+
+/// `list`.
+pub(crate) fn sessions(sessions: &[SessionInfo]) -> String {
+    if sessions.is_empty() {
+        return "no sessions".to_owned();
+    }
+    let heading =
+        ["ID", "UNIT", "STATE", "MODE", "PID", "ENDPOINT", "LEFT", "OPENED BY", "REASON"];
+    let mut rows = vec![heading.map(str::to_owned).to_vec()];
+    rows.extend(sessions.iter().map(|session| {
+        let reason = session.reason.as_ref().map(safe).unwrap_or_default();
+        vec![
+            session.id.to_string(),
+            session.unit.to_string(),
+            session.state.to_string(),
+            session.mode.to_string(),
+            session.pid.to_string(),
+            or_dash(&safe(&session.endpoint)),
+            left_until(session.expires_at.as_deref()),
+            safe(&session.opened_by),
+            shortened(&reason, REASON_COLUMNS),
+        ]
+    }));
+    table(&rows)
+}
+
+/// `show`.
+pub(crate) fn session(session: &SessionInfo) -> String {
+    let expires = session.expires_at.as_ref().map_or("-".to_owned(), |moment| {
+        let left = if session.state.is_live() {
+            format!(" ({} left)", left_until(Some(moment)))
+        } else {
+            String::new()
+        };
+        format!("{}{left}", safe(moment))
+    });
+    let mut rows = vec![
+        ("session", session.id.to_string()),
+        ("unit", session.unit.to_string()),
+        ("state", session.state.to_string()),
+        ("mode", session.mode.to_string()),
+        ("process", session.pid.to_string()),
+        ("endpoint", or_dash(&safe(&session.endpoint))),
+        ("clients from", sources(&session.sources)),
+        ("opened at", safe(&session.opened_at)),
+        ("expires at", expires),
+        ("opened by", format!("{} (uid {})", safe(&session.opened_by), session.opened_by_uid)),
+        ("reason", session.reason.as_ref().map_or("-".to_owned(), safe)),
+        ("debugger", safe(&session.debugger)),
+        ("go version", safe(&session.go_version)),
+    ];
+    if session.close_reason.is_some() {
+        rows.push(("ended", why_ended(session)));
+    }
+    let mut text = pairs(&rows);
+    text.push_str(&evidence(session));
+    text
+}
+
+/// How a session ended, and what was read back after it.
+pub(crate) fn ending(session: &SessionInfo, lasted: Option<Duration>) -> String {
+    let lasted = lasted.map(|time| format!(" after {}", in_words(time))).unwrap_or_default();
+    let mut text = format!(
+        "session {} is {}: {}{lasted}\n",
+        painted(BOLD, session.id.as_str()),
+        session.state,
+        why_ended(session),
+    );
+    text.push_str(&evidence(session));
+    text
+}
+
+/// The reason for the end, with the sentence that goes with it.
+pub(crate) fn why_ended(session: &SessionInfo) -> String {
+    let reason =
+        session.close_reason.map_or_else(|| session.state.to_string(), |reason| reason.to_string());
+    match &session.close_detail {
+        Some(detail) => format!("{reason} ({})", safe(detail)),
+        None => reason,
+    }
+}
+
+/// The proof, and in capitals whatever could not be given back.
+fn evidence(session: &SessionInfo) -> String {
+    let mut text: String = proof(&session.proof);
+    for item in &session.stuck {
+        text.push_str(&format!("  {} {}\n", painted(RED, "STUCK:"), safe(item)));
+    }
+    if !session.stuck.is_empty() {
+        text.push_str(
+            "    → godebugd goes on trying; `journalctl -u godebugd` says what is in the way\n",
+        );
+    }
+    text
+}
+
+fn proof(proof: &[Proof]) -> String {
+    let whats: Vec<String> = proof.iter().map(|item| safe(&item.what)).collect();
+    let widest = whats.iter().map(|what| width(what)).max().unwrap_or(0);
+    let line = |(item, what): (&Proof, &String)| {
+        let what = padded(what, widest);
+        if item.gone {
+            return format!("  {} {what}  {:>6} ms\n", painted(GREEN, "✓"), item.after_ms);
+        }
+        let found = item.found.as_ref().map(|found| format!(": {}", safe(found)));
+        let found = found.unwrap_or_default();
+        let mark = painted(RED, "✗");
+        format!("  {mark} {what}  {:>6} ms  STILL THERE{found}\n", item.after_ms)
+    };
+    proof.iter().zip(&whats).map(line).collect()
+}
+
+/// `attach --dry-run`.
+pub(crate) fn plan(plan: &PlanDocument) -> String {
+    let mut text = pairs(&[
+        ("unit", plan.unit.to_string()),
+        ("process", format!("{} of user {}", plan.pid, safe(&plan.user))),
+        ("go version", safe(&plan.go_version)),
+        ("debugger", safe(&plan.debugger)),
+        ("mode", plan.mode.to_string()),
+        ("time to live", plan.ttl.to_string()),
+        ("port", plan.port.to_string()),
+        ("clients from", sources(&plan.sources)),
+        ("firewall", safe(&plan.firewall)),
+    ]);
+    text.push('\n');
+    for (number, step) in plan.plan.steps.iter().enumerate() {
+        text.push_str(&format!(
+            "{:>2}. {}\n      undo: {}\n      ends by itself: {}\n",
+            number + 1,
+            safe(&step.does),
+            safe(&step.undo),
+            safe(&step.ends_by_itself)
+        ));
+    }
+    for warning in &plan.warnings {
+        text.push_str(&format!("{} {}\n", painted(YELLOW, "warning:"), safe(warning)));
+    }
+    text.push_str("\nNothing was changed.\n");
+    text
+}
+
+/// `inspect`.
+pub(crate) fn inspection(target: &Inspection) -> String {
+    let deleted = if target.deleted { " (removed or replaced since the start)" } else { "" };
+    let mut rows = vec![
+        ("unit", target.unit.to_string()),
+        ("process", format!("{} of user {}", target.pid, safe(&target.user))),
+        ("executable", format!("{}{deleted}", safe(&target.executable))),
+        ("go version", safe(&target.go_version)),
+        ("module", module(target)),
+        ("revision", revision(target)),
+        ("build", flags(target)),
+        ("debug info", debug_information(target.debug_information).to_owned()),
+        ("build ID", target.build_id.as_ref().map_or("-".to_owned(), safe)),
+    ];
+    rows.push(match (&target.debugger, &target.debugger_refusal) {
+        (Some(debugger), _) => ("debugger", safe(debugger)),
+        (None, why) => {
+            ("debugger", format!("none fits: {}", why.as_ref().map(safe).unwrap_or_default()))
+        }
+    });
+    if let Some(tracer) = &target.traced_by {
+        rows.push(("traced by", safe(tracer)));
+    }
+    if let Some(milliseconds) = target.watchdog_ms {
+        rows.push(("watchdog", in_words(Duration::from_millis(milliseconds))));
+    }
+    rows.extend(target.build_settings.iter().map(|(key, value)| {
+        // The build's own words, one to a line under one heading.
+        ("", format!("{}={}", safe(key), safe(value)))
+    }));
+    let mut text = pairs(&rows);
+    if let Some(refusal) = &target.refusal {
+        text.push_str(&would_refuse(refusal));
+    }
+    text
+}
+
+fn would_refuse(refusal: &Refusal) -> String {
+    let mark = painted(RED, "✗");
+    let mut text = format!("\n{mark} attach would refuse: {}\n", safe(&refusal.message));
+    for line in refusal.remedy.lines() {
+        text.push_str(&format!("  → {}\n", safe(line)));
+    }
+    text
+}
+
+fn module(target: &Inspection) -> String {
+    let parts = [&target.module, &target.module_version];
+    or_dash(&parts.into_iter().flatten().map(safe).collect::<Vec<_>>().join(" "))
+}
+
+fn revision(target: &Inspection) -> String {
+    let mut parts: Vec<String> =
+        [&target.vcs_revision, &target.vcs_time].into_iter().flatten().map(safe).collect();
+    if target.vcs_modified == Some(true) {
+        parts.push("(with local changes)".to_owned());
+    }
+    or_dash(&parts.join(" "))
+}
+
+fn flags(target: &Inspection) -> String {
+    let flag = |set: bool, name: &'static str| set.then_some(name);
+    let optimised = if target.optimised { "optimised" } else { "not optimised" };
+    let others =
+        [flag(target.pie, "PIE"), flag(target.cgo, "cgo"), flag(target.trimpath, "trimpath")];
+    let all: Vec<&str> = [Some(optimised)].into_iter().chain(others).flatten().collect();
+    all.join(", ")
+}
+
+fn debug_information(information: DebugInformation) -> &'static str {
+    match information {
+        DebugInformation::None => "none (the program was stripped)",
+        DebugInformation::Dwarf4 => "DWARF 4",
+        DebugInformation::Dwarf5 => "DWARF 5",
+    }
+}
+
+/// `doctor`.
+pub(crate) fn diagnosis(diagnosis: &Diagnosis) -> String {
+    let widest = diagnosis.checks.iter().map(|check| width(&safe(&check.name))).max().unwrap_or(0);
+    diagnosis.checks.iter().map(|check| check_line(check, widest)).collect()
+}
+
+fn check_line(check: &Check, widest: usize) -> String {
+    let mark = match check.verdict {
+        Verdict::Good => painted(GREEN, "✓"),
+        Verdict::Warning => painted(YELLOW, "!"),
+        Verdict::Bad => painted(RED, "✗"),
+    };
+    let name = padded(&safe(&check.name), widest);
+    let mut text = format!("{mark} {name}  {}\n", safe(&check.found));
+    for line in check.remedy.lines() {
+        text.push_str(&format!("  {}→ {}\n", " ".repeat(widest + 2), safe(line)));
+    }
+    text
+}
+
+/// Two columns; a row without a heading goes on under the one before it.
+fn pairs(rows: &[(&str, String)]) -> String {
+    let widest = rows.iter().map(|(heading, _)| width(heading)).max().unwrap_or(0);
+    rows.iter().map(|(heading, value)| format!("{}  {value}\n", padded(heading, widest))).collect()
+}
+
+pub(crate) fn sources(sources: &[Cidr]) -> String {
+    if sources.iter().all(Cidr::is_loopback) {
+        return "this host only".to_owned();
+    }
+    sources.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+fn or_dash(text: &str) -> String {
+    if text.is_empty() { "-".to_owned() } else { text.to_owned() }
+}

@@ -2,7 +2,7 @@
 //! person leaves.
 
 use crate::cli::Attach;
-use crate::countdown::{Countdown, in_words};
+use crate::held::{Ending, Held};
 use crate::keys::Key;
 use crate::manager::{answer, manager};
 use crate::output::{Output, ended_early};
@@ -12,46 +12,25 @@ use crate::signals::Signals;
 use crate::terminal::{BOLD, painted};
 use crate::tunnel::{Credentials, Event, Gateway, Tunnel};
 use crate::watch::{News, follow};
-use crate::{ide, live, report};
+use crate::{countdown, ide, live, report};
 use godebug_api::bus::{BusError, ManagerProxy};
 use godebug_api::documents::{Opened, SessionInfo};
-use godebug_api::{CloseReason, Refusal, SessionId, State};
+use godebug_api::{CloseReason, Refusal, SessionId};
+use serde::Serialize;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
-/// How long after the end the daemon's account of it is waited for.
-const LAST_WORD: Duration = Duration::from_secs(60);
-/// The same when the daemon cannot be asked.
-const NO_WORD: Duration = Duration::from_secs(15);
 /// How long an orderly end may take: dlv's tear-down has deadlines that add up to less.
 const STOPPING: Duration = Duration::from_secs(120);
+/// How often the end is asked for when godebugd or the bus goes away meanwhile.
+const ATTEMPTS: u32 = 5;
 
-/// Why the foreground is left.
-enum Ending {
-    /// The person asked for it.
-    Asked,
-    /// The session has ended, and this is the account of it.
-    Told(Box<SessionInfo>),
-    /// The daemon does not know the session any more.
-    Unknown(Refusal),
-    /// The time is over, and nobody could be asked how it ended.
-    TimeOver,
-    /// The session is ending, and the daemon has not finished in time.
-    Unfinished(Box<SessionInfo>),
-}
-
-/// A session in the foreground.
-struct Held<'a> {
-    output: &'a Output,
-    session: SessionInfo,
-    countdown: Option<Countdown>,
+/// The local port in service, with what it tells.
+struct Service {
     tunnel: Tunnel,
+    events: UnboundedReceiver<Event>,
     port: LocalPort,
-    /// When the session began to end, as far as we were told.
-    ending_since: Option<Instant>,
-    /// The daemon or the bus cannot be reached.
-    away: bool,
 }
 
 /// Serves the session until it ends, or a signal asks to end it.
@@ -66,30 +45,39 @@ pub(crate) async fn hold(
 ) -> Result<(), Refusal> {
     let began = Instant::now();
     let id = opened.session.id.clone();
-    let (mut held, events) = match prepare(output, arguments, opened, key, port).await {
-        Ok(prepared) => prepared,
+    let mut service = match prepare(output, arguments, &opened, key, port).await {
+        Ok(service) => service,
         Err(refusal) => {
             // Without a local port the session is of no use. It is held, so it would end anyway.
             let _ = stop(&manager, &id).await;
             return Err(refusal);
         }
     };
-    let (sender, news) = unbounded_channel();
+    let (sender, mut news) = unbounded_channel();
     let follower = tokio::spawn(follow(manager.inner().connection().clone(), id.clone(), sender));
-    let ending = held.serve(&mut signals, news, events).await;
+    let mut held = Held::new(output, opened.session);
+    let ending = serve(&mut held, &mut service, &mut signals, &mut news).await;
     follower.abort();
     output.clear();
-    finish(output, ending, &manager, &mut signals, &id, began).await
+    match ending {
+        Ending::Asked => {
+            output.note("ending the session…");
+            let session = stop_unless_told_twice(&manager, &mut signals, &id).await?;
+            output.text(&report::ending(&session, Some(began.elapsed())));
+            stuck(&session).map_or(Ok(()), Err)
+        }
+        other => account(output, &id, other, began.elapsed()),
+    }
 }
 
 /// Makes the tunnel and the local port, and tells how to use them.
-async fn prepare<'a>(
-    output: &'a Output,
+async fn prepare(
+    output: &Output,
     arguments: &Attach,
-    opened: Opened,
+    opened: &Opened,
     key: &Key,
     port: Option<LocalPort>,
-) -> Result<(Held<'a>, UnboundedReceiver<Event>), Refusal> {
+) -> Result<Service, Refusal> {
     let credentials = Credentials {
         ca: &opened.ca,
         certificate: &opened.certificate,
@@ -101,59 +89,167 @@ async fn prepare<'a>(
         Some(port) => port,
         None => ports::bind_free().await?,
     };
+    announce(output, arguments, &opened.session, &port)?;
     let (tunnel, events) = Tunnel::new(gateway);
-    let session = opened.session;
-    let countdown = session.expires_at.as_deref().and_then(Countdown::until);
-    let held =
-        Held { output, session, countdown, tunnel, port, ending_since: None, away: false };
-    held.announce(arguments)?;
-    Ok((held, events))
+    Ok(Service { tunnel, events, port })
 }
 
-impl Held<'_> {
-    /// The session and how to connect; the one document with `--json`.
-    fn announce(&self, arguments: &Attach) -> Result<(), Refusal> {
-        let (output, session, address) = (self.output, &self.session, self.port.address);
-        if output.is_json() {
-            output.document(&Listening { session, listen: address.to_string() })?;
-        } else {
-            output.text(&announcement(session, &self.port));
-        }
-        if let Some(wanted) = arguments.ide {
-            output.text(&format!("\n{}", ide::configuration(wanted, &session.unit, address.port())));
-        }
-        output.note("\nCtrl-C ends the session.");
-        Ok(())
-    }
+/// The session's document with the local port.
+#[derive(Serialize)]
+struct Listening<'a> {
+    #[serde(flatten)]
+    session: &'a SessionInfo,
+    listen: String,
+}
 
-    /// Relays, watches and counts down.
-    async fn serve(
-        &mut self,
-        signals: &mut Signals,
-        mut news: UnboundedReceiver<News>,
-        mut events: UnboundedReceiver<Event>,
-    ) -> Ending {
-        let mut tick = interval(Duration::from_secs(1));
-        // After a sleep of the laptop one look is enough.
-        tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
-        loop {
-            let ending = {
-                let serving = self.tunnel.serve(&self.port.listener);
-                tokio::pin!(serving);
-                // The relays live as long as `serving`, so this inner loop does all that needs no
-                // change of `self`.
-                loop {
-                    let what = tokio::select! {
-                        () = &mut serving => continue,
-                        () = signals.next() => What::Signal,
-                        Some(news) = news.recv() => What::News(news),
-                        Some(event) = events.recv() => What::Event(event),
-                        _ = tick.tick() => What::Tick,
-                    };
-                    let _ = what;
-                }
-            };
+/// The session and how to connect; the one document with `--json`.
+fn announce(
+    output: &Output,
+    arguments: &Attach,
+    session: &SessionInfo,
+    port: &LocalPort,
+) -> Result<(), Refusal> {
+    let listen = port.address;
+    if output.is_json() {
+        output.document(&Listening { session, listen: listen.to_string() })?;
+    } else {
+        output.text(&announcement(session, port));
+    }
+    if let Some(wanted) = arguments.ide {
+        output.text(&format!("\n{}", ide::configuration(wanted, &session.unit, listen.port())));
+    }
+    output.note("\nCtrl-C ends the session.");
+    Ok(())
+}
+
+fn announcement(session: &SessionInfo, port: &LocalPort) -> String {
+    let moved = if port.moved { format!("   (port {} is taken)", ports::DEFAULT) } else { String::new() };
+    format!(
+        "session {} active: {}, process {}, mode {}, until {} ({} left)\n\
+         \x20 debugger    {}\n\
+         \x20 gateway     {}, for clients from {}\n\
+         \x20 local port  {}{moved}\n\
+         \n\
+         \x20 dlv connect {}      leave it with: exit -c",
+        painted(BOLD, session.id.as_str()),
+        session.unit,
+        session.pid,
+        session.mode,
+        session.expires_at.as_deref().unwrap_or("-"),
+        countdown::left_until(session.expires_at.as_deref()),
+        crate::terminal::safe(&session.debugger),
+        crate::terminal::safe(&session.endpoint),
+        report::sources(&session.sources),
+        port.address,
+        port.address,
+    )
+}
+
+/// Relays, watches and counts down until there is a reason to leave.
+async fn serve(
+    held: &mut Held<'_>,
+    service: &mut Service,
+    signals: &mut Signals,
+    news: &mut UnboundedReceiver<News>,
+) -> Ending {
+    let Service { tunnel, events, port } = service;
+    let mut relaying = std::pin::pin!(tunnel.serve(&port.listener));
+    let mut tick = interval(Duration::from_secs(1));
+    // After a sleep of the machine one look is enough.
+    tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    loop {
+        let ending = tokio::select! {
+            () = &mut relaying => None,
+            () = signals.next() => Some(Ending::Asked),
+            Some(news) = news.recv() => held.hear(news),
+            Some(event) = events.recv() => { live::tell(held.output(), &event); None }
+            _ = tick.tick() => held.tick(tunnel.clients()),
+        };
+        if let Some(ending) = ending {
             return ending;
         }
     }
+}
+
+/// Tells of an end that nobody here asked for, and whether that is what was to be expected.
+fn account(
+    output: &Output,
+    id: &SessionId,
+    ending: Ending,
+    lasted: Duration,
+) -> Result<(), Refusal> {
+    let look = format!("`godebugctl show {id}` tells how it ended");
+    match ending {
+        Ending::Told(session) => {
+            output.text(&report::ending(&session, Some(lasted)));
+            if let Some(refusal) = stuck(&session) {
+                return Err(refusal);
+            }
+            if session.close_reason == Some(CloseReason::Expired) {
+                return Ok(());
+            }
+            let why = report::why_ended(&session);
+            Err(ended_early(format!("session {id} ended before its time: {why}"), ""))
+        }
+        Ending::Unknown(refusal) => Err(ended_early(
+            format!("godebugd does not know session {id} any more: {}", refusal.message),
+            refusal.remedy,
+        )),
+        Ending::Unfinished(session) => {
+            let why = report::why_ended(&session);
+            Err(ended_early(format!("session {id} is still being ended: {why}"), look))
+        }
+        Ending::TimeOver | Ending::Asked => {
+            output.text(&format!("session {id} is over: its time has come; {look}"));
+            Ok(())
+        }
+    }
+}
+
+/// Ends the session; a second signal leaves the rest to the daemon.
+async fn stop_unless_told_twice(
+    manager: &ManagerProxy<'_>,
+    signals: &mut Signals,
+    id: &SessionId,
+) -> Result<SessionInfo, Refusal> {
+    let left = |why: &str| {
+        Err(Refusal::failed(
+            format!("session {id} is being ended, {why}"),
+            format!("godebugd goes on without you; `godebugctl show {id}` tells how far it is"),
+        ))
+    };
+    tokio::select! {
+        stopped = timeout(STOPPING, stop(manager, id)) => {
+            stopped.unwrap_or_else(|_| left("which takes longer than it should"))
+        }
+        () = signals.next() => left("but you did not wait for it"),
+    }
+}
+
+/// Ends session `id` and gives the account of it, through restarts of godebugd and of the bus.
+///
+/// # Errors
+/// When the daemon refuses, or cannot be reached.
+pub(crate) async fn stop(
+    first: &ManagerProxy<'_>,
+    id: &SessionId,
+) -> Result<SessionInfo, Refusal> {
+    let mut stopped = first.stop(id.as_str()).await;
+    for _ in 1..ATTEMPTS {
+        if !matches!(stopped, Err(BusError::ZBus(_))) {
+            break;
+        }
+        sleep(Duration::from_secs(1)).await;
+        if let Ok(manager) = manager().await {
+            stopped = manager.stop(id.as_str()).await;
+        }
+    }
+    answer(stopped).map_err(|refusal| {
+        let remedy = format!(
+            "{}\nthe session ends by itself at the end of its time; until then \
+             `godebugctl stop {id}` ends it",
+            refusal.remedy
+        );
+        Refusal { remedy: remedy.trim_start().to_owned(), ..refusal }
+    })
 }

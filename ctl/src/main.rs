@@ -1,2 +1,80 @@
-//! stub
-fn main() {}
+//! `godebugctl`: the person's side of godebug. Asks the daemon for sessions, shows them, and
+//! connects an IDE to them.
+
+mod attach;
+mod cli;
+mod connect;
+mod countdown;
+mod detach;
+mod foreground;
+mod held;
+mod ide;
+mod keys;
+mod live;
+mod manager;
+mod output;
+mod peer;
+mod ports;
+mod report;
+mod request;
+mod sessions;
+mod signals;
+mod terminal;
+mod tickets;
+mod tunnel;
+mod watch;
+
+use clap::CommandFactory;
+use cli::{Cli, Command};
+use godebug_api::Refusal;
+use output::Output;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    keys::keep_memory_private();
+    let cli = match cli::parse() {
+        Ok(cli) => cli,
+        Err(status) => return ExitCode::from(status),
+    };
+    let output = Output::new(cli.json);
+    match start(&output, &cli.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(refusal) => ExitCode::from(output.refusal(&refusal)),
+    }
+}
+
+fn start(output: &Output, command: &Command) -> Result<(), Refusal> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| {
+        Refusal::failed(format!("this program cannot start its event loop: {error}"), "")
+    })?;
+    let result = runtime.block_on(run(output, command));
+    // Whatever is still going on (a name being resolved) must not hold up the exit.
+    runtime.shutdown_background();
+    result
+}
+
+async fn run(output: &Output, command: &Command) -> Result<(), Refusal> {
+    match command {
+        Command::Attach(arguments) => attach::attach(output, arguments).await,
+        Command::Connect(arguments) => connect::connect(output, arguments).await,
+        Command::List => sessions::list(output).await,
+        Command::Show { id } => sessions::show(output, id).await,
+        Command::Extend(arguments) => sessions::extend(output, arguments).await,
+        Command::Stop(arguments) => sessions::stop(output, arguments).await,
+        Command::Inspect { unit, pid } => sessions::inspect(output, unit, *pid).await,
+        Command::Doctor { unit } => sessions::doctor(output, unit.as_ref()).await,
+        Command::Completion { shell } => completion(output, *shell),
+    }
+}
+
+fn completion(output: &Output, shell: clap_complete::Shell) -> Result<(), Refusal> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "godebugctl", &mut script);
+    let script = String::from_utf8_lossy(&script);
+    if output.is_json() {
+        let shell = shell.to_string();
+        return output.document(&serde_json::json!({ "shell": shell, "script": script }));
+    }
+    output.raw(&script)
+}

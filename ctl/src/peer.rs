@@ -6,16 +6,15 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-/// TCP's state ESTABLISHED in the kernel's table.
-const ESTABLISHED: u8 = 1;
 /// What `/proc/self/loginuid` says when nobody has logged in.
 const NO_LOGIN: u32 = u32::MAX;
 
 /// One end of a connection in the kernel's table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Entry {
-    state: u8,
     uid: u32,
+    /// Zero when no process holds the socket any more.
+    inode: u64,
 }
 
 /// The users who may use this process's local port.
@@ -31,7 +30,7 @@ impl Allowed {
         if me.is_root() {
             let sudo = std::env::var("SUDO_UID").ok();
             let login = std::fs::read_to_string("/proc/self/loginuid").ok();
-            let uids = [sudo, login].into_iter().flatten().filter_map(|t| t.trim().parse().ok());
+            let uids = [sudo, login].into_iter().flatten().filter_map(|text| text.trim().parse::<u32>().ok());
             users.extend(uids.filter(|uid| *uid != NO_LOGIN));
         }
         Self(users)
@@ -43,11 +42,10 @@ impl Allowed {
         if !self.0.contains(&first.uid) {
             return false;
         }
-        // A socket whose owner has closed it is shown as root's. So root must still be connected
-        // at a second look: it cannot have been closing at the first one then.
+        // A socket whose owner has closed it is shown as root's, without an inode. So root must be
+        // there, the same, at a second look: it cannot have been closing at the first one then.
         first.uid != 0
-            || (first.state == ESTABLISHED
-                && look_up(peer, here).await.is_some_and(|entry| entry == first))
+            || (first.inode != 0 && look_up(peer, here).await.is_some_and(|entry| entry == first))
     }
 }
 
@@ -64,9 +62,9 @@ fn find(table: &str, peer: SocketAddr, here: SocketAddr) -> Option<Entry> {
         if local != (peer.ip(), peer.port()) || remote != (here.ip(), here.port()) {
             return None;
         }
-        let state = u8::from_str_radix(fields.next()?, 16).ok()?;
-        let uid = fields.nth(3)?.parse().ok()?;
-        Some(Entry { state, uid })
+        let uid = fields.nth(4)?.parse().ok()?;
+        let inode = fields.nth(1)?.parse().ok()?;
+        Some(Entry { uid, inode })
     })
 }
 
@@ -107,7 +105,7 @@ mod tests {
     #[test]
     fn the_other_end_is_found_and_not_our_own() {
         let (peer, here) = ("127.0.0.1:50000".parse().unwrap(), "127.0.0.1:2345".parse().unwrap());
-        assert_eq!(find(TABLE, peer, here), Some(Entry { state: ESTABLISHED, uid: 1000 }));
+        assert_eq!(find(TABLE, peer, here), Some(Entry { uid: 1000, inode: 2 }));
         assert_eq!(find(TABLE, "127.0.0.1:50001".parse().unwrap(), here), None);
         assert_eq!(find("", peer, here), None);
     }

@@ -309,3 +309,6 @@ impl Tunnel {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -88,7 +88,7 @@ async fn hints(
     connection: &Connection,
     id: &SessionId,
 ) -> zbus::Result<futures_util::stream::SelectAll<BoxStream<'static, ()>>> {
-    let session = SessionProxy::builder(connection).path(session_path(id))?.build().await?;
+    let session = SessionProxy::builder(connection).path(session_path(id)).build().await?;
     let transitions = session.receive_transition().await?.map(|_| ()).boxed();
     let extensions = session.receive_extended().await?.map(|_| ()).boxed();
     let owners = session.inner().receive_owner_changed().await?.map(|_| ()).boxed();

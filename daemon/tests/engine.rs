@@ -157,6 +157,26 @@ fn the_network_goes_first_and_the_dead_man_last() {
 }
 
 #[test]
+fn the_dead_man_of_an_extension_goes_last_too() {
+    simulate(async |run| {
+        let (host, ledger, plan) = (SimulatedHost::default(), new_ledger(run), a_plan(1, true));
+        open(&host, &ledger, &plan).await.unwrap();
+        let locked = ledger.lock(std::time::Duration::ZERO).await.unwrap();
+        let deadline = Deadline { wall_ms: 10, boot_ms: 10 };
+        engine::move_deadline(&host, &locked, &opened().id, deadline, &()).await.unwrap();
+        drop(locked);
+        let dead_men = |set: &HashSet<Grant>| {
+            set.iter().filter(|grant| matches!(grant, Grant::DeadMan { .. })).count()
+        };
+        assert_eq!(dead_men(&host.taken.borrow()), 1, "one at a time");
+        host.order.borrow_mut().clear();
+        assert!(close(&host, &ledger).await.unwrap().is_clean());
+        assert!(matches!(host.order.borrow().last().unwrap(), Grant::DeadMan { .. }));
+        assert!(host.taken.borrow().is_empty());
+    });
+}
+
+#[test]
 fn a_rule_that_stays_keeps_the_fence_and_the_dead_man() {
     simulate(async |run| {
         let (host, ledger, plan) = (SimulatedHost::default(), new_ledger(run), a_plan(1, true));

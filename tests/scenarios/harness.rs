@@ -88,8 +88,8 @@ fn debugs_with_plain_dlv(host: &Host) -> Result<()> {
     ensure!(order.wait(Duration::from_secs(10))?.ok()?.contains("cents"));
     dap.disconnect(false)?;
 
-    ensure!(rpc.process_pid()? == i64::from(target));
     rpc.command("halt")?;
+    ensure!(rpc.process_pid()? == i64::from(target));
     ensure!(!rpc.list_goroutines()?.as_array().is_none_or(Vec::is_empty));
     ensure!(nothing_left(host, &before).is_err(), "a debugger at work was not noticed");
     rpc.detach(false)?;
@@ -116,7 +116,7 @@ fn finds_what_is_left(host: &Host) -> Result<()> {
         (
             "firewall-cmd --permanent --add-port=2345/tcp",
             "firewall-cmd --permanent --remove-port=2345/tcp && rm -f /etc/firewalld/zones/public.xml*",
-            "firewalld, permanent",
+            "permanent zone public",
         ),
         ("mkdir -p /etc/godebug && echo x >/etc/godebug/x", "rm -r /etc/godebug", "/etc/godebug/x"),
         (

@@ -4,6 +4,7 @@
 use std::{
     collections::HashMap,
     fs::{self, File},
+    io,
     net::{IpAddr, SocketAddr, TcpStream},
     os::unix::{fs::symlink, net::UnixDatagram, process::CommandExt},
     path::{Path, PathBuf},
@@ -170,12 +171,14 @@ impl Host {
     /// Pulls the plug: every process ends at once, and the host boots again from its disk.
     pub fn cut_power(&self) -> Result<()> {
         let mut booted = self.lock()?;
-        files::write(self.cgroup.join("cgroup.kill"), "1")?;
+        files::write(self.cgroup.join("payload/cgroup.kill"), "1")?;
         booted.nspawn.wait().context("waiting for systemd-nspawn")?;
         self.start_again(booted)
     }
 
     fn start_again(&self, mut booted: MutexGuard<'_, Booted>) -> Result<()> {
+        // In a cgroup that was killed once, the kernel also kills what is cloned into it from another.
+        remove_cgroups(&self.cgroup.join("payload"))?;
         self.network.recreate_host()?;
         *booted = start(&self.name, &self.directory, &self.cgroup, &self.network)?;
         drop(booted);
@@ -569,6 +572,24 @@ fn prepare(directory: &Path, layers: &[Layer]) -> Result<()> {
         stack(&layers)
     );
     tool("mount", &["-t", "overlay", "overlay", "-o", &options, &format!("{at}/root")]).map(drop)
+}
+
+/// Removes a tree of cgroups; their last processes may still be on their way out.
+fn remove_cgroups(path: &Path) -> Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    for entry in fs::read_dir(path).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove_cgroups(&entry.path())?;
+        }
+    }
+    while let Err(error) = fs::remove_dir(path) {
+        if error.kind() == io::ErrorKind::NotFound {
+            break;
+        }
+        ensure!(Instant::now() < deadline, "removing the cgroup {}: {error}", path.display());
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    Ok(())
 }
 
 /// The unified cgroup hierarchy, wherever this machine has it.

@@ -132,8 +132,8 @@ fn firewall(host: &Host, before: &Firewall) -> Result<Vec<String>> {
         rules.iter().map(|rule| rule.to_string() + "\n").collect()
     };
     left.extend(differences("nftables", &lines(&before.nftables), &lines(&now.nftables)));
-    left.extend(differences("firewalld, runtime", &before.runtime, &now.runtime));
-    left.extend(differences("firewalld, permanent", &before.permanent, &now.permanent));
+    left.extend(differences("firewalld", &before.runtime, &now.runtime));
+    left.extend(differences("firewalld", &before.permanent, &now.permanent));
     Ok(left)
 }
 
@@ -194,14 +194,12 @@ impl Host {
         let ruleset = self.run("nft --json list ruleset")?;
         let mut nftables = ruleset.json()?["nftables"].take();
         normalise(&mut nftables);
-        let zones = |options: &str| {
-            self.ok(&format!(
-                "! systemctl --quiet is-active firewalld || \
-                 {{ firewall-cmd {options} --list-all-zones && firewall-cmd {options} --list-all-policies && \
-                 firewall-cmd {options} --direct --get-all-rules; }}"
-            ))
-        };
-        Ok(Firewall { nftables, runtime: zones("")?, permanent: zones("--permanent")? })
+        let script = include_str!("../image/firewalld-settings.py").replace('\'', r"'\''");
+        let settings =
+            self.ok(&format!("! systemctl --quiet is-active firewalld || python3 -c '{script}'"))?;
+        let (runtime, permanent): (Vec<&str>, Vec<&str>) =
+            settings.lines().partition(|line| line.starts_with("runtime"));
+        Ok(Firewall { nftables, runtime: runtime.join("\n"), permanent: permanent.join("\n") })
     }
 }
 

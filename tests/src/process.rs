@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 
-use crate::files;
+use crate::{command::tool, files};
 
 /// A process that was seen running; the start time tells it from a later one with its number.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,9 +48,10 @@ impl Process {
     }
 
     pub(crate) fn is_go(&self) -> bool {
-        // The section's name is in every Go executable since Go 1.13, stripped or not.
-        fs::read(format!("/proc/{}/exe", self.pid))
-            .is_ok_and(|bytes| bytes.windows(14).any(|window| window == b"\xff Go buildinf:"))
+        // The mark is in every Go executable since Go 1.13, stripped or not. grep, because this crate
+        // is built without optimisation and the files are large.
+        let executable = format!("/proc/{}/exe", self.pid);
+        tool("grep", &["-qaF", " Go buildinf:", &executable]).is_ok()
     }
 
     /// What is wrong about it if no debugger is to be seen any more.
@@ -87,7 +88,11 @@ impl Process {
                 File::open(&path).with_context(|| format!("opening {path} ({})", mapping.name))?;
             let (in_memory, in_file) =
                 (mapping.read(&memory, mapping.start)?, mapping.read(&file, mapping.offset)?);
+            compared += in_file.len();
             // The last page of a mapping is zeroes beyond the file's end.
+            if in_memory.get(..in_file.len()) == Some(&in_file[..]) {
+                continue;
+            }
             let differences: Vec<usize> =
                 (0..in_file.len()).filter(|at| in_memory.get(*at) != in_file.get(*at)).collect();
             if let Some(first) = differences.first() {
@@ -96,7 +101,6 @@ impl Process {
                     differences.len(), mapping.name, mapping.start + *first as u64, in_memory[*first], in_file[*first],
                 ));
             }
-            compared += in_file.len();
         }
         ensure!(compared > 0, "process {} has no executable mapping to compare", self.pid);
         Ok(found)

@@ -6,7 +6,7 @@ use crate::authority::{Action, Authorized, Caller, authorize, owner};
 use crate::config::Config;
 use crate::host::gateway;
 use crate::paths::SessionPaths;
-use crate::sessions::{Sessions, prepare};
+use crate::sessions::{Sessions, Symbols, prepare};
 use crate::target;
 use godebug_api::bus::BusError;
 use godebug_api::control::Request;
@@ -115,7 +115,8 @@ impl Manager {
             authorize(connection, caller, Action::Read, Some(&unit), &[], request).await?;
         let request = allowed.get();
         let config = Config::load()?;
-        let prepared = prepare(&self.sessions, &config, &unit, request, request.symbols).await?;
+        let symbols = if request.symbols { Symbols::Announced } else { Symbols::None };
+        let prepared = prepare(&self.sessions, &config, &unit, request, symbols).await?;
         Ok(json(&prepared.document())?)
     }
 

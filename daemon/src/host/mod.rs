@@ -32,8 +32,8 @@ pub struct Material {
 pub struct SessionMaterial {
     pub debugger: units::DebuggerUnit,
     pub gateway: GatewayConfig,
-    /// A file with the target's debug information and the build ID that dlv finds it by.
-    pub symbols: Option<(std::fs::File, String)>,
+    /// A file with the target's debug information, and the path of the program that it is for.
+    pub symbols: Option<(std::fs::File, std::path::PathBuf)>,
     /// firewalld's timeouts do no harm on this host.
     pub timed_rules: bool,
 }
@@ -346,15 +346,17 @@ fn prepare_debugger_files(session: &SessionMaterial) -> std::io::Result<()> {
     std::fs::create_dir_all(&dlv)?;
     std::fs::write(telemetry.join("mode"), "off 1970-01-01\n")?;
     let mut settings = String::from("debug-info-directories: []\n");
-    if let Some((file, build_id)) = &session.symbols {
-        let (directory, name) = build_id.split_at(build_id.len().min(2));
-        let place = paths.symbols().join(".build-id").join(directory);
-        std::fs::create_dir_all(&place)?;
-        let mut copy = std::fs::File::create(place.join(format!("{name}.debug")))?;
-        std::io::copy(&mut file.try_clone()?, &mut copy)?;
+    if let Some((file, program)) = &session.symbols {
+        // In a directory whose name has no "build-id" in it dlv looks for NAME.debug, which works
+        // for programs without GNU's build ID too (pkg/proc/bininfo.go, openSeparateDebugInfo).
+        let mut name = program.file_name().unwrap_or_default().to_owned();
+        name.push(".debug");
+        std::fs::create_dir(paths.symbols())?;
+        let mut copy = std::fs::File::create(paths.symbols().join(name))?;
+        std::io::copy(&mut &*file, &mut copy)?;
         copy.set_permissions(std::fs::Permissions::from_mode(0o644))?;
-        let directory = paths.symbols().join(".build-id");
-        settings = format!("debug-info-directories: [\"{}\"]\n", directory.display());
+        std::fs::set_permissions(paths.symbols(), std::fs::Permissions::from_mode(0o755))?;
+        settings = format!("debug-info-directories: [\"{}\"]\n", paths.symbols().display());
     }
     std::fs::write(dlv.join("config.yml"), settings)?;
     for path in [configuration.clone(), configuration.join("go"), telemetry, dlv] {

@@ -550,7 +550,7 @@ fn material(
         plan::Firewall::Firewalld { version, .. } => plan::firewalld_timeout_is_safe(version),
         plan::Firewall::Nftables => false,
     };
-    let build_id = prepared.target.executable.build_ids.gnu.clone();
+    let program = prepared.target.process.exe_link().map(|(path, _)| path).unwrap_or_default();
     Material {
         deadline,
         session: Some(SessionMaterial {
@@ -577,7 +577,7 @@ fn material(
                 max_connections: MAX_CONNECTIONS,
                 max_handshakes: MAX_HANDSHAKES,
             },
-            symbols: symbols.zip(build_id),
+            symbols: symbols.map(|file| (file, program)),
             timed_rules,
         }),
     }

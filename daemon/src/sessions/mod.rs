@@ -3,7 +3,7 @@
 mod life;
 mod prepare;
 
-pub use prepare::{Prepared, all_debuggers, fitting_debugger, prepare};
+pub use prepare::{Prepared, Symbols, all_debuggers, fitting_debugger, prepare};
 
 use crate::authority::Authorized;
 use crate::config::Config;
@@ -102,8 +102,9 @@ impl Sessions {
         symbols: Option<File>,
     ) -> Result<OpenedDocument, Refusal> {
         let config = Config::load()?;
+        let brought = symbols.as_ref().map_or(Symbols::None, Symbols::InFile);
         let one_at_a_time = self.0.preparing.lock().await;
-        let prepared = prepare(self, &config, unit, request.get(), symbols.is_some()).await?;
+        let prepared = prepare(self, &config, unit, request.get(), brought).await?;
         let (request, caller) = request.into_inner();
         let certificates = certificates::issue(
             &prepared.wanted.id,

@@ -6,14 +6,25 @@ use crate::config::Config;
 use crate::host::{routes, units};
 use crate::paths;
 use crate::target::find::{self, Target};
+use crate::target::executable::SymbolFile;
 use crate::target::{debuggers, process};
 use godebug_api::documents::{DebugInformation, OpenRequest, PlanDocument, SessionInfo};
 use godebug_api::{Cidr, Deadline, Mode, Port, Refusal, SessionId, UnitName, clock};
 use godebug_core::delve::{self, Debugger};
 use godebug_core::ledger::Opened;
 use godebug_core::plan::{self, Facts, Firewall, Plan, Wanted};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+/// What the request brings along for a target without debug information.
+#[derive(Clone, Copy)]
+pub enum Symbols<'a> {
+    None,
+    /// There will be a file; a plan does not look into it.
+    Announced,
+    InFile(&'a File),
+}
 
 /// A session that could be opened now.
 pub struct Prepared {
@@ -33,7 +44,7 @@ pub async fn prepare(
     config: &Config,
     unit: &UnitName,
     request: &OpenRequest,
-    with_symbols: bool,
+    symbols: Symbols<'_>,
 ) -> Result<Prepared, Refusal> {
     within_the_rules(config, request)?;
     let host = &sessions.shared().host;
@@ -41,7 +52,7 @@ pub async fn prepare(
     not_twice(&sessions.list(), &target)?;
     find::traceable(&target)?;
     let debugger = fitting_debugger(&target).await?;
-    has_symbols(&target, with_symbols)?;
+    has_symbols(&target, symbols)?;
     let sources = match request.from.as_slice() {
         [] => vec![Cidr::LOOPBACK_4],
         from => Cidr::without_overlaps(from),
@@ -205,8 +216,13 @@ pub async fn all_debuggers() -> debuggers::Search {
     debuggers::find(&vendor, &directories, &cache).await
 }
 
-fn has_symbols(target: &Target, with_symbols: bool) -> Result<(), Refusal> {
-    if target.executable.debug_information != DebugInformation::None || with_symbols {
+fn has_symbols(target: &Target, symbols: Symbols<'_>) -> Result<(), Refusal> {
+    match symbols {
+        Symbols::InFile(file) => return fitting_symbols(target, file),
+        Symbols::Announced => return Ok(()),
+        Symbols::None => {}
+    }
+    if target.executable.debug_information != DebugInformation::None {
         return Ok(());
     }
     Err(Refusal::target(
@@ -216,6 +232,29 @@ fn has_symbols(target: &Target, with_symbols: bool) -> Result<(), Refusal> {
         ),
         "build it without those flags, or give the unstripped file of the same build with --symbols FILE",
     ))
+}
+
+/// dlv does not compare: with the symbols of another build it would show wrong lines and values.
+fn fitting_symbols(target: &Target, file: &File) -> Result<(), Refusal> {
+    const REMEDY: &str = "give the unstripped file of exactly this build";
+    let executable = &target.executable;
+    let symbols = SymbolFile::read(file, executable.go_version).map_err(|error| {
+        Refusal::target(format!("the symbols file cannot be used: {error}"), REMEDY)
+    })?;
+    if symbols.debug_information == DebugInformation::None {
+        return Err(Refusal::target("the symbols file has no debug information either", REMEDY));
+    }
+    match executable.build_ids.same_build(&symbols.build_ids) {
+        Some(true) => Ok(()),
+        Some(false) => Err(Refusal::target(
+            format!("the symbols file is of another build than the program of {}", target.unit),
+            REMEDY,
+        )),
+        None => Err(Refusal::target(
+            "the symbols file and the program have no build ID in common, so nothing tells whether they belong together",
+            "build with a Go that writes build IDs, and without -ldflags=-buildid=",
+        )),
+    }
 }
 
 async fn firewall(sessions: &Sessions, sources: &[Cidr]) -> Result<Firewall, Refusal> {

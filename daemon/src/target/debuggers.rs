@@ -96,7 +96,8 @@ impl Hunt {
 
     async fn identify(&self, candidate: &Path) -> Result<(Identity, Debugger), String> {
         let path = trust::check(candidate, self.owner)?;
-        let identity = Identity::of(&path).map_err(|error| format!("it cannot be read: {error}"))?;
+        let identity =
+            Identity::of(&path).map_err(|error| format!("it cannot be read: {error}"))?;
         if let Some((_, debugger)) = self.known.iter().find(|(known, _)| *known == identity) {
             return Ok((identity, debugger.clone()));
         }

@@ -290,15 +290,15 @@ fn first_unit_version(header: &[u8], little_endian: bool) -> Option<u16> {
     // A length of all ones says that the real one follows in 64 bits.
     let at = if header.starts_with(&[0xff; 4]) { 12 } else { 4 };
     let bytes: [u8; 2] = header.get(at..at + 2)?.try_into().ok()?;
-    let version =
-        if little_endian { u16::from_le_bytes(bytes) } else { u16::from_be_bytes(bytes) };
+    let version = if little_endian { u16::from_le_bytes(bytes) } else { u16::from_be_bytes(bytes) };
     (2..=5).contains(&version).then_some(version)
 }
 
 fn debug_size(elf: &Elf<'_, '_>) -> DebugSize {
     let mut total = DebugSize::default();
     for section in &elf.sections {
-        let is_debug = section.name.starts_with(b".debug_") || section.name.starts_with(b".zdebug_");
+        let is_debug =
+            section.name.starts_with(b".debug_") || section.name.starts_with(b".zdebug_");
         let (true, Some((_, size))) = (is_debug, section.in_file) else { continue };
         total.stored = total.stored.saturating_add(size);
         total.expanded = total.expanded.saturating_add(section.expanded.unwrap_or(size));

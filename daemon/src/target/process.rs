@@ -115,8 +115,7 @@ impl Process {
 
     pub fn status(&self) -> Result<Status, ProcessError> {
         let text = self.read("status")?;
-        parse_status(&String::from_utf8_lossy(&text))
-            .map_err(|what| self.malformed("status", what))
+        parse_status(&String::from_utf8_lossy(&text)).map_err(|what| self.malformed("status", what))
     }
 
     /// The process's name as it chose it, at most 15 bytes, made fit for a terminal.

@@ -149,9 +149,8 @@ fn take_escape(rest: &mut std::str::Chars<'_>, value: &mut Vec<u8>) -> Option<()
         'U' => 8,
         _ => 0,
     };
-    let number = (0..digits).try_fold(0u32, |number, _| {
-        Some(number.checked_mul(16)? + rest.next()?.to_digit(16)?)
-    })?;
+    let number = (0..digits)
+        .try_fold(0u32, |number, _| Some(number.checked_mul(16)? + rest.next()?.to_digit(16)?))?;
     match letter {
         'a' => value.push(7),
         'b' => value.push(8),

@@ -184,8 +184,7 @@ where
     });
     let dynamic = programs.iter().find_map(|segment| segment.dynamic(endian, data).ok()?);
     let marked_pie = dynamic.unwrap_or_default().iter().any(|entry| {
-        entry.d_tag(endian) == elf::DT_FLAGS_1
-            && entry.val(endian) & u64::from(elf::DF_1_PIE.0) != 0
+        entry.d_tag(endian) == elf::DT_FLAGS_1 && entry.val(endian) & elf::DF_1_PIE.0 != 0
     });
     Some(Elf {
         data,

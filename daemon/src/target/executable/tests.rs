@@ -88,7 +88,8 @@ fn read(bytes: &[u8]) -> Result<GoExecutable, ExecutableError> {
 }
 
 fn go_program(version: &str, rest: &[Part<'_>]) -> Vec<u8> {
-    let info = inline_info(version, "path\tshop/cmd\nmod\tshop\tv1.2.3\th1:x=\nbuild\tCGO_ENABLED=1\n");
+    let info =
+        inline_info(version, "path\tshop/cmd\nmod\tshop\tv1.2.3\th1:x=\nbuild\tCGO_ENABLED=1\n");
     let mut parts = vec![(".go.buildinfo", PROGBITS, 0, info)];
     parts.extend_from_slice(rest);
     elf_file(&parts)
@@ -201,20 +202,30 @@ fn what_is_no_go_program_is_named() {
     assert_eq!(text(read(b"#!/bin/sh\n")), "it is not an ELF program but a script");
     assert_eq!(text(read(b"")), "it is not an ELF program but an empty or unreadable file");
     assert_eq!(text(read(b"\x7fELF\x02\x01")), "its ELF headers are damaged");
-    assert_eq!(text(read(&go_program("devel +0123", &[]))), "it was built with a Go of unknown version, \"devel +0123\"");
+    assert_eq!(
+        text(read(&go_program("devel +0123", &[]))),
+        "it was built with a Go of unknown version, \"devel +0123\""
+    );
     let program = File::open("/bin/true").unwrap();
     let named = |name: &str| text(GoExecutable::read(&program, Path::new(name)));
     assert_eq!(named("/bin/true"), "it is not a Go program");
-    assert_eq!(named("/usr/bin/python3.11"), "it is not a Go program: it is the interpreter of Python");
+    assert_eq!(
+        named("/usr/bin/python3.11"),
+        "it is not a Go program: it is the interpreter of Python"
+    );
     assert_eq!(named("/usr/bin/java"), "it is not a Go program: it is the Java virtual machine");
 }
 
 #[test]
 fn flags_for_all_packages_decide_about_optimisation() {
     let mut program = read(&go_program("go1.24.4", &[])).unwrap();
-    for (flags, optimised) in
-        [("all=-N -l", false), ("-N -l", true), ("all=-l", true), ("net=-N", true), ("all=-Nx", true)]
-    {
+    for (flags, optimised) in [
+        ("all=-N -l", false),
+        ("-N -l", true),
+        ("all=-l", true),
+        ("net=-N", true),
+        ("all=-Nx", true),
+    ] {
         program.build_settings = vec![("-gcflags".to_owned(), flags.to_owned())];
         assert_eq!(program.optimised(), optimised, "{flags}");
     }

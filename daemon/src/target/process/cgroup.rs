@@ -63,7 +63,8 @@ fn add_processes(group: &Path, found: &mut BTreeSet<Pid>) -> io::Result<()> {
 
 /// The list's numbers. 0 stands for a process outside the reader's PID namespace.
 fn parse_list(list: &[u8]) -> impl Iterator<Item = Pid> {
-    list.split(|byte| *byte == b'\n').filter_map(|line| std::str::from_utf8(line).ok()?.parse().ok())
+    list.split(|byte| *byte == b'\n')
+        .filter_map(|line| std::str::from_utf8(line).ok()?.parse().ok())
 }
 
 fn child_groups(group: &Path) -> io::Result<Vec<PathBuf>> {

@@ -112,7 +112,14 @@ impl<'a> Mapping<'a> {
         let device = (hex(major)?.try_into().ok()?, hex(minor)?.try_into().ok()?);
         let inode = text()?.parse().ok()?;
         let path = fields.next().unwrap_or(b"").trim_ascii_start();
-        (range.start < range.end).then_some(Self { range, permissions, offset, device, inode, path })
+        (range.start < range.end).then_some(Self {
+            range,
+            permissions,
+            offset,
+            device,
+            inode,
+            path,
+        })
     }
 
     /// Text that only a debugger changes: of a file (not [vdso] and its like), and not writable,

@@ -1,0 +1,119 @@
+//! What a foreground `attach` knows of its session, and when that is a reason to leave.
+
+use crate::countdown::{Countdown, in_words};
+use crate::live;
+use crate::output::Output;
+use crate::watch::News;
+use godebug_api::documents::SessionInfo;
+use godebug_api::{Refusal, State};
+use std::time::{Duration, Instant};
+
+/// How long the daemon may take to give everything back before we stop waiting for its account.
+const LAST_WORD: Duration = Duration::from_secs(60);
+/// How long after its time a session may still be called active, or the daemon be silent.
+const GRACE: Duration = Duration::from_secs(30);
+
+/// Why the foreground is left.
+pub(crate) enum Ending {
+    /// The person asked for it.
+    Asked,
+    /// The session has ended, and this is the account of it.
+    Told(Box<SessionInfo>),
+    /// The daemon does not know the session any more.
+    Unknown(Refusal),
+    /// The session is ending, and the daemon has not finished in time.
+    Unfinished(Box<SessionInfo>),
+    /// The time is over, and the daemon does not say how it ended.
+    TimeOver,
+}
+
+/// A session that is held.
+pub(crate) struct Held<'a> {
+    output: &'a Output,
+    session: SessionInfo,
+    countdown: Option<Countdown>,
+    /// When we were told that the session is ending.
+    ending_since: Option<Instant>,
+    /// When the countdown was first seen at zero.
+    over_since: Option<Instant>,
+    /// godebugd or the bus cannot be reached.
+    away: bool,
+}
+
+impl<'a> Held<'a> {
+    pub(crate) fn new(output: &'a Output, session: SessionInfo) -> Self {
+        let countdown = session.expires_at.as_deref().and_then(Countdown::until);
+        Self { output, session, countdown, ending_since: None, over_since: None, away: false }
+    }
+
+    pub(crate) fn output(&self) -> &'a Output {
+        self.output
+    }
+
+    /// Takes in what became of the session.
+    pub(crate) fn hear(&mut self, news: News) -> Option<Ending> {
+        let session = match news {
+            News::Session(session) => session,
+            News::Unknown(refusal) => return Some(Ending::Unknown(refusal)),
+            News::Away => {
+                if !std::mem::replace(&mut self.away, true) {
+                    self.output.note(
+                        "godebugd is away. The session goes on, and ends at its time; \
+                         looking for godebugd meanwhile",
+                    );
+                }
+                return None;
+            }
+        };
+        if std::mem::replace(&mut self.away, false) {
+            self.output.note("godebugd is back");
+        }
+        if matches!(session.state, State::Closed | State::Stuck) {
+            return Some(Ending::Told(session));
+        }
+        self.take_over(*session);
+        None
+    }
+
+    /// Replaces what was known of a session that goes on.
+    fn take_over(&mut self, session: SessionInfo) {
+        if session.expires_at != self.session.expires_at {
+            self.countdown = session.expires_at.as_deref().and_then(Countdown::until);
+            self.over_since = None;
+            let left = self.countdown.as_ref().map_or(Duration::ZERO, Countdown::left);
+            self.output.note(&format!("the session has a new end, in {}", in_words(left)));
+        }
+        if session.state == State::Closing && self.ending_since.is_none() {
+            self.ending_since = Some(Instant::now());
+            let why = crate::report::why_ended(&session);
+            self.output.note(&format!("the session is ending: {why}"));
+        }
+        self.session = session;
+    }
+
+    /// Every second: the live line, the reminders, and patience.
+    pub(crate) fn tick(&mut self, clients: usize) -> Option<Ending> {
+        let left = self.countdown.as_ref().map(Countdown::left);
+        if self.ending_since.is_some_and(|since| since.elapsed() > LAST_WORD) {
+            return Some(Ending::Unfinished(Box::new(self.session.clone())));
+        }
+        if left == Some(Duration::ZERO) && self.ending_since.is_none() {
+            let since = *self.over_since.get_or_insert_with(Instant::now);
+            if since.elapsed() > GRACE {
+                return Some(Ending::TimeOver);
+            }
+        }
+        if let Some(left) = self.countdown.as_mut().and_then(Countdown::reminder) {
+            self.output.note(&format!(
+                "the session ends in {}; `godebugctl extend {} --ttl 30m` gives it more time",
+                in_words(left),
+                self.session.id
+            ));
+        }
+        let target = live::target(self.session.pid);
+        let state = if self.ending_since.is_some() { "ending" } else { target };
+        let (id, unit) = (&self.session.id, &self.session.unit);
+        self.output.live(&live::line(id, unit, left, clients, Some(state)));
+        None
+    }
+}

@@ -173,8 +173,7 @@ impl FromStr for Listen {
             Some(port) => port.parse().ok().map(|port| (Ipv4Addr::LOCALHOST, port).into()),
             None => text.parse::<SocketAddr>().ok(),
         };
-        let address =
-            address.ok_or(Unusable("it must be ADDRESS:PORT, such as 127.0.0.1:2345"))?;
+        let address = address.ok_or(Unusable("it must be ADDRESS:PORT, such as 127.0.0.1:2345"))?;
         if !address.ip().is_loopback() {
             return Err(Unusable(
                 "only a loopback address will do: the local port has no password, and whoever \
@@ -214,8 +213,7 @@ impl FromStr for Endpoint {
 pub(crate) fn parse() -> Result<Cli, u8> {
     Cli::try_parse().map_err(|error| {
         // What could not be parsed cannot say whether it wants JSON, so the words are looked at.
-        let json =
-            std::env::args_os().take_while(|word| word != "--").any(|word| word == "--json");
+        let json = std::env::args_os().take_while(|word| word != "--").any(|word| word == "--json");
         let output = Output::new(json);
         if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
             let _ = output.raw(&error.render().to_string());

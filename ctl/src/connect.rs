@@ -21,8 +21,7 @@ const LOOKS: u32 = 3;
 const BETWEEN: Duration = Duration::from_millis(2500);
 
 pub(crate) async fn connect(output: &Output, arguments: &Connect) -> Result<(), Refusal> {
-    let ticket =
-        Ticket::read(&arguments.ticket, clock::now().wall_ms).map_err(tickets::refusal)?;
+    let ticket = Ticket::read(&arguments.ticket, clock::now().wall_ms).map_err(tickets::refusal)?;
     let mut signals = Signals::catch()?;
     let credentials = Credentials {
         ca: &ticket.ca,
@@ -61,8 +60,11 @@ fn announce(
             "listen": listen.to_string(),
         }))?;
     } else {
-        let moved =
-            if port.moved { format!("   (port {} is taken)", ports::DEFAULT) } else { String::new() };
+        let moved = if port.moved {
+            format!("   (port {} is taken)", ports::DEFAULT)
+        } else {
+            String::new()
+        };
         output.text(&format!(
             "session {}: {}, mode {}, until {} ({} left)\n\
              \x20 gateway     {}\n\

@@ -35,12 +35,7 @@ pub(crate) async fn hand_out(
     Err(Refusal::new(refusal.code, refusal.message, remedy.trim_start().to_owned()))
 }
 
-fn into_file(
-    output: &Output,
-    path: &Path,
-    opened: &Opened,
-    key: &Key,
-) -> Result<(), Refusal> {
+fn into_file(output: &Output, path: &Path, opened: &Opened, key: &Key) -> Result<(), Refusal> {
     tickets::ticket(opened, key)?.write(path).map_err(tickets::refusal)?;
     let shown = path.display().to_string();
     let human = format!("{}\n\n  godebugctl connect {shown}", summary(&opened.session));

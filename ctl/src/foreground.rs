@@ -59,15 +59,13 @@ pub(crate) async fn hold(
     let ending = serve(&mut held, &mut service, &mut signals, &mut news).await;
     follower.abort();
     output.clear();
-    match ending {
-        Ending::Asked => {
-            output.note("ending the session…");
-            let session = stop_unless_told_twice(&manager, &mut signals, &id).await?;
-            output.text(&report::ending(&session, Some(began.elapsed())));
-            stuck(&session).map_or(Ok(()), Err)
-        }
-        other => account(output, &id, other, began.elapsed()),
+    if let Some(ending) = ending {
+        return account(output, &id, ending, began.elapsed());
     }
+    output.note("ending the session…");
+    let session = stop_unless_told_twice(&manager, &mut signals, &id).await?;
+    output.text(&report::ending(&session, Some(began.elapsed())));
+    stuck(&session).map_or(Ok(()), Err)
 }
 
 /// Makes the tunnel and the local port, and tells how to use them.
@@ -123,7 +121,8 @@ fn announce(
 }
 
 fn announcement(session: &SessionInfo, port: &LocalPort) -> String {
-    let moved = if port.moved { format!("   (port {} is taken)", ports::DEFAULT) } else { String::new() };
+    let moved =
+        if port.moved { format!("   (port {} is taken)", ports::DEFAULT) } else { String::new() };
     format!(
         "session {} active: {}, process {}, mode {}, until {} ({} left)\n\
          \x20 debugger    {}\n\
@@ -145,13 +144,13 @@ fn announcement(session: &SessionInfo, port: &LocalPort) -> String {
     )
 }
 
-/// Relays, watches and counts down until there is a reason to leave.
+/// Relays, watches and counts down until the session ends; `None` when the person leaves first.
 async fn serve(
     held: &mut Held<'_>,
     service: &mut Service,
     signals: &mut Signals,
     news: &mut UnboundedReceiver<News>,
-) -> Ending {
+) -> Option<Ending> {
     let Service { tunnel, events, port } = service;
     let mut relaying = std::pin::pin!(tunnel.serve(&port.listener));
     let mut tick = interval(Duration::from_secs(1));
@@ -160,12 +159,12 @@ async fn serve(
     loop {
         let ending = tokio::select! {
             () = &mut relaying => None,
-            () = signals.next() => Some(Ending::Asked),
+            () = signals.next() => return None,
             Some(news) = news.recv() => held.hear(news),
             Some(event) = events.recv() => { live::tell(held.output(), &event); None }
             _ = tick.tick() => held.tick(tunnel.clients()),
         };
-        if let Some(ending) = ending {
+        if ending.is_some() {
             return ending;
         }
     }
@@ -199,7 +198,7 @@ fn account(
             let why = report::why_ended(&session);
             Err(ended_early(format!("session {id} is still being ended: {why}"), look))
         }
-        Ending::TimeOver | Ending::Asked => {
+        Ending::TimeOver => {
             output.text(&format!("session {id} is over: its time has come; {look}"));
             Ok(())
         }
@@ -230,10 +229,7 @@ async fn stop_unless_told_twice(
 ///
 /// # Errors
 /// When the daemon refuses, or cannot be reached.
-pub(crate) async fn stop(
-    first: &ManagerProxy<'_>,
-    id: &SessionId,
-) -> Result<SessionInfo, Refusal> {
+pub(crate) async fn stop(first: &ManagerProxy<'_>, id: &SessionId) -> Result<SessionInfo, Refusal> {
     let mut stopped = first.stop(id.as_str()).await;
     for _ in 1..ATTEMPTS {
         if !matches!(stopped, Err(BusError::ZBus(_))) {

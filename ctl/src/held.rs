@@ -13,10 +13,8 @@ const LAST_WORD: Duration = Duration::from_secs(60);
 /// How long after its time a session may still be called active, or the daemon be silent.
 const GRACE: Duration = Duration::from_secs(30);
 
-/// Why the foreground is left.
+/// How a session ends that nobody here asked to end.
 pub(crate) enum Ending {
-    /// The person asked for it.
-    Asked,
     /// The session has ended, and this is the account of it.
     Told(Box<SessionInfo>),
     /// The daemon does not know the session any more.

@@ -63,7 +63,10 @@ pub(crate) fn tell(output: &Output, event: &Event) {
              this host, may use the local port)"
         )),
         Event::Failed(trouble) => {
-            output.note(&format!("a client could not be served: {trouble}\n  → {}", trouble.remedy()));
+            output.note(&format!(
+                "a client could not be served: {trouble}\n  → {}",
+                trouble.remedy()
+            ));
         }
     }
 }

@@ -30,7 +30,10 @@ impl Allowed {
         if me.is_root() {
             let sudo = std::env::var("SUDO_UID").ok();
             let login = std::fs::read_to_string("/proc/self/loginuid").ok();
-            let uids = [sudo, login].into_iter().flatten().filter_map(|text| text.trim().parse::<u32>().ok());
+            let uids = [sudo, login]
+                .into_iter()
+                .flatten()
+                .filter_map(|text| text.trim().parse::<u32>().ok());
             users.extend(uids.filter(|uid| *uid != NO_LOGIN));
         }
         Self(users)

@@ -19,8 +19,7 @@ pub(crate) fn sessions(sessions: &[SessionInfo]) -> String {
     if sessions.is_empty() {
         return "no sessions".to_owned();
     }
-    let heading =
-        ["ID", "UNIT", "STATE", "MODE", "PID", "ENDPOINT", "LEFT", "OPENED BY", "REASON"];
+    let heading = ["ID", "UNIT", "STATE", "MODE", "PID", "ENDPOINT", "LEFT", "OPENED BY", "REASON"];
     let mut rows = vec![heading.map(str::to_owned).to_vec()];
     rows.extend(sessions.iter().map(|session| {
         let reason = session.reason.as_ref().map(safe).unwrap_or_default();
@@ -31,7 +30,7 @@ pub(crate) fn sessions(sessions: &[SessionInfo]) -> String {
             session.mode.to_string(),
             session.pid.to_string(),
             or_dash(&safe(&session.endpoint)),
-            left_until(session.expires_at.as_deref()),
+            left_until(session.expires_at.as_deref().filter(|_| session.state.is_live())),
             safe(&session.opened_by),
             shortened(&reason, REASON_COLUMNS),
         ]

@@ -24,8 +24,7 @@ pub(crate) async fn extend(output: &Output, arguments: &Extend) -> Result<(), Re
     // A ticket that cannot be rewritten is found before anything is changed.
     let rewrite = ticket.as_ref().map(|path| tickets::to_extend(path, id)).transpose()?;
     let manager = manager().await?;
-    let mut session: SessionInfo =
-        answer(manager.extend(id.as_str(), ttl.get().as_secs()).await)?;
+    let mut session: SessionInfo = answer(manager.extend(id.as_str(), ttl.get().as_secs()).await)?;
     if let (Some(path), Some(ticket), Some(end)) = (ticket, rewrite, &session.expires_at) {
         tickets::extended(ticket, end).write(path).map_err(tickets::refusal)?;
         session.ticket = Some(path.display().to_string());
@@ -61,7 +60,9 @@ pub(crate) async fn stop(output: &Output, arguments: &Stop) -> Result<(), Refusa
     for other in refusals {
         output.note(&format!("error: {}\n  → {}", other.message, other.remedy));
     }
-    if ended.is_empty() && let Some(refusal) = first {
+    if ended.is_empty()
+        && let Some(refusal) = first
+    {
         return Err(refusal);
     }
     let human: String = ended.iter().map(|session| report::ending(session, None)).collect();

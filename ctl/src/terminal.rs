@@ -41,7 +41,11 @@ pub(crate) fn filtered(text: &str, colours: bool) -> String {
             rest = &rest[sequence.len()..];
             continue;
         }
-        if c == '\n' || !acts(c) { result.push(c) } else { result.extend(c.escape_default()) }
+        if c == '\n' || !acts(c) {
+            result.push(c)
+        } else {
+            result.extend(c.escape_default())
+        }
         rest = &rest[c.len_utf8()..];
     }
     result

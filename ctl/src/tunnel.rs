@@ -168,7 +168,9 @@ impl Gateway {
                     impostor("its certificate has expired (or the clock of this machine is wrong)")
                 }
                 CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
-                    impostor("its certificate is not valid yet; is the clock of this machine right?")
+                    impostor(
+                        "its certificate is not valid yet; is the clock of this machine right?",
+                    )
                 }
                 _ => impostor("its certificate is not from this session's authority"),
             },

@@ -96,10 +96,7 @@ async fn hints(
 }
 
 /// The session, or what the daemon says against it, or nothing if it could not be asked.
-async fn look(
-    manager: &ManagerProxy<'_>,
-    id: &SessionId,
-) -> Result<SessionInfo, Option<Refusal>> {
+async fn look(manager: &ManagerProxy<'_>, id: &SessionId) -> Result<SessionInfo, Option<Refusal>> {
     match manager.get(id.as_str()).await {
         Err(BusError::ZBus(_)) => Err(None),
         other => crate::manager::answer(other).map_err(Some),

@@ -74,6 +74,15 @@ impl SessionPaths {
         self.debugger_directory().join("config")
     }
 
+    /// Where the program's text differed from its file before dlv came.
+    pub fn baseline(&self) -> PathBuf {
+        self.root.join("baseline")
+    }
+
+    pub fn repair_lock(&self) -> PathBuf {
+        self.root.join("repair.lock")
+    }
+
     pub fn symbols(&self) -> PathBuf {
         self.root.join("symbols")
     }

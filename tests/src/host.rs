@@ -134,7 +134,19 @@ impl Host {
             self.name,
             self.failures()
         );
-        Ok(())
+        self.await_firewalld()
+    }
+
+    /// Since firewalld 2.5 its unit counts as started before the service answers.
+    fn await_firewalld(&self) -> Result<()> {
+        if !self.run("systemctl --quiet is-active firewalld")?.success() {
+            return Ok(());
+        }
+        let name = "org.fedoraproject.FirewallD1";
+        let ask = format!("busctl get-property {name} /org/fedoraproject/FirewallD1 {name} state");
+        self.wait_until("firewalld answers", Duration::from_secs(30), || {
+            Ok(self.run(&ask)?.stdout.contains("RUNNING"))
+        })
     }
 
     fn failures(&self) -> String {
@@ -484,7 +496,7 @@ impl Cleaner {
     fn start(number: u8, slot: &File, stdin: Stdio) -> Result<Self> {
         let mut command = Command::new("/bin/sh");
         command
-            .args(["-c", include_str!("../image/cleanup.sh"), "cleanup", &slot_name(number)])
+            .args(["-c", include_str!("../host/cleanup.sh"), "cleanup", &slot_name(number)])
             .arg(host_directory(number))
             .stdin(stdin)
             // Holding the file holds its lock: nobody gets the number before all is clean.

@@ -233,8 +233,11 @@ fn make_install() -> Result<tempfile::TempDir> {
 const DEV_INSTALL: &str = "tar -C /mnt -c --exclude=./.install --owner=0 --group=0 . \
     | tar -C / -x --keep-directory-symlink --no-overwrite-dir\n";
 
-/// The newest Debian package that `make deb` has left.
+/// The package named by GODEBUG_TEST_PACKAGE, else the newest that `make deb` has left.
 pub fn newest_package() -> Result<Option<PathBuf>> {
+    if let Some(path) = std::env::var_os("GODEBUG_TEST_PACKAGE") {
+        return Ok(Some(PathBuf::from(path)));
+    }
     let folder = files::workspace().join("target/debian");
     if !folder.exists() {
         return Ok(None);

@@ -194,7 +194,7 @@ impl Host {
         let ruleset = self.run("nft --json list ruleset")?;
         let mut nftables = ruleset.json()?["nftables"].take();
         normalise(&mut nftables);
-        let script = include_str!("../image/firewalld-settings.py").replace('\'', r"'\''");
+        let script = include_str!("../host/firewalld-settings.py").replace('\'', r"'\''");
         let settings =
             self.ok(&format!("! systemctl --quiet is-active firewalld || python3 -c '{script}'"))?;
         let (runtime, permanent): (Vec<&str>, Vec<&str>) =

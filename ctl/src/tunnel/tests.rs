@@ -62,8 +62,7 @@ async fn the_gateway_of_another_session_gets_nothing() {
 async fn a_gateway_whose_certificate_has_expired_is_not_trusted() {
     let session = Authority::new();
     let address = session.gateway(&session.leaf(EXPIRED)).await;
-    let trouble =
-        gateway_at(address, &session.ca, &session.leaf(GOOD)).probe().await.unwrap_err();
+    let trouble = gateway_at(address, &session.ca, &session.leaf(GOOD)).probe().await.unwrap_err();
     assert!(trouble.to_string().contains("expired"), "{trouble}");
 }
 

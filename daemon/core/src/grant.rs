@@ -16,6 +16,8 @@ pub enum Grant {
     DeadMan { unit: String },
     /// The nftables table that lets only the session's sources reach its port.
     Fence { table: String },
+    /// The process that catches dlv's death before the kernel lets go of the target.
+    Guard { unit: String },
     /// dlv, attached to the target.
     Debugger { unit: String, pid: Pid },
     /// The process that listens on the session's port.
@@ -38,6 +40,10 @@ impl Grant {
         Self::Fence { table: fence_table(id) }
     }
 
+    pub fn guard(id: &SessionId) -> Self {
+        Self::Guard { unit: guard_unit(id) }
+    }
+
     pub fn debugger(id: &SessionId, pid: Pid) -> Self {
         Self::Debugger { unit: debugger_unit(id), pid }
     }
@@ -50,7 +56,9 @@ impl Grant {
 impl fmt::Display for Grant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::DeadMan { unit } | Self::Debugger { unit, .. } => f.write_str(unit),
+            Self::DeadMan { unit } | Self::Guard { unit } | Self::Debugger { unit, .. } => {
+                f.write_str(unit)
+            }
             Self::Gateway { unit, port } => write!(f, "{unit} on port {port}"),
             Self::Fence { table } => write!(f, "nftables table inet {table}"),
             Self::FirewalldRule { zone, rule } => write!(f, "firewalld zone {zone}: {rule}"),
@@ -60,6 +68,10 @@ impl fmt::Display for Grant {
 
 pub fn debugger_unit(id: &SessionId) -> String {
     format!("godebug-dlv@{id}.service")
+}
+
+pub fn guard_unit(id: &SessionId) -> String {
+    format!("godebug-guard@{id}.service")
 }
 
 pub fn gateway_unit(id: &SessionId) -> String {

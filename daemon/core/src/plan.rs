@@ -76,7 +76,7 @@ pub struct Plan {
 /// The plan for `wanted` on a host like `facts`.
 pub fn plan(wanted: &Wanted, facts: &Facts) -> Plan {
     let remote = wanted.sources.iter().any(|source| !source.is_loopback());
-    let mut steps = vec![dead_man(wanted), debugger(wanted, facts)];
+    let mut steps = vec![dead_man(wanted), guard(wanted), debugger(wanted, facts)];
     if remote {
         steps.push(fence(wanted));
     }
@@ -99,6 +99,16 @@ fn dead_man(wanted: &Wanted) -> Step {
         does: "arm the timer that revokes the session even with no godebugd alive".to_owned(),
         undo: "stop the timer".to_owned(),
         ends_by_itself: "it fires once, at the end of the session".to_owned(),
+    }
+}
+
+fn guard(wanted: &Wanted) -> Step {
+    Step {
+        grant: Grant::guard(&wanted.id),
+        start: Start::Overlapping,
+        does: "stand by to repair the program if dlv is killed".to_owned(),
+        undo: "stop it, after dlv".to_owned(),
+        ends_by_itself: "it ends when dlv has".to_owned(),
     }
 }
 

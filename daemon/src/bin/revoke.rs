@@ -8,13 +8,15 @@ use godebug::logging;
 use godebug_api::{CloseReason, SessionId, clock};
 use std::process::ExitCode;
 
-const USAGE: &str = "usage: godebug-revoke [--if-due | --dlv-ended] ID";
+const USAGE: &str = "usage: godebug-revoke [--if-due | --guard | --dlv-ended] ID";
 
 enum Task {
     /// Now, whatever the deadline.
     Revoke,
     /// Only when the session's end has come.
     IfDue,
+    /// Stay until dlv has ended, and put its target right if it was killed.
+    Guard,
     /// dlv has ended: look at what it left in the target.
     DlvEnded,
 }
@@ -25,6 +27,7 @@ fn main() -> ExitCode {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let (task, id) = match arguments.as_slice() {
         ["--if-due", id] => (Task::IfDue, *id),
+        ["--guard", id] => (Task::Guard, *id),
         ["--dlv-ended", id] => (Task::DlvEnded, *id),
         [id] if !id.starts_with('-') => (Task::Revoke, *id),
         _ => {
@@ -40,6 +43,7 @@ fn main() -> ExitCode {
         }
     };
     let done = match task {
+        Task::Guard => godebug::rescue::guard(&id),
         Task::DlvEnded => godebug::rescue::after_debugger(&id),
         Task::Revoke => run(&id, false),
         Task::IfDue => run(&id, true),

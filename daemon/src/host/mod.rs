@@ -10,6 +10,7 @@ pub mod units;
 use crate::audit::{self, Entry, Kind};
 use crate::engine::{End, Host};
 use crate::paths::SessionPaths;
+use crate::rescue::Baseline;
 use crate::target::process;
 use firewalld::Firewalld;
 use godebug_api::control::GatewayConfig;
@@ -97,6 +98,14 @@ impl RealHost {
         let service_name = unit.replace(".timer", ".service");
         self.systemd
             .start_transient(unit, timer, vec![(&service_name, service)], Duration::from_secs(10))
+            .await
+            .map_err(|error| systemd_failed(&error))
+    }
+
+    async fn take_guard(&self, unit: &str, session: &SessionMaterial) -> Result<(), Refusal> {
+        let properties = units::guard(&session.debugger);
+        self.systemd
+            .start_transient(unit, properties, Vec::new(), Duration::from_secs(10))
             .await
             .map_err(|error| systemd_failed(&error))
     }
@@ -204,6 +213,7 @@ impl Host for RealHost {
         };
         match grant {
             Grant::DeadMan { unit } => self.take_dead_man(unit, &material.deadline).await,
+            Grant::Guard { unit } => self.take_guard(unit, session()?).await,
             Grant::Debugger { unit, .. } => self.take_debugger(unit, session()?).await,
             Grant::Gateway { unit, port } => self.take_gateway(unit, *port, session()?).await,
             Grant::Fence { table } => {
@@ -234,7 +244,7 @@ impl Host for RealHost {
                 // Only the timer: its service may be the one that runs this.
                 self.systemd.stop(unit, STOP).await.map_err(|error| error.to_string())
             }
-            Grant::Gateway { unit, .. } => {
+            Grant::Gateway { unit, .. } | Grant::Guard { unit } => {
                 self.systemd.stop(unit, STOP).await.map_err(|error| error.to_string())
             }
             Grant::Debugger { unit, .. } => {
@@ -255,7 +265,9 @@ impl Host for RealHost {
 
     async fn read_back(&self, session: &Opened, grant: &Grant) -> Vec<(String, Option<String>)> {
         match grant {
-            Grant::DeadMan { unit } => vec![(unit.clone(), self.read_back_unit(unit).await)],
+            Grant::DeadMan { unit } | Grant::Guard { unit } => {
+                vec![(unit.clone(), self.read_back_unit(unit).await)]
+            }
             Grant::Debugger { unit, .. } => {
                 let mut read = vec![(unit.clone(), self.read_back_unit(unit).await)];
                 read.extend(read_back_target(session));
@@ -316,8 +328,10 @@ fn read_back_target(session: &Opened) -> Vec<(String, Option<String>)> {
         Err(error) => (Some(error.to_string()), None),
     };
     let text = match process::text_differences(pid) {
-        Ok(compared) if compared.total == 0 => None,
-        Ok(compared) => Some(format!("{} bytes differ from the file", compared.total)),
+        Ok(compared) => {
+            let left = Baseline::of(&session.id).new_in(&compared).len();
+            (left > 0).then(|| format!("{left} bytes differ from the file"))
+        }
         Err(error) => Some(error.to_string()),
     };
     vec![

@@ -10,6 +10,7 @@ use crate::host::firewalld::Firewalld;
 use crate::host::{Material, SessionMaterial, gateway, nftables, units};
 use crate::ledger::{Ledger, LedgerFileError};
 use crate::paths::SessionPaths;
+use crate::rescue::Baseline;
 use crate::target::process::Process;
 use futures_util::StreamExt;
 use godebug_api::control::{GatewayConfig, Request};
@@ -273,6 +274,13 @@ impl Life {
             failed(Refusal::host(format!("the session's ledger cannot be locked: {error}"), "try again"))
         })?;
         engine::append(&locked, &Record::Deadline { deadline: self.deadline }).map_err(failed)?;
+        // Before anybody has touched the target.
+        Baseline::take(&self.session.id, self.session.pid).map_err(|why| {
+            failed(Refusal::target(
+                format!("the text of process {} cannot be vouched for: {why}", self.session.pid),
+                "is something else patching it (a profiler, uprobes)? end that first",
+            ))
+        })?;
         let mut opening = Box::pin(engine::open(&host, &locked, &plan, &material));
         loop {
             tokio::select! {

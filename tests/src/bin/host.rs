@@ -17,7 +17,7 @@ const USAGE: &str = "usage: host boot SUITE [--bare] [--no-product]    boot one,
        host image SUITE|all    make images
 SUITE is bookworm, trixie or forky.
 GODEBUG_DEV_INSTALL=1 installs with `make install` instead of from target/debian/godebug_*.deb;
-GODEBUG_KEEP=1 leaves the host behind; GODEBUG_TEST_CACHE is where images are kept.";
+GODEBUG_TEST_PACKAGE names another package; GODEBUG_KEEP=1 leaves the host behind; GODEBUG_TEST_CACHE is where images are kept.";
 
 /// Set for the process that does the work: its parent takes the Ctrl-C, and it sees its input end.
 const WORKER: &str = "GODEBUG_HOST_WORKER";

@@ -1,0 +1,286 @@
+//! A private bus with a godebugd on it that opens sessions on nothing, so that everything that
+//! `godebugctl` does with a daemon can be seen without one. Needs `dbus-daemon`.
+#![allow(clippy::unwrap_used, dead_code)]
+
+use crate::pki::{Authority, SERVER_NAME};
+use godebug_api::bus::BusError;
+use godebug_api::documents::{
+    Check, Diagnosis, OpenRequest, Opened, PlanDocument, Proof, SessionInfo, Verdict,
+};
+use godebug_api::plan::Plan;
+use godebug_api::{BUS_NAME, CloseReason, MANAGER_PATH, Refusal, SESSION_PATH, State, clock};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::sync::{Arc, Mutex};
+use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+use zbus::object_server::SignalEmitter;
+use zbus::{Connection, OwnedFd, interface};
+
+pub(crate) const ID: &str = "0000000a";
+const HOSTILE: &str = "mallory\u{1b}[2J\u{9b}31m\nroot";
+
+/// What the fake knows, and what it was asked.
+pub(crate) struct Book {
+    authority: Authority,
+    gateway: SocketAddr,
+    pub(crate) session: Option<SessionInfo>,
+    pub(crate) request: Option<OpenRequest>,
+    pub(crate) stops: usize,
+    /// Removed while a session is opened, to see what happens when the ticket has no place.
+    pub(crate) spoils: Option<PathBuf>,
+}
+
+type Shared = Arc<Mutex<Book>>;
+
+struct Manager(Shared);
+struct Session;
+
+#[interface(name = "org.godebug1.Session")]
+impl Session {
+    #[zbus(signal)]
+    async fn transition(
+        emitter: &SignalEmitter<'_>,
+        old: &str,
+        new: &str,
+        close_reason: &str,
+    ) -> zbus::Result<()>;
+    #[zbus(signal)]
+    async fn extended(emitter: &SignalEmitter<'_>, expires_at: &str) -> zbus::Result<()>;
+}
+
+fn json<T: serde::Serialize>(value: &T) -> String {
+    serde_json::to_string(value).unwrap()
+}
+
+fn in_seconds(seconds: u64) -> String {
+    clock::rfc3339(clock::now().wall_ms + seconds * 1000)
+}
+
+impl Book {
+    fn info(&self) -> Result<String, BusError> {
+        let unknown = || Refusal::usage("there is no such session", "see `godebugctl list`");
+        self.session.as_ref().map(json).ok_or_else(|| BusError::from(unknown()))
+    }
+
+    pub(crate) fn end(&mut self, reason: CloseReason) {
+        let session = self.session.as_mut().unwrap();
+        session.state = State::Closed;
+        session.close_reason = Some(reason);
+        session.proof = vec![Proof {
+            what: "no tracer on the process".to_owned(),
+            gone: true,
+            found: None,
+            after_ms: 12,
+        }];
+    }
+}
+
+#[interface(name = "org.godebug1.Manager")]
+impl Manager {
+    async fn open(
+        &self,
+        unit: &str,
+        request: &str,
+        files: Vec<OwnedFd>,
+    ) -> Result<String, BusError> {
+        let request: OpenRequest = serde_json::from_str(request).unwrap();
+        if unit == "refused.service" {
+            return Err(Refusal::refused("you may not", "ask somebody").into());
+        }
+        if unit == "slow.service" {
+            tokio::time::sleep(std::time::Duration::from_secs(60)).await;
+        }
+        assert_eq!(files.len(), usize::from(request.symbols));
+        let mut book = self.0.lock().unwrap();
+        if let Some(directory) = &book.spoils {
+            std::fs::remove_dir_all(directory).unwrap();
+        }
+        let session = info(unit, &request, book.gateway);
+        let opened = Opened {
+            session: session.clone(),
+            ca: book.authority.ca.clone(),
+            certificate: book.authority.sign(&request.csr),
+            server_name: SERVER_NAME.to_owned(),
+            host: request.endpoint_host.clone().unwrap_or_else(|| "127.0.0.1".to_owned()),
+            port: book.gateway.port(),
+        };
+        book.session = Some(session);
+        book.request = Some(request);
+        Ok(json(&opened))
+    }
+
+    fn plan(&self, unit: &str, request: &str) -> Result<String, BusError> {
+        let request: OpenRequest = serde_json::from_str(request).unwrap();
+        Ok(json(&PlanDocument {
+            unit: unit.parse().unwrap(),
+            pid: std::process::id().try_into().unwrap(),
+            user: HOSTILE.to_owned(),
+            mode: request.mode,
+            ttl: request.ttl,
+            port: 2345,
+            sources: request.from,
+            go_version: "go1.24.4".to_owned(),
+            debugger: "dlv 1.24.0".to_owned(),
+            firewall: "nftables".to_owned(),
+            plan: Plan { steps: Vec::new() },
+            warnings: vec!["it will freeze".to_owned()],
+        }))
+    }
+
+    fn list(&self) -> String {
+        json(&self.0.lock().unwrap().session.iter().collect::<Vec<_>>())
+    }
+
+    fn get(&self, _id: &str) -> Result<String, BusError> {
+        self.0.lock().unwrap().info()
+    }
+
+    fn extend(&self, _id: &str, seconds: u64) -> Result<String, BusError> {
+        let mut book = self.0.lock().unwrap();
+        if let Some(session) = &mut book.session {
+            session.expires_at = Some(in_seconds(seconds));
+        }
+        book.info()
+    }
+
+    fn stop(&self, _id: &str) -> Result<String, BusError> {
+        let mut book = self.0.lock().unwrap();
+        book.stops += 1;
+        book.end(CloseReason::Stopped);
+        book.info()
+    }
+
+    fn doctor(&self, _unit: &str) -> String {
+        let check = Check {
+            name: "dlv".to_owned(),
+            verdict: Verdict::Bad,
+            found: HOSTILE.to_owned(),
+            remedy: "apt install delve".to_owned(),
+        };
+        json(&Diagnosis { good: false, checks: vec![check] })
+    }
+}
+
+fn info(unit: &str, request: &OpenRequest, gateway: SocketAddr) -> SessionInfo {
+    SessionInfo {
+        id: ID.parse().unwrap(),
+        unit: unit.parse().unwrap(),
+        state: State::Active,
+        mode: request.mode,
+        pid: std::process::id().try_into().unwrap(),
+        endpoint: gateway.to_string(),
+        opened_at: in_seconds(0),
+        expires_at: Some(in_seconds(request.ttl.get().as_secs())),
+        opened_by: HOSTILE.to_owned(),
+        opened_by_uid: 0,
+        reason: request.reason.clone(),
+        sources: request.from.clone(),
+        debugger: "dlv 1.24.0".to_owned(),
+        go_version: "go1.24.4".to_owned(),
+        close_reason: None,
+        close_detail: None,
+        stuck: Vec::new(),
+        proof: Vec::new(),
+        ticket: None,
+    }
+}
+
+/// A bus of its own with the fake daemon on it. Both end with this value.
+pub(crate) struct Host {
+    address: String,
+    daemon: Connection,
+    pub(crate) book: Shared,
+    pub(crate) directory: TempDir,
+    pub(crate) bus: Child,
+}
+
+impl Host {
+    pub(crate) async fn start() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let (bus, address) = start_bus(&directory).await;
+        let authority = Authority::new();
+        let gateway = authority.gateway(&authority.leaf(2100)).await;
+        let (session, request, stops, spoils) = (None, None, 0, None);
+        let book = Book { authority, gateway, session, request, stops, spoils };
+        let book = Arc::new(Mutex::new(book));
+        let daemon = zbus::connection::Builder::address(address.as_str())
+            .serve_at(MANAGER_PATH, Manager(book.clone()))
+            .serve_at(format!("{SESSION_PATH}/{ID}"), Session)
+            .name(BUS_NAME)
+            .build()
+            .await
+            .unwrap();
+        Self { address, daemon, book, directory, bus }
+    }
+
+    /// `godebugctl` with these arguments on this host, without an ssh connection.
+    pub(crate) fn godebugctl(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_godebugctl"));
+        command
+            .args(arguments)
+            .env("DBUS_SYSTEM_BUS_ADDRESS", &self.address)
+            .env_remove("SSH_CONNECTION")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
+        command
+    }
+
+    /// Runs it to its end: exit status, standard output, standard error.
+    pub(crate) async fn run(&self, arguments: &[&str]) -> (i32, String, String) {
+        let output = self.godebugctl(arguments).output().await.unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+    }
+
+    /// Ends the session as the daemon would, with its signal.
+    pub(crate) async fn end(&self, reason: CloseReason) {
+        self.book.lock().unwrap().end(reason);
+        self.announce(&reason.to_string()).await;
+    }
+
+    async fn announce(&self, reason: &str) {
+        let path = format!("{SESSION_PATH}/{ID}");
+        let session = self.daemon.object_server().interface::<_, Session>(path).await.unwrap();
+        let emitter = session.signal_emitter();
+        Session::transition(emitter, "active", "closed", reason).await.unwrap();
+    }
+
+    /// godebugd leaves the bus, as when it is upgraded.
+    pub(crate) async fn daemon_leaves(&self) {
+        self.daemon.release_name(BUS_NAME).await.unwrap();
+    }
+
+    pub(crate) async fn daemon_returns(&self) {
+        self.daemon.request_name(BUS_NAME).await.unwrap();
+    }
+}
+
+async fn start_bus(directory: &TempDir) -> (Child, String) {
+    let configuration = directory.path().join("bus.conf");
+    let socket = directory.path().join("bus");
+    let text = format!(
+        "<busconfig><type>session</type><listen>unix:path={}</listen><auth>EXTERNAL</auth>\
+         <policy context=\"default\"><allow send_destination=\"*\" eavesdrop=\"true\"/>\
+         <allow eavesdrop=\"true\"/><allow own=\"*\"/></policy></busconfig>",
+        socket.display()
+    );
+    std::fs::write(&configuration, text).unwrap();
+    let mut bus = Command::new("dbus-daemon")
+        .arg(format!("--config-file={}", configuration.display()))
+        .args(["--nofork", "--print-address"])
+        .stdout(Stdio::piped())
+        // It complains about limits that it does not need here.
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap_or_else(|error| panic!("these tests need dbus-daemon: {error}"));
+    let mut address = String::new();
+    let mut output = BufReader::new(bus.stdout.take().unwrap());
+    output.read_line(&mut address).await.unwrap();
+    (bus, address.trim().to_owned())
+}

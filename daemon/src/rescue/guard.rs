@@ -1,0 +1,90 @@
+//! The guard of a session: a small process that is there from before dlv attaches until it is gone,
+//! and catches dlv's death before the kernel lets go of the target.
+//!
+//! When a tracer is killed, the kernel frees its tracees at once, with all breakpoints in place, and
+//! a hot one kills the service within microseconds. So the guard traces dlv's tracing thread, with
+//! nothing but PTRACE_O_TRACEEXIT: the kernel stops that thread on its way out, SIGKILL or not,
+//! while the target is still held. Then the target is frozen, dlv let go, and the target repaired.
+
+use super::{Turn, freeze, needs_repair, repair_frozen, target_of, told, wake};
+use crate::target::process::Process;
+use godebug_api::SessionId;
+use nix::sys::ptrace;
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use std::time::{Duration, Instant};
+
+/// How long dlv may take to begin to attach.
+const PATIENCE: Duration = Duration::from_secs(70);
+
+/// Guards a session until its dlv is gone.
+///
+/// # Errors
+/// What could not be done; the unit is restarted then, and guards again.
+pub fn guard(id: &SessionId) -> Result<(), String> {
+    let Some((session, target)) = target_of(id)? else { return Ok(()) };
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    let Some(tracer) = await_tracer(id, &target)? else { return Ok(()) };
+    ptrace::seize(tracer, ptrace::Options::PTRACE_O_TRACEEXIT)
+        .map_err(|error| format!("dlv's thread {tracer} cannot be watched: {error}"))?;
+    if !await_exit(tracer)? {
+        return Ok(()); // it was gone before it could be caught; dlv's unit looks after the target
+    }
+    let begun = Instant::now();
+    let _turn = Turn::take(id)?;
+    let is_held = target.status().is_ok_and(|status| status.tracer_pid.is_some());
+    if !is_held && !needs_repair(id, &target) {
+        return Ok(()); // it has detached in the orderly way
+    }
+    let frozen = freeze(&target);
+    // Now the kernel may free the target: it does not run.
+    ptrace::detach(tracer, None).map_err(|error| format!("dlv cannot be let go: {error}"))?;
+    told(&session, &repair_frozen(id, &target, frozen, begun)?);
+    wake(&target)
+}
+
+/// The thread that traces the target, once it does; `None` when the target or dlv's time is over.
+fn await_tracer(id: &SessionId, target: &Process) -> Result<Option<nix::unistd::Pid>, String> {
+    let limit = Instant::now() + PATIENCE;
+    let unit = godebug_core::grant::debugger_unit(id);
+    while Instant::now() < limit {
+        let Ok(status) = target.status() else { return Ok(None) };
+        // TracerPid names the thread, not its process (fs/proc/array.c, task_state).
+        if let Some(tracer) = status.tracer_pid {
+            let cgroup = std::fs::read_to_string(format!("/proc/{tracer}/cgroup")).unwrap_or_default();
+            if !cgroup.trim_end().ends_with(&unit) {
+                return Err(format!("the target is traced by {tracer}, which is not of {unit}"));
+            }
+            let tracer = i32::try_from(tracer).map_err(|error| error.to_string())?;
+            return Ok(Some(nix::unistd::Pid::from_raw(tracer)));
+        }
+        // The kernel tells nobody that a process is traced now. No breakpoint is planted before
+        // dlv has read the symbols, which takes a hundred times as long.
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    Ok(None)
+}
+
+/// Passes every signal on until the thread is about to exit. `false` when it was gone already.
+fn await_exit(tracer: nix::unistd::Pid) -> Result<bool, String> {
+    loop {
+        let continued = match waitpid(tracer, Some(WaitPidFlag::__WALL)) {
+            Ok(WaitStatus::PtraceEvent(_, _, event))
+                if event == ptrace::Event::PTRACE_EVENT_EXIT as i32 =>
+            {
+                return Ok(true);
+            }
+            // A signal on its way to the thread.
+            Ok(WaitStatus::Stopped(_, signal)) => ptrace::cont(tracer, signal),
+            Ok(WaitStatus::PtraceEvent(..)) => ptrace::cont(tracer, None),
+            Ok(WaitStatus::Exited(..) | WaitStatus::Signaled(..)) => return Ok(false),
+            Ok(_) => Ok(()),
+            Err(nix::errno::Errno::EINTR) => Ok(()),
+            Err(nix::errno::Errno::ECHILD) => return Ok(false),
+            Err(error) => return Err(format!("dlv's thread cannot be waited for: {error}")),
+        };
+        match continued {
+            Ok(()) | Err(nix::errno::Errno::ESRCH) => {}
+            Err(error) => return Err(format!("dlv's thread cannot be continued: {error}")),
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! The second line: what is done for the target when dlv has not detached in the orderly way. The
+//! target is frozen, breakpoint bytes that dlv left are put back, threads that ran into one are
+//! set back before it, and it goes on as if nothing had been.
+//!
+//! Reads and writes only the kernel's own files, so it works with no daemon and no bus.
+
+mod baseline;
+mod freezer;
+mod guard;
+mod threads;
+
+pub use baseline::Baseline;
+pub use guard::guard;
+
+use crate::ledger::Ledger;
+use crate::paths::{self, SessionPaths};
+use crate::target::process::{self, Process};
+use freezer::Frozen;
+use godebug_api::SessionId;
+use godebug_core::ledger::Opened;
+use rustix::fs::{FlockOperation, Mode, OFlags};
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// What a repair has done.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Repair {
+    /// Bytes put back.
+    pub restored: usize,
+    /// Threads that had just executed a breakpoint and were set back before it.
+    pub rewound: usize,
+    /// Signal handlers that had been entered for a breakpoint and were left again.
+    pub taken_back: usize,
+    /// Pending trace signals that were thrown away.
+    pub swallowed: usize,
+    pub took: Duration,
+}
+
+/// Looks at the target of a session whose dlv has ended, and puts it right if need be. A target
+/// that has ended too needs nothing. For `ExecStopPost=`, after the guard has had its turn.
+///
+/// # Errors
+/// What could not be put right.
+pub fn after_debugger(id: &SessionId) -> Result<(), String> {
+    let Some((session, target)) = target_of(id)? else { return Ok(()) };
+    let _turn = Turn::take(id)?;
+    if needs_repair(id, &target) {
+        told(&session, &repair(id, &target)?);
+    }
+    wake(&target)
+}
+
+/// The session's record and its process, if both are there still.
+fn target_of(id: &SessionId) -> Result<Option<(Opened, Process)>, String> {
+    let Some(ledger) = Ledger::open(id).map_err(|error| error.to_string())? else {
+        return Ok(None);
+    };
+    let replay = ledger.without_lock().replay().map_err(|error| error.to_string())?;
+    let Some(session) = replay.map(|replay| replay.opened) else { return Ok(None) };
+    let target = Process::pin(session.pid).ok().filter(|p| p.start_ticks == session.start_ticks);
+    Ok(target.map(|target| (session, target)))
+}
+
+fn told(session: &Opened, repair: &Repair) {
+    tracing::warn!(
+        godebug_session = session.id.as_str(),
+        godebug_unit = session.unit.as_str(),
+        "dlv did not detach from process {} of {}: {} bytes put back, {} threads set back, {} handlers left, {} signals dropped, in {:.1} ms",
+        session.pid,
+        session.unit,
+        repair.restored,
+        repair.rewound,
+        repair.taken_back,
+        repair.swallowed,
+        repair.took.as_secs_f64() * 1000.0
+    );
+}
+
+/// Whether breakpoints are left in the target. When that cannot be told it counts as yes.
+fn needs_repair(id: &SessionId, target: &Process) -> bool {
+    let baseline = Baseline::of(id);
+    process::text_differences(target.pid)
+        .map_or(true, |compared| !baseline.new_in(&compared).is_empty())
+}
+
+/// Lets a stopped target run: a tracer that dies while it attaches can leave it stopped.
+fn wake(target: &Process) -> Result<(), String> {
+    if !target.status().is_ok_and(|status| status.state == 'T') {
+        return Ok(());
+    }
+    rustix::process::pidfd_send_signal(target.pidfd(), rustix::process::Signal::CONT)
+        .map_err(|error| format!("process {} cannot be continued: {error}", target.pid))
+}
+
+/// Freezes the target, if it has a control group to freeze.
+fn freeze(target: &Process) -> Option<Frozen> {
+    let cgroup = target.cgroup().ok()?;
+    let group = Path::new(paths::CGROUP).join(cgroup.trim_start_matches('/'));
+    match Frozen::freeze(&group) {
+        Ok(frozen) => Some(frozen),
+        Err(error) => {
+            // Better unfrozen than not at all: the bytes kill whoever runs into them.
+            tracing::warn!("{} cannot be frozen: {error}", group.display());
+            None
+        }
+    }
+}
+
+/// Puts a target right that no tracer holds any more.
+///
+/// # Errors
+/// What could not be done. The target is thawed in any case.
+fn repair(id: &SessionId, target: &Process) -> Result<Repair, String> {
+    repair_frozen(id, target, freeze(target), Instant::now())
+}
+
+fn repair_frozen(
+    id: &SessionId,
+    target: &Process,
+    frozen: Option<Frozen>,
+    begun: Instant,
+) -> Result<Repair, String> {
+    await_no_tracer(target)?;
+    let mut repair = Repair::default();
+    let threads = threads::Held::seize(target.pid)?;
+    let restored = restore_text(id, target)?;
+    repair.restored = restored.len();
+    threads.set_back(&restored, &mut repair);
+    // They stay in their ptrace stops when the group thaws, and only there can a pending signal be
+    // taken from them before they execute anything.
+    drop(frozen);
+    threads.release(&mut repair);
+    repair.took = begun.elapsed();
+    Ok(repair)
+}
+
+/// Waits until every thread is rid of a tracer that has been killed.
+fn await_no_tracer(target: &Process) -> Result<(), String> {
+    let limit = Instant::now() + Duration::from_secs(2);
+    loop {
+        let status = target.status().map_err(|error| error.to_string())?;
+        match status.tracer_pid {
+            None => return Ok(()),
+            Some(tracer) if Instant::now() > limit => {
+                let tracer = process::tracer_description(tracer);
+                return Err(format!("process {} is still traced by {tracer}", target.pid));
+            }
+            Some(_) => std::thread::yield_now(),
+        }
+    }
+}
+
+/// Writes the file's bytes back wherever the text differs from it and did not before. Returns
+/// their addresses.
+fn restore_text(id: &SessionId, target: &Process) -> Result<Vec<u64>, String> {
+    let baseline = Baseline::of(id);
+    let path = PathBuf::from(format!("/proc/{}/mem", target.pid));
+    let memory = File::options()
+        .write(true)
+        .open(&path)
+        .map_err(|error| format!("{} cannot be opened: {error}", path.display()))?;
+    let mut restored = Vec::new();
+    // A comparison names the first differences only; a write that does not stick ends it.
+    for _ in 0..64 {
+        let compared = process::text_differences(target.pid).map_err(|error| error.to_string())?;
+        let left = baseline.new_in(&compared);
+        if left.is_empty() {
+            return Ok(restored);
+        }
+        for difference in left {
+            memory
+                .write_all_at(&[difference.expected], difference.address)
+                .map_err(|error| format!("{:#x} cannot be written: {error}", difference.address))?;
+            restored.push(difference.address);
+        }
+    }
+    Err("the text of the program does not stay as it is written".to_owned())
+}
+
+/// One repairer at a time: the guard, or whoever comes after it.
+struct Turn(File);
+
+impl Turn {
+    fn take(id: &SessionId) -> Result<Self, String> {
+        let path = SessionPaths::of(id).repair_lock();
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let error = |error: rustix::io::Errno| format!("{}: {error}", path.display());
+        let file = rustix::fs::open(&path, flags, Mode::from_raw_mode(0o600)).map_err(error)?;
+        let limit = Instant::now() + Duration::from_secs(5);
+        loop {
+            match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => return Ok(Self(File::from(file))),
+                Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() < limit => {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                Err(why) => return Err(error(why)),
+            }
+        }
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let _ = rustix::fs::flock(&self.0, FlockOperation::Unlock);
+    }
+}

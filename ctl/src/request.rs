@@ -43,7 +43,12 @@ pub(crate) fn open_request(arguments: &Attach, csr: String, ssh: Ssh) -> OpenReq
         // In the foreground godebugctl itself is a client, from this host.
         from.push(Cidr::LOOPBACK_4);
     }
-    let endpoint = arguments.endpoint.as_ref().map(|endpoint| endpoint.0.clone());
+    let endpoint = arguments
+        .endpoint
+        .as_ref()
+        .map(|endpoint| endpoint.0.clone())
+        .or_else(|| ssh.server.map(|address| address.to_string()))
+        .or_else(|| from.iter().find_map(own_address_towards));
     OpenRequest {
         ttl: arguments.ttl,
         mode: arguments.mode,
@@ -52,9 +57,25 @@ pub(crate) fn open_request(arguments: &Attach, csr: String, ssh: Ssh) -> OpenReq
         csr,
         pid: arguments.pid,
         hold: !arguments.detach,
-        endpoint_host: endpoint.or_else(|| ssh.server.map(|address| address.to_string())),
+        endpoint_host: endpoint,
         symbols: arguments.symbols.is_some(),
     }
+}
+
+/// The address of this host that a client in `source` would reach it by. Asked of the kernel's
+/// routes, by connecting a UDP socket, which sends nothing.
+fn own_address_towards(source: &Cidr) -> Option<String> {
+    if source.is_loopback() {
+        return None;
+    }
+    let any: IpAddr = if source.is_ipv4() {
+        std::net::Ipv4Addr::UNSPECIFIED.into()
+    } else {
+        std::net::Ipv6Addr::UNSPECIFIED.into()
+    };
+    let socket = std::net::UdpSocket::bind((any, 0)).ok()?;
+    socket.connect((source.address(), 9)).ok()?;
+    Some(socket.local_addr().ok()?.ip().to_string())
 }
 
 /// The symbols file, opened with the rights of the person who names it, so that the daemon cannot

@@ -3,12 +3,13 @@
 //! polkit is asked about the sender of the message, never about godebugd itself, which is root and
 //! would always be told yes.
 
-use godebug_api::{Refusal, UnitName};
+use godebug_api::documents::SessionInfo;
+use godebug_api::{Refusal, SessionId, UnitName};
 use std::collections::HashMap;
 use std::time::Duration;
+use zbus::Connection;
 use zbus::message::Header;
 use zbus::names::UniqueName;
-use zbus::Connection;
 use zbus_polkit::policykit1::{AuthorityProxy, CheckAuthorizationFlags, Subject};
 
 /// What somebody may be allowed to do; each is a polkit action.
@@ -47,7 +48,10 @@ impl Caller {
     /// When the message has no sender (it did not come over the bus) or the bus does not know it.
     pub async fn of(header: &Header<'_>, connection: &Connection) -> Result<Self, Refusal> {
         let refused = |why: &str| {
-            Refusal::refused(format!("the bus does not say who you are: {why}"), "use the system bus")
+            Refusal::refused(
+                format!("the bus does not say who you are: {why}"),
+                "use the system bus",
+            )
         };
         let sender = header.sender().ok_or_else(|| refused("the message has no sender"))?;
         let bus = zbus::fdo::DBusProxy::new(connection)
@@ -61,7 +65,7 @@ impl Caller {
             header.primary().flags().contains(zbus::message::Flags::ALLOW_INTERACTIVE_AUTH);
         let subject =
             Subject::new_for_message_header(header).map_err(|error| refused(&error.to_string()))?;
-        let name = sender.to_owned().into();
+        let name = sender.to_owned();
         Ok(Self { name, uid, user: user_name(uid), interactive, subject })
     }
 }
@@ -113,13 +117,22 @@ pub async fn authorize<T>(
     Ok(Authorized { inner, caller })
 }
 
-/// A caller's own session needs nobody's leave to become smaller.
-pub fn owner<T>(caller: Caller, owner_uid: u32, inner: T) -> Result<Authorized<T>, (Caller, T)> {
-    if caller.uid == owner_uid {
-        Ok(Authorized { inner, caller })
-    } else {
-        Err((caller, inner))
+/// The same for a session: its owner needs nobody's leave to see it or to make it smaller.
+///
+/// # Errors
+/// The refusal; nothing was changed.
+pub async fn authorize_for_session(
+    connection: &Connection,
+    caller: Caller,
+    action: Action,
+    session: &SessionInfo,
+) -> Result<Authorized<SessionId>, Refusal> {
+    let own = caller.uid == session.opened_by_uid;
+    // Making it longer is authority anew.
+    if !own || action == Action::Attach {
+        check(connection, &caller, action, Some(&session.unit), &[]).await?;
     }
+    Ok(Authorized { inner: session.id.clone(), caller })
 }
 
 async fn check(
@@ -138,7 +151,8 @@ async fn check(
             "see that polkit runs: systemctl status polkit",
         )
     };
-    let authority = AuthorityProxy::new(connection).await.map_err(|e| unreachable(e.to_string()))?;
+    let authority =
+        AuthorityProxy::new(connection).await.map_err(|e| unreachable(e.to_string()))?;
     let mut all: HashMap<&str, &str> =
         details.iter().map(|(key, value)| (*key, value.as_str())).collect();
     if let Some(unit) = unit {
@@ -162,7 +176,10 @@ async fn check(
     let unit = unit.map(|unit| format!(" for {unit}")).unwrap_or_default();
     Err(if answer.is_challenge {
         Refusal::refused(
-            format!("polkit wants {} to authenticate for {what}{unit}, and there was nobody to ask", caller.user),
+            format!(
+                "polkit wants {} to authenticate for {what}{unit}, and there was nobody to ask",
+                caller.user
+            ),
             "run it with sudo, or from a terminal with a polkit agent (pkttyagent)",
         )
     } else {

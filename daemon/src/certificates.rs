@@ -59,8 +59,7 @@ fn make(
 
     let gateway_key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
     let mut gateway = parameters(&server_name, valid_for)?;
-    gateway.subject_alt_names =
-        vec![rcgen::SanType::DnsName(server_name.as_str().try_into()?)];
+    gateway.subject_alt_names = vec![rcgen::SanType::DnsName(server_name.as_str().try_into()?)];
     gateway.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     gateway.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     let gateway = gateway.signed_by(&gateway_key, &ca)?;
@@ -110,7 +109,11 @@ mod tests {
     #[test]
     fn hostile_requests_are_refused() {
         let id: SessionId = "0000000a".parse().unwrap();
-        for csr in ["", "nonsense", "-----BEGIN CERTIFICATE REQUEST-----\nAAAA\n-----END CERTIFICATE REQUEST-----\n"] {
+        for csr in [
+            "",
+            "nonsense",
+            "-----BEGIN CERTIFICATE REQUEST-----\nAAAA\n-----END CERTIFICATE REQUEST-----\n",
+        ] {
             assert!(issue(&id, csr, "root", Duration::from_secs(60)).is_err());
         }
         assert!(issue(&id, &"A".repeat(1 << 20), "root", Duration::from_secs(60)).is_err());

@@ -25,7 +25,12 @@ pub async fn diagnose(sessions: &Sessions, unit: Option<&UnitName>) -> Diagnosis
     Diagnosis { good: checks.iter().all(|check| check.verdict != Verdict::Bad), checks }
 }
 
-fn check(name: &str, verdict: Verdict, found: impl Into<String>, remedy: impl Into<String>) -> Check {
+fn check(
+    name: &str,
+    verdict: Verdict,
+    found: impl Into<String>,
+    remedy: impl Into<String>,
+) -> Check {
     Check { name: name.to_owned(), verdict, found: found.into(), remedy: remedy.into() }
 }
 
@@ -119,8 +124,13 @@ async fn fence() -> Check {
 
 async fn firewall(sessions: &Sessions) -> Check {
     match sessions.shared().host.firewalld().await {
-        Ok(Some(firewalld)) if !godebug_core::plan::firewalld_timeout_is_safe(&firewalld.version) => {
-            good("firewalld", format!("{}, used without its timeouts (firewalld#1597)", firewalld.version))
+        Ok(Some(firewalld))
+            if !godebug_core::plan::firewalld_timeout_is_safe(&firewalld.version) =>
+        {
+            good(
+                "firewalld",
+                format!("{}, used without its timeouts (firewalld#1597)", firewalld.version),
+            )
         }
         Ok(Some(firewalld)) => good("firewalld", firewalld.version),
         Ok(None) => good("firewalld", "not running: the nftables fence is used alone"),
@@ -139,7 +149,9 @@ async fn polkit(sessions: &Sessions) -> Check {
     match asked.await {
         Ok(true) => good("polkit", "there"),
         Ok(false) => check("polkit", Verdict::Bad, "polkit is not installed", "install polkitd"),
-        Err(error) => check("polkit", Verdict::Bad, error.to_string(), "see `systemctl status polkit`"),
+        Err(error) => {
+            check("polkit", Verdict::Bad, error.to_string(), "see `systemctl status polkit`")
+        }
     }
 }
 
@@ -212,7 +224,10 @@ async fn of_unit(sessions: &Sessions, unit: &UnitName) -> Vec<Check> {
         checks.push(check(
             &name,
             Verdict::Warning,
-            format!("WatchdogSec={} s: systemd kills it when it stands still for longer", watchdog / 1000),
+            format!(
+                "WatchdogSec={} s: systemd kills it when it stands still for longer",
+                watchdog / 1000
+            ),
             "keep breakpoints short",
         ));
     }

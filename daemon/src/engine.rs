@@ -150,8 +150,7 @@ pub async fn close<H: Host>(
         return Ok(None);
     };
     host.cut(&replay.opened).await;
-    let (reason, detail) =
-        replay.closing.clone().unwrap_or_else(|| (reason, detail.to_owned()));
+    let (reason, detail) = replay.closing.clone().unwrap_or_else(|| (reason, detail.to_owned()));
     note(&locked, &Record::Closing { reason, detail: detail.clone() });
     let mut stuck = undo_all(host, &locked, &replay).await;
     let proof = read_back_all(host, &replay, begun).await;
@@ -239,11 +238,8 @@ pub async fn move_deadline<H: Host>(
         .filter(|(_, grant)| matches!(grant, Grant::DeadMan { .. }))
         .cloned()
         .collect();
-    let generation = replay
-        .announced
-        .iter()
-        .filter(|grant| matches!(grant, Grant::DeadMan { .. }))
-        .count();
+    let generation =
+        replay.announced.iter().filter(|grant| matches!(grant, Grant::DeadMan { .. })).count();
     let grant = Grant::dead_man(id, u32::try_from(generation).unwrap_or(u32::MAX));
     append(ledger, &Record::Intent { step: replay.next_step, grant: grant.clone() })?;
     host.take(&grant, material).await?;

@@ -112,9 +112,7 @@ impl Ledger {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
             Err(error) => return Err(io(root, error)),
         };
-        Ok(entries
-            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-            .collect())
+        Ok(entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect())
     }
 
     /// Takes the lock, waiting for whoever has it.
@@ -182,10 +180,8 @@ impl Locked<'_> {
         file.seek(SeekFrom::Start(0))
             .and_then(|_| file.read_to_end(&mut text))
             .map_err(|error| io(&path, error))?;
-        replay(&text).map_err(|error| LedgerFileError::Content {
-            path: path.display().to_string(),
-            error,
-        })
+        replay(&text)
+            .map_err(|error| LedgerFileError::Content { path: path.display().to_string(), error })
     }
 
     /// Removes the session's directory with all in it. To be called last.

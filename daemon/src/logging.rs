@@ -11,8 +11,8 @@ pub fn start() {
     match tracing_journald::layer() {
         // No prefix: MESSAGE_ID= and GODEBUG_SESSION= are what people search for.
         Ok(journal) => registry.with(journal.with_field_prefix(None)).init(),
-        Err(_) => registry
-            .with(tracing_subscriber::fmt::layer().with_writer(std::io::stderr))
-            .init(),
+        Err(_) => {
+            registry.with(tracing_subscriber::fmt::layer().with_writer(std::io::stderr)).init()
+        }
     }
 }

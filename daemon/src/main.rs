@@ -37,8 +37,9 @@ type AnyError = Box<dyn std::error::Error + Send + Sync>;
 async fn serve() -> Result<(), AnyError> {
     let connection = Connection::system().await?;
     let host = RealHost::on_bus(&connection).await?;
-    let group = nix::unistd::Group::from_name(paths::SESSION_GROUP)?
-        .ok_or_else(|| format!("there is no group {}; systemd-sysusers makes it", paths::SESSION_GROUP))?;
+    let group = nix::unistd::Group::from_name(paths::SESSION_GROUP)?.ok_or_else(|| {
+        format!("there is no group {}; systemd-sysusers makes it", paths::SESSION_GROUP)
+    })?;
     let (news, heard) = mpsc::unbounded_channel();
     let sessions = Sessions::new(host, connection.clone(), group.gid.as_raw(), news);
     let activity = Activity::new();
@@ -104,8 +105,7 @@ async fn watch_host(
         .await?;
     let mut reloaded = main.receive_reloaded().await?;
     let bus = zbus::fdo::DBusProxy::new(connection).await?;
-    let mut started =
-        bus.receive_name_owner_changed_with_args(&[(0, firewalld::BUS_NAME)]).await?;
+    let mut started = bus.receive_name_owner_changed_with_args(&[(0, firewalld::BUS_NAME)]).await?;
     let firewall_reset = shared.firewall_reset.clone();
     tokio::spawn(async move {
         loop {

@@ -3,6 +3,8 @@
 //! After each run: nothing that was taken is left, or the ledger still knows it and the next
 //! attempt removes it.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests may panic too")]
+
 use godebug::engine::{self, End, Host};
 use godebug::ledger::Ledger;
 use godebug::paths::SessionPaths;
@@ -103,7 +105,8 @@ fn a_plan(rules: usize, fence: bool) -> Plan {
     }
     grants.push((Grant::gateway(&id, 2345.try_into().unwrap()), Start::InOrder));
     for number in 0..rules {
-        let rule = Grant::FirewalldRule { zone: "public".to_owned(), rule: format!("rule {number}") };
+        let rule =
+            Grant::FirewalldRule { zone: "public".to_owned(), rule: format!("rule {number}") };
         grants.push((rule, Start::WhenAllTaken));
     }
     let step = |(grant, start)| Step {

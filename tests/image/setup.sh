@@ -28,8 +28,11 @@ samples() {
 	export GOFLAGS='-mod=mod -buildvcs=false' GOPROXY=off GOTOOLCHAIN=local CGO_ENABLED=0 GOTELEMETRY=off
 	build shop shop
 	build shop-pie shop -buildmode=pie
-	build shop-stripped shop -ldflags='-s -w -B 0x676f6465627567'
-	build shop-stripped.debug-full shop -ldflags='-B 0x676f6465627567'
+	# A stripped program and its twin with debug information, for --symbols: the same text, data and
+	# identities. Without -trimpath the linker's flags, which differ, would be recorded in both.
+	identity='-buildid=shop-stripped -B 0x676f6465627567'
+	build shop-stripped shop -trimpath -ldflags="-s -w $identity"
+	build shop-stripped.debug-full shop -trimpath -ldflags="$identity"
 	build ticker ticker
 	rm -rf /tmp/go-cache /tmp/go /root/.config/go
 }

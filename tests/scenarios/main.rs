@@ -3,8 +3,10 @@
 
 use godebug_tests::scenario;
 
+mod attach;
 mod harness;
+mod support;
 
 fn main() {
-    scenario::main(&[harness::ALL].concat());
+    scenario::main(&[harness::ALL, attach::ALL].concat());
 }

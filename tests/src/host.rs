@@ -544,6 +544,12 @@ fn list_files(root: &Path, folder: &Path, found: &mut HashMap<PathBuf, String>) 
     }
 }
 
+const LOCKS: &str = "/run/godebug-tests";
+
+fn lock_path(number: u8) -> String {
+    format!("{LOCKS}/{number}.lock")
+}
+
 fn slot_name(number: u8) -> String {
     format!("gdb-{number}")
 }
@@ -555,10 +561,9 @@ fn host_directory(number: u8) -> PathBuf {
 /// Takes the first free number. Its lock is held as long as the host lives, so whatever a free
 /// number still has on this machine belongs to nobody and is cleared away.
 fn take_slot() -> Result<(File, u8)> {
-    const LOCKS: &str = "/run/godebug-tests";
     files::create_folder(LOCKS)?;
     for number in 1..=250 {
-        let path = format!("{LOCKS}/{number}.lock");
+        let path = lock_path(number);
         let file = File::options()
             .create(true)
             .append(true)
@@ -566,10 +571,27 @@ fn take_slot() -> Result<(File, u8)> {
             .with_context(|| format!("opening {path}"))?;
         if flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() {
             Cleaner::start(number, &file, Stdio::null())?.finish();
+            clear_abandoned()?;
             return Ok((file, number));
         }
     }
     bail!("250 test hosts are running already")
+}
+
+/// Clears away hosts that were kept and then killed.
+fn clear_abandoned() -> Result<()> {
+    for number in 1..=250 {
+        if !host_directory(number).exists() {
+            continue;
+        }
+        let path = lock_path(number);
+        let file =
+            File::options().append(true).open(&path).with_context(|| format!("opening {path}"))?;
+        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() {
+            Cleaner::start(number, &file, Stdio::null())?.finish();
+        }
+    }
+    Ok(())
 }
 
 fn prepare(directory: &Path, layers: &[Layer]) -> Result<()> {

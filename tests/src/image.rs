@@ -217,7 +217,7 @@ fn product_layer(suite: Suite, below: &[Layer]) -> Result<Layer> {
     })
 }
 
-/// `make install` into a folder of its own, which is then laid over the image: much faster than a
+/// `make install` of what `cargo build` made, into a folder of its own, which is then laid over the image: much faster than a
 /// package, without its maintainer scripts (systemd makes users and folders at boot).
 fn make_install() -> Result<tempfile::TempDir> {
     static ONE_AT_A_TIME: std::sync::Mutex<()> = std::sync::Mutex::new(());
@@ -225,7 +225,9 @@ fn make_install() -> Result<tempfile::TempDir> {
     let staged = tempfile::tempdir().context("making a folder")?;
     let destination = format!("DESTDIR={}", staged.path().display());
     let workspace = files::workspace().display().to_string();
-    tool("make", &["--no-print-directory", "-C", &workspace, "install", &destination])?;
+    let profile = format!("PROFILE={}", std::env::var("PROFILE").as_deref().unwrap_or("debug"));
+    let words = ["--no-print-directory", "-C", &workspace, "install", &profile, &destination];
+    tool("make", &words)?;
     Ok(staged)
 }
 

@@ -12,7 +12,9 @@ use rustix::fs::{FlockOperation, flock};
 
 use crate::{command::tool, files};
 
-const KEEP_UNUSED: Duration = Duration::from_secs(3 * 24 * 3600);
+const KEEP_IMAGES: Duration = Duration::from_secs(3 * 24 * 3600);
+/// Every build of the product makes a new one of these.
+const KEEP_PRODUCTS: Duration = Duration::from_secs(3600);
 
 /// A finished tree. It stays in the cache at least as long as this value lives.
 pub(crate) struct Layer {
@@ -69,13 +71,17 @@ fn build(path: &Path, make: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     let new = path.with_extension("new");
     remove_tree(&new)?;
     files::create_folder(&new)?;
-    make(&new).with_context(|| format!("making {}", path.display()))?;
+    if let Err(error) = make(&new) {
+        remove_tree(&new)?;
+        return Err(error).with_context(|| format!("making {}", path.display()));
+    }
     fs::rename(&new, path).with_context(|| format!("renaming {} to its final name", new.display()))
 }
 
 /// Removes trees of the same name that nobody uses and nobody used of late. Failing to is no error.
 fn prune(folder: &Path, name: &str) {
     let Ok(entries) = fs::read_dir(folder) else { return };
+    let keep = if name.starts_with("product-") { KEEP_PRODUCTS } else { KEEP_IMAGES };
     for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
         let Some(file_name) = path.file_name().and_then(|name| name.to_str()) else { continue };
         let is_sibling = file_name.rsplit_once('-').is_some_and(|(stem, _)| stem == name);
@@ -85,7 +91,7 @@ fn prune(folder: &Path, name: &str) {
         let Ok(lock) = open_lock(&path) else { continue };
         let unused =
             lock.metadata().and_then(|meta| meta.modified()).ok().and_then(|at| at.elapsed().ok());
-        if unused.is_some_and(|unused| unused > KEEP_UNUSED)
+        if unused.is_some_and(|unused| unused > keep)
             && flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok()
         {
             let _ = remove_tree(&path);
@@ -124,11 +130,11 @@ pub(crate) fn run_in_layers(
     let mut arguments = vec!["--mount", "--net", "--pid", "--fork", "--kill-child", "/bin/sh"];
     arguments.extend(words.iter().map(String::as_str));
     arguments.push(script);
-    tool("unshare", &arguments)?;
+    let done = tool("unshare", &arguments);
     for what in ["work", "root"] {
         remove_tree(&beside(what))?;
     }
-    Ok(())
+    done.map(drop)
 }
 
 /// Layers as overlayfs wants its lower directories: the topmost first.

@@ -15,6 +15,7 @@ pub mod network;
 pub mod nothing_left;
 pub mod process;
 pub mod scenario;
+pub mod ticket;
 pub mod tls;
 mod wire;
 

@@ -10,7 +10,7 @@ use zbus::OwnedFd;
 #[zbus::proxy(
     interface = "org.godebug1.Manager",
     default_service = "org.godebug1",
-    default_path = "/org/godebug1",
+    default_path = "/org/godebug1"
 )]
 pub trait Manager {
     /// Opens a session on `unit`; `request` is an `OpenRequest`, `files` holds the symbols file or
@@ -51,18 +51,11 @@ pub trait Manager {
     fn session_added(&self, id: &str, session: zbus::ObjectPath<'_>) -> zbus::Result<()>;
 
     #[zbus(signal)]
-    fn session_removed(
-        &self,
-        id: &str,
-        session: zbus::ObjectPath<'_>,
-    ) -> zbus::Result<()>;
+    fn session_removed(&self, id: &str, session: zbus::ObjectPath<'_>) -> zbus::Result<()>;
 }
 
 /// `org.godebug1.Session` at `/org/godebug1/session/ID`.
-#[zbus::proxy(
-    interface = "org.godebug1.Session",
-    default_service = "org.godebug1",
-)]
+#[zbus::proxy(interface = "org.godebug1.Session", default_service = "org.godebug1")]
 pub trait Session {
     #[zbus(property)]
     fn id(&self) -> zbus::Result<String>;

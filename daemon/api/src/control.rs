@@ -50,7 +50,9 @@ pub enum Request {
     /// Close every connection, both sides, and accept none any more. Answered when it is done.
     Cut,
     /// The end of the session is now here. Root only.
-    SetDeadline { deadline: Deadline },
+    SetDeadline {
+        deadline: Deadline,
+    },
 }
 
 /// What it answers.
@@ -69,5 +71,7 @@ pub enum Reply {
         cut: bool,
     },
     Done,
-    Refused { why: String },
+    Refused {
+        why: String,
+    },
 }

@@ -1,8 +1,10 @@
 //! The documents on the bus: JSON, the same that `--json` prints and the audit log keeps, so that
 //! there is one description of a session and not three.
 
-use godebug_core::{Cidr, CloseReason, Mode, Pid, Reason, Refusal, SessionId, State, Ttl, UnitName};
 use godebug_core::plan::Plan;
+use godebug_core::{
+    Cidr, CloseReason, Mode, Pid, Reason, Refusal, SessionId, State, Ttl, UnitName,
+};
 use serde::{Deserialize, Serialize};
 
 /// What a person asks for. The unit is an argument of its own.

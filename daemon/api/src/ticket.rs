@@ -46,7 +46,9 @@ impl std::fmt::Debug for Ticket {
 pub enum TicketError {
     #[error("{path}: {error}")]
     Io { path: PathBuf, error: std::io::Error },
-    #[error("{path} can be read by others (mode {mode:03o}), so its key is no secret; chmod 600 it, or better open a new session")]
+    #[error(
+        "{path} can be read by others (mode {mode:03o}), so its key is no secret; chmod 600 it, or better open a new session"
+    )]
     Readable { path: PathBuf, mode: u32 },
     #[error("{path} belongs to user {owner}, not to you")]
     NotYours { path: PathBuf, owner: u32 },
@@ -56,7 +58,9 @@ pub enum TicketError {
     Malformed { path: PathBuf, why: String },
     #[error("{path} has version {found}; this godebugctl reads version {VERSION}")]
     Version { path: PathBuf, found: u32 },
-    #[error("the ticket for session {id} expired at {expires_at}; open a new session, or write the ticket again with `godebugctl extend {id} --ttl D --ticket FILE` if it is still running")]
+    #[error(
+        "the ticket for session {id} expired at {expires_at}; open a new session, or write the ticket again with `godebugctl extend {id} --ttl D --ticket FILE` if it is still running"
+    )]
     Expired { id: SessionId, expires_at: String },
 }
 

@@ -28,10 +28,7 @@ impl Deadline {
     /// The deadline `after` this moment, on both clocks.
     pub fn after(now: Now, after: Duration) -> Self {
         let ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
-        Self {
-            wall_ms: now.wall_ms.saturating_add(ms),
-            boot_ms: now.boot_ms.saturating_add(ms),
-        }
+        Self { wall_ms: now.wall_ms.saturating_add(ms), boot_ms: now.boot_ms.saturating_add(ms) }
     }
 
     /// What is left: the shorter of what the two clocks say; zero when it has passed.

@@ -157,7 +157,9 @@ impl Debugger {
     /// Why it cannot debug a program built with `go`; `None` when it can.
     pub fn unfit_for(&self, go: GoVersion, dwarf5: bool) -> Option<String> {
         if self.version < FIRST_WITH_UNIX_SOCKET {
-            return Some(format!("it cannot listen on a Unix socket (since {FIRST_WITH_UNIX_SOCKET})"));
+            return Some(format!(
+                "it cannot listen on a Unix socket (since {FIRST_WITH_UNIX_SOCKET})"
+            ));
         }
         let (oldest, newest) = supported_go(self.version)?;
         if go < oldest || go > newest {
@@ -166,7 +168,9 @@ impl Debugger {
         // compat.go: "To debug executables using DWARFv5 or later Delve must be built with Go
         // version 1.25.0 or later".
         if dwarf5 && self.built_with.is_some_and(|built| built < GoVersion::new(1, 25)) {
-            return Some("it was built with a Go older than 1.25 and cannot read DWARF 5".to_owned());
+            return Some(
+                "it was built with a Go older than 1.25 and cannot read DWARF 5".to_owned(),
+            );
         }
         None
     }
@@ -214,7 +218,8 @@ mod tests {
     #[test]
     fn the_newest_fitting_dlv_is_chosen() {
         let found = [debugger("1.20.2"), debugger("1.24.0"), debugger("1.27.1")];
-        let chosen = |minor| choose(&found, GoVersion::new(1, minor), false).map(|d| d.path.as_str());
+        let chosen =
+            |minor| choose(&found, GoVersion::new(1, minor), false).map(|d| d.path.as_str());
         assert_eq!(chosen(24), Ok("/d/1.24.0"));
         assert_eq!(chosen(25), Ok("/d/1.27.1"));
         let why = choose(&found, GoVersion::new(1, 19), false).unwrap_err();

@@ -237,7 +237,7 @@ mod tests {
     #[test]
     fn steps_cannot_repeat_and_nothing_comes_before_the_first_record() {
         let intent = Record::Intent { step: 0, grant: timer() };
-        assert_eq!(replay(&text(&[intent.clone()])), Err(LedgerError::Order(1)));
+        assert_eq!(replay(&text(std::slice::from_ref(&intent))), Err(LedgerError::Order(1)));
         assert_eq!(replay(&text(&[opened(), intent.clone(), intent])), Err(LedgerError::Order(3)));
     }
 

@@ -120,7 +120,8 @@ fn debugger(wanted: &Wanted, facts: &Facts) -> Step {
             "attach dlv {} ({}) to process {} of {} as user {}, on a Unix socket, without network",
             facts.debugger.version, facts.debugger.path, facts.pid, facts.unit, facts.user
         ),
-        undo: "cut its clients, halt, clear breakpoints, detach, check the program's text".to_owned(),
+        undo: "cut its clients, halt, clear breakpoints, detach, check the program's text"
+            .to_owned(),
         ends_by_itself: "systemd's RuntimeMaxSec, by the same orderly way".to_owned(),
     }
 }
@@ -135,7 +136,8 @@ fn fence(wanted: &Wanted) -> Step {
             list(&wanted.sources)
         ),
         undo: "remove the table".to_owned(),
-        ends_by_itself: "the kernel forgets the sources at the end; the port stays dropped".to_owned(),
+        ends_by_itself: "the kernel forgets the sources at the end; the port stays dropped"
+            .to_owned(),
     }
 }
 

@@ -195,8 +195,7 @@ impl FromStr for InvocationId {
         }
         let mut bytes = [0; 16];
         for (index, byte) in bytes.iter_mut().enumerate() {
-            *byte =
-                u8::from_str_radix(&text[2 * index..2 * index + 2], 16).map_err(|_| wrong())?;
+            *byte = u8::from_str_radix(&text[2 * index..2 * index + 2], 16).map_err(|_| wrong())?;
         }
         Ok(Self(bytes))
     }
@@ -535,7 +534,8 @@ mod tests {
         assert_eq!("myapp".parse::<UnitName>().unwrap().as_str(), "myapp.service");
         assert_eq!("app@1".parse::<UnitName>().unwrap().as_str(), "app@1.service");
         assert_eq!("run-1.scope".parse::<UnitName>().unwrap().as_str(), "run-1.scope");
-        for bad in ["", "a/b", "../x", "a..b", "a\nb", "x.socket", "app@", ".service", "a b", "ä"] {
+        for bad in ["", "a/b", "../x", "a..b", "a\nb", "x.socket", "app@", ".service", "a b", "ä"]
+        {
             assert!(bad.parse::<UnitName>().is_err(), "{bad:?}");
         }
         assert!("x".repeat(10_000).parse::<UnitName>().is_err());
@@ -575,7 +575,10 @@ mod tests {
             .map(|text| text.parse().unwrap())
             .collect();
         let kept = Cidr::without_overlaps(&all);
-        assert_eq!(kept.iter().map(ToString::to_string).collect::<Vec<_>>(), ["10.0.0.0/8", "fd00::1/128"]);
+        assert_eq!(
+            kept.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            ["10.0.0.0/8", "fd00::1/128"]
+        );
     }
 
     proptest! {

@@ -295,6 +295,7 @@ fn repeat(name: &str, prepare: impl Fn(&Session<'_>)) {
 const STORM: Duration = Duration::from_millis(200);
 
 #[test]
+#[ignore = "needs a root with dlv and Go in GODEBUG_TEST_ROOT"]
 fn a_storm_of_hits_with_a_json_rpc_client() {
     repeat("storm, JSON-RPC", |session| {
         let mut client = Rpc::new(session.connect());
@@ -305,6 +306,7 @@ fn a_storm_of_hits_with_a_json_rpc_client() {
 }
 
 #[test]
+#[ignore = "needs a root with dlv and Go in GODEBUG_TEST_ROOT"]
 fn a_storm_of_hits_with_a_dap_client() {
     repeat("storm, DAP", |session| {
         let client = Dap::set_breakpoint(session.connect(), "n < 0");
@@ -314,6 +316,7 @@ fn a_storm_of_hits_with_a_dap_client() {
 }
 
 #[test]
+#[ignore = "needs a root with dlv and Go in GODEBUG_TEST_ROOT"]
 fn halted_at_a_breakpoint() {
     repeat("halted, JSON-RPC", |session| {
         let mut client = Rpc::new(session.connect());
@@ -326,6 +329,7 @@ fn halted_at_a_breakpoint() {
 }
 
 #[test]
+#[ignore = "needs a root with dlv and Go in GODEBUG_TEST_ROOT"]
 fn halted_at_a_breakpoint_with_a_dap_client() {
     repeat("halted, DAP", |session| {
         let mut client = Dap::set_breakpoint(session.connect(), "");
@@ -335,6 +339,7 @@ fn halted_at_a_breakpoint_with_a_dap_client() {
 }
 
 #[test]
+#[ignore = "needs a root with dlv and Go in GODEBUG_TEST_ROOT"]
 fn nobody_ever_connected() {
     repeat("idle", |_| {});
 }
@@ -367,6 +372,7 @@ fn what_a_plain_sigterm_does_under_the_storm() {
 }
 
 #[test]
+#[ignore = "needs a root with dlv and Go in GODEBUG_TEST_ROOT"]
 fn a_target_that_has_exited_leaves_a_dlv_that_sigterm_ends() {
     let Some((root, _guard)) = Root::find() else { return };
     let mut session = Session::start(&root);
@@ -384,6 +390,7 @@ fn a_target_that_has_exited_leaves_a_dlv_that_sigterm_ends() {
 }
 
 #[test]
+#[ignore = "needs a root with dlv and Go in GODEBUG_TEST_ROOT"]
 fn a_dlv_that_cannot_attach_is_not_ready_and_its_words_are_passed_on() {
     let Some((root, _guard)) = Root::find() else { return };
     let session = Session::start(&root);

@@ -2,7 +2,7 @@
 
 use super::Activity;
 use crate::audit::{self, Entry, Kind};
-use crate::authority::{Action, Authorized, Caller, authorize, owner};
+use crate::authority::{Action, Authorized, Caller, authorize, authorize_for_session};
 use crate::config::Config;
 use crate::host::gateway;
 use crate::paths::SessionPaths;
@@ -41,18 +41,7 @@ impl Manager {
         id: SessionId,
     ) -> Result<Authorized<SessionId>, Refusal> {
         let session = self.sessions.get(&id)?;
-        // Making a session longer is authority anew; ending or seeing one's own is not.
-        let own = action != Action::Attach;
-        match owner(caller, session.opened_by_uid, id) {
-            Ok(authorized) if own => Ok(authorized),
-            Ok(authorized) => {
-                let (id, caller) = authorized.into_inner();
-                authorize(connection, caller, action, Some(&session.unit), &[], id).await
-            }
-            Err((caller, id)) => {
-                authorize(connection, caller, action, Some(&session.unit), &[], id).await
-            }
-        }
+        authorize_for_session(connection, caller, action, &session).await
     }
 
     async fn try_open(
@@ -189,12 +178,9 @@ impl Manager {
         let unit = parse_unit(unit)?;
         let pid = match pid {
             0 => None,
-            pid => Some(
-                Pid::try_from(pid).map_err(|error| Refusal::usage(error.to_string(), ""))?,
-            ),
+            pid => Some(Pid::try_from(pid).map_err(|error| Refusal::usage(error.to_string(), ""))?),
         };
-        let _allowed =
-            authorize(connection, caller, Action::Read, Some(&unit), &[], ()).await?;
+        let _allowed = authorize(connection, caller, Action::Read, Some(&unit), &[], ()).await?;
         let systemd = self.sessions.shared().host.systemd();
         Ok(json(&target::inspect::inspect(systemd, &unit, pid).await?)?)
     }
@@ -214,8 +200,7 @@ impl Manager {
             unit => Some(parse_unit(unit)?),
         };
         if let Some(unit) = &unit {
-            let _allowed =
-                authorize(connection, caller, Action::Read, Some(unit), &[], ()).await?;
+            let _allowed = authorize(connection, caller, Action::Read, Some(unit), &[], ()).await?;
         }
         Ok(json(&crate::doctor::diagnose(&self.sessions, unit.as_ref()).await)?)
     }
@@ -270,8 +255,7 @@ fn parse_unit(text: &str) -> Result<UnitName, Refusal> {
 }
 
 fn parse_id(text: &str) -> Result<SessionId, Refusal> {
-    text.parse()
-        .map_err(|error: godebug_api::WordError| Refusal::usage(error.to_string(), ""))
+    text.parse().map_err(|error: godebug_api::WordError| Refusal::usage(error.to_string(), ""))
 }
 
 fn parse_request(text: &str) -> Result<OpenRequest, Refusal> {
@@ -306,7 +290,10 @@ fn symbols(request: &OpenRequest, files: Vec<OwnedFd>) -> Result<Option<File>, R
             if regular {
                 Ok(Some(file))
             } else {
-                Err(Refusal::usage("the symbols are no regular file", "name the unstripped program"))
+                Err(Refusal::usage(
+                    "the symbols are no regular file",
+                    "name the unstripped program",
+                ))
             }
         }
         _ => Err(Refusal::usage("the request and its files do not fit together", "")),

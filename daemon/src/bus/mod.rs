@@ -83,7 +83,8 @@ async fn tell(connection: &Connection, sessions: &Sessions, news: News) -> zbus:
         News::Added { id, info } => {
             let path = path(&id)?;
             server.at(&path, SessionObject::new(info)).await?;
-            Manager::session_added(manager().await?.signal_emitter(), id.as_str(), path.into()).await
+            Manager::session_added(manager().await?.signal_emitter(), id.as_str(), path.into())
+                .await
         }
         News::Moved { id, old, new, reason } => {
             let object = server.interface::<_, SessionObject>(path(&id)?).await?;

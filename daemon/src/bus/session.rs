@@ -47,5 +47,6 @@ impl SessionObject {
     ) -> zbus::Result<()>;
 
     #[zbus(signal)]
-    pub(super) async fn extended(emitter: &SignalEmitter<'_>, expires_at: &str) -> zbus::Result<()>;
+    pub(super) async fn extended(emitter: &SignalEmitter<'_>, expires_at: &str)
+    -> zbus::Result<()>;
 }

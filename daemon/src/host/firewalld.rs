@@ -89,7 +89,7 @@ impl Firewalld {
     /// When the bus fails, or firewalld has the name and does not answer.
     pub async fn running(connection: &Connection) -> Result<Option<Self>, FirewalldError> {
         let bus = zbus::fdo::DBusProxy::new(connection).await.map_err(unreachable)?;
-        let name = zbus::names::BusName::try_from(BUS_NAME).map_err(|e| unreachable(e.into()))?;
+        let name = zbus::names::BusName::try_from(BUS_NAME).map_err(unreachable)?;
         let running = within(async { Ok(bus.name_has_owner(name).await?) }).await?;
         if !running {
             return Ok(None);
@@ -173,7 +173,11 @@ impl Firewalld {
     ///
     /// # Errors
     /// When firewalld does not answer.
-    pub async fn find(&self, zone: &str, rule: &str) -> Result<Option<&'static str>, FirewalldError> {
+    pub async fn find(
+        &self,
+        zone: &str,
+        rule: &str,
+    ) -> Result<Option<&'static str>, FirewalldError> {
         match within(self.zone.query_rich_rule(zone, rule)).await {
             Ok(true) => return Ok(Some("the runtime configuration")),
             Ok(false) => {}
@@ -224,9 +228,7 @@ fn unreachable(error: zbus::Error) -> FirewalldError {
     FirewalldError::Unreachable(error)
 }
 
-async fn within<T>(
-    call: impl Future<Output = zbus::Result<T>>,
-) -> Result<T, FirewalldError> {
+async fn within<T>(call: impl Future<Output = zbus::Result<T>>) -> Result<T, FirewalldError> {
     match tokio::time::timeout(TIMEOUT, call).await {
         Err(_) => Err(FirewalldError::TimedOut),
         Ok(Ok(value)) => Ok(value),
@@ -242,9 +244,8 @@ mod tests {
 
     #[test]
     fn a_zone_of_the_source_wins_over_the_zone_of_the_interface() {
-        let zone = |key: &str, value: &str| {
-            HashMap::from([(key.to_owned(), vec![value.to_owned()])])
-        };
+        let zone =
+            |key: &str, value: &str| HashMap::from([(key.to_owned(), vec![value.to_owned()])]);
         let active = HashMap::from([
             ("work".to_owned(), zone("sources", "10.0.0.0/8")),
             ("dmz".to_owned(), zone("interfaces", "eth0")),

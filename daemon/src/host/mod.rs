@@ -292,7 +292,10 @@ impl Host for RealHost {
 
     fn record_end(&self, session: &Opened, end: &End) {
         let (kind, message) = if end.is_clean() {
-            (Kind::Closed, format!("session {} on {} is closed: {}", session.id, session.unit, end.reason))
+            (
+                Kind::Closed,
+                format!("session {} on {} is closed: {}", session.id, session.unit, end.reason),
+            )
         } else {
             let stuck = end.stuck.join("; ");
             (Kind::Stuck, format!("session {} on {} is stuck: {stuck}", session.id, session.unit))
@@ -391,7 +394,10 @@ fn debugger_failed(session: &SessionMaterial, error: &SystemdError) -> Refusal {
     let said = if tail.is_empty() { String::new() } else { format!(" dlv said: {tail}") };
     Refusal::target(
         format!("dlv did not get hold of process {}: {error}.{said}", session.debugger.pid),
-        format!("`journalctl -u godebug-dlv@{id}` has more; `godebugctl doctor {}` looks at the unit", session.debugger.target),
+        format!(
+            "`journalctl -u godebug-dlv@{id}` has more; `godebugctl doctor {}` looks at the unit",
+            session.debugger.target
+        ),
     )
 }
 

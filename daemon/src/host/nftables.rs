@@ -71,7 +71,11 @@ fn ruleset(table: &str, port: Port, sources: &[Cidr], ends_in: Duration) -> Stri
             .filter(|source| source.is_ipv4() == ipv4)
             .map(|source| format!("{source} timeout {seconds}s"))
             .collect();
-        if list.is_empty() { String::new() } else { format!("elements = {{ {} }}", list.join(", ")) }
+        if list.is_empty() {
+            String::new()
+        } else {
+            format!("elements = {{ {} }}", list.join(", "))
+        }
     };
     let (peers4, peers6) = (elements(true), elements(false));
     format!(

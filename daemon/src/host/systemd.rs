@@ -34,7 +34,6 @@ pub enum SystemdError {
 )]
 pub trait Manager {
     fn subscribe(&self) -> zbus::Result<()>;
-    #[expect(clippy::type_complexity, reason = "the signature is systemd's")]
     fn start_transient_unit(
         &self,
         name: &str,
@@ -46,7 +45,6 @@ pub trait Manager {
     fn reset_failed_unit(&self, name: &str) -> zbus::Result<()>;
     fn load_unit(&self, name: &str) -> zbus::Result<OwnedObjectPath>;
     fn get_unit(&self, name: &str) -> zbus::Result<OwnedObjectPath>;
-    #[expect(clippy::type_complexity, reason = "the signature is systemd's")]
     fn list_units_by_patterns(
         &self,
         states: &[&str],

@@ -133,7 +133,10 @@ pub fn guard(unit: &DebuggerUnit) -> Properties {
         ("RestrictAddressFamilies", allow(&["AF_UNIX"])),
         ("SystemCallFilter", allow(&["@system-service", "@debug"])),
         ("SystemCallErrorNumber", EPERM.into()),
-        ("ReadWritePaths", strings(&[&SessionPaths::of(&unit.id).root().to_string_lossy(), paths::CGROUP])),
+        (
+            "ReadWritePaths",
+            strings(&[&SessionPaths::of(&unit.id).root().to_string_lossy(), paths::CGROUP]),
+        ),
         ("OOMScoreAdjust", (-1000_i32).into()),
         ("Nice", (-20_i32).into()),
     ]);
@@ -196,12 +199,12 @@ pub fn dead_man(
     // One second after the session's own end, so that the orderly way comes first.
     let grace = Duration::from_secs(1);
     let late = deadline.plus(grace);
-    let calendar = godebug_api::clock::rfc3339(late.wall_ms + 999).replace('T', " ").replace('Z', " UTC");
+    let calendar =
+        godebug_api::clock::rfc3339(late.wall_ms + 999).replace('T', " ").replace('Z', " UTC");
     // Counted from systemd's own start: this base survives daemon-reload and daemon-reexec, which
     // start OnActiveSec= anew (systemd#31914).
-    let on_startup = monotonic_usec
-        .saturating_sub(startup_usec)
-        .saturating_add(micros_of(late.remaining(now)));
+    let on_startup =
+        monotonic_usec.saturating_sub(startup_usec).saturating_add(micros_of(late.remaining(now)));
     let timer = vec![
         ("Description", format!("godebug {id}: dead man").into()),
         ("CollectMode", "inactive-or-failed".into()),

@@ -50,7 +50,8 @@ fn await_tracer(id: &SessionId, target: &Process) -> Result<Option<nix::unistd::
         let Ok(status) = target.status() else { return Ok(None) };
         // TracerPid names the thread, not its process (fs/proc/array.c, task_state).
         if let Some(tracer) = status.tracer_pid {
-            let cgroup = std::fs::read_to_string(format!("/proc/{tracer}/cgroup")).unwrap_or_default();
+            let cgroup =
+                std::fs::read_to_string(format!("/proc/{tracer}/cgroup")).unwrap_or_default();
             if !cgroup.trim_end().ends_with(&unit) {
                 return Err(format!("the target is traced by {tracer}, which is not of {unit}"));
             }

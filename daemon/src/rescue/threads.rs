@@ -101,7 +101,8 @@ fn tasks(pid: Pid) -> Result<Vec<i32>, String> {
 
 /// Whether a SIGTRAP waits for this thread, or for any, and is not blocked by it.
 fn has_pending_trap(pid: Pid, tid: nix::unistd::Pid) -> bool {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/status")).unwrap_or_default();
+    let text =
+        std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/status")).unwrap_or_default();
     let set = |key: &str| {
         text.lines()
             .find_map(|line| line.strip_prefix(key))
@@ -157,8 +158,9 @@ mod arch {
     /// Whether the thread is at the first instruction of a handler for SIGTRAP: its arguments are
     /// then exactly where the kernel puts them (arch/x86/kernel/signal_64.c, x64_setup_rt_frame).
     fn is_entering_trap_handler(tid: nix::unistd::Pid, registers: &libc_registers) -> bool {
-        let info_holds_trap =
-            || read(tid, registers.rsi).is_ok_and(|word| word & 0xffff_ffff == Signal::SIGTRAP as u64);
+        let info_holds_trap = || {
+            read(tid, registers.rsi).is_ok_and(|word| word & 0xffff_ffff == Signal::SIGTRAP as u64)
+        };
         registers.rdi == Signal::SIGTRAP as u64
             && registers.rdx == registers.rsp + 8
             && registers.rsi > registers.rdx
@@ -184,11 +186,7 @@ mod arch {
 
     use super::*;
 
-    pub(super) fn set_back(
-        _: nix::unistd::Pid,
-        _: &[u64],
-        _: &mut Repair,
-    ) -> nix::Result<()> {
+    pub(super) fn set_back(_: nix::unistd::Pid, _: &[u64], _: &mut Repair) -> nix::Result<()> {
         Ok(())
     }
 }

@@ -99,8 +99,10 @@ impl Life {
             )
         })?;
         // Until dlv has answered the end is far enough away for it to attach.
-        let deadline =
-            Deadline::after(clock::now(), units::ATTACH_TIMEOUT + Duration::from_secs(session.ttl_seconds));
+        let deadline = Deadline::after(
+            clock::now(),
+            units::ATTACH_TIMEOUT + Duration::from_secs(session.ttl_seconds),
+        );
         let material = material(&prepared, &session, deadline, certificates, symbols);
         let (active, activated) = oneshot::channel();
         let opening = Opening { plan: prepared.plan, material, active };
@@ -136,7 +138,9 @@ impl Life {
             (Some(_), None) => None,
         };
         let message = match &ending {
-            None => format!("session {id} on {} is taken over from an earlier godebugd", session.unit),
+            None => {
+                format!("session {id} on {} is taken over from an earlier godebugd", session.unit)
+            }
             Some((_, why)) => format!("session {id} on {} is ended: {why}", session.unit),
         };
         let entry =
@@ -192,10 +196,11 @@ impl Life {
 
     /// Opens, if it is to be opened, and stays until there is a reason to end.
     async fn live(&mut self) -> (CloseReason, String) {
-        let mut watched = match Watched::new(&self.sessions, &self.session, self.target.as_ref()).await {
-            Ok(watched) => watched,
-            Err(error) => return (CloseReason::Failed, error),
-        };
+        let mut watched =
+            match Watched::new(&self.sessions, &self.session, self.target.as_ref()).await {
+                Ok(watched) => watched,
+                Err(error) => return (CloseReason::Failed, error),
+            };
         if let Some(opening) = self.opening.take() {
             let active = opening.active;
             match self.open(opening.plan, opening.material, &mut watched).await {
@@ -271,7 +276,10 @@ impl Life {
         let failed = |refusal| (CloseReason::Failed, refusal);
         let host = self.sessions.shared().host.clone();
         let locked = self.ledger.lock(LOCK_PATIENCE).await.map_err(|error| {
-            failed(Refusal::host(format!("the session's ledger cannot be locked: {error}"), "try again"))
+            failed(Refusal::host(
+                format!("the session's ledger cannot be locked: {error}"),
+                "try again",
+            ))
         })?;
         engine::append(&locked, &Record::Deadline { deadline: self.deadline }).map_err(failed)?;
         // Before anybody has touched the target.
@@ -353,7 +361,10 @@ impl Life {
         );
         dead_man?;
         gateway.map_err(|error| {
-            Refusal::failed(format!("the gateway does not take a new end: {error}"), "open a new session")
+            Refusal::failed(
+                format!("the gateway does not take a new end: {error}"),
+                "open a new session",
+            )
         })?;
         fence?;
         drop(locked);
@@ -396,7 +407,10 @@ impl Life {
         let expires_at = clock::rfc3339(deadline.wall_ms);
         self.record(
             Kind::Extended,
-            format!("session {} on {} now ends at {expires_at}", self.session.id, self.session.unit),
+            format!(
+                "session {} on {} now ends at {expires_at}",
+                self.session.id, self.session.unit
+            ),
         )?;
         let news = News::Extended { id: self.session.id.clone(), expires_at };
         let _ = self.sessions.shared().news.send(news);
@@ -419,15 +433,17 @@ impl Life {
             }
             let Some(firewalld) = &firewalld else { return };
             let remaining = self.deadline.remaining(clock::now()) + Duration::from_secs(1);
-            let timeout =
-                plan::firewalld_timeout_is_safe(&firewalld.version).then_some(remaining);
+            let timeout = plan::firewalld_timeout_is_safe(&firewalld.version).then_some(remaining);
             // Taken away first: firewalld keeps the old timeout of a rule that is there already.
             let again = async {
                 firewalld.remove(zone, rule).await?;
                 firewalld.add(zone, rule, timeout).await
             };
             if let Err(error) = again.await {
-                tracing::warn!("firewalld does not take the rule of session {} again: {error}", self.session.id);
+                tracing::warn!(
+                    "firewalld does not take the rule of session {} again: {error}",
+                    self.session.id
+                );
             }
         }
     }
@@ -445,7 +461,11 @@ impl Life {
         let refusal = match self.close(reason, detail).await {
             Some(end) if !end.is_clean() => Refusal::new(
                 refusal.code,
-                format!("{} Not everything could be given back: {}", refusal.message, end.stuck.join("; ")),
+                format!(
+                    "{} Not everything could be given back: {}",
+                    refusal.message,
+                    end.stuck.join("; ")
+                ),
                 format!("see `godebugctl show {}`", self.session.id),
             ),
             _ => refusal,
@@ -627,7 +647,8 @@ impl Watched {
         };
         let (mut holder, mut holder_is_gone) = (None, false);
         if let Some(name) = &session.held_by {
-            let bus = zbus::fdo::DBusProxy::new(&shared.connection).await.map_err(|e| e.to_string())?;
+            let bus =
+                zbus::fdo::DBusProxy::new(&shared.connection).await.map_err(|e| e.to_string())?;
             let stream = bus
                 .receive_name_owner_changed_with_args(&[(0, name.as_str()), (2, "")])
                 .await
@@ -657,10 +678,9 @@ impl Watched {
         }
         let target = &self.target;
         let exited = async {
-            match target {
-                // A pidfd becomes readable when its process ends (pidfd_open(2)).
-                Some(fd) => drop(fd.readable().await),
-                None => (),
+            // A pidfd becomes readable when its process ends (pidfd_open(2)).
+            if let Some(fd) = target {
+                drop(fd.readable().await);
             }
         };
         let holder = &mut self.holder;

@@ -173,9 +173,8 @@ impl Sessions {
         if let Some(info) = unpoisoned(&self.0.ended).iter().find(|info| info.id == *id) {
             return Ok(info.clone());
         }
-        let entry = audit::last_end(id.as_str()).map_err(|error| {
-            Refusal::host(format!("the audit log cannot be read: {error}"), "")
-        })?;
+        let entry = audit::last_end(id.as_str())
+            .map_err(|error| Refusal::host(format!("the audit log cannot be read: {error}"), ""))?;
         entry
             .and_then(|entry| serde_json::from_value(entry.details).ok())
             .ok_or_else(|| no_such(id))
@@ -222,8 +221,7 @@ impl Sessions {
         ttl: Ttl,
     ) -> Result<SessionInfo, Refusal> {
         let id = id.get();
-        let commands =
-            unpoisoned(&self.0.live).get(id).map(|handle| handle.commands.clone());
+        let commands = unpoisoned(&self.0.live).get(id).map(|handle| handle.commands.clone());
         let Some(commands) = commands else { return Err(no_such(id)) };
         let (answer, answered) = oneshot::channel();
         let ended = || Refusal::refused(format!("session {id} is ending"), "open a new one");

@@ -5,8 +5,8 @@ use crate::authority::Caller;
 use crate::config::Config;
 use crate::host::{routes, units};
 use crate::paths;
-use crate::target::find::{self, Target};
 use crate::target::executable::SymbolFile;
+use crate::target::find::{self, Target};
 use crate::target::{debuggers, process};
 use godebug_api::documents::{DebugInformation, OpenRequest, PlanDocument, SessionInfo};
 use godebug_api::{Cidr, Deadline, Mode, Port, Refusal, SessionId, UnitName, clock};
@@ -109,7 +109,9 @@ impl Prepared {
             _ if self.wanted.sources.iter().all(Cidr::is_loopback) => {
                 "not touched: clients on this host only".to_owned()
             }
-            Firewall::Firewalld { version, .. } => format!("firewalld {version} and an nftables fence"),
+            Firewall::Firewalld { version, .. } => {
+                format!("firewalld {version} and an nftables fence")
+            }
             Firewall::Nftables => "an nftables fence alone (firewalld is not running)".to_owned(),
         };
         PlanDocument {
@@ -191,7 +193,9 @@ pub async fn fitting_debugger(target: &Target) -> Result<Debugger, Refusal> {
         Err(unfit) => {
             let reasons: Vec<String> = unfit
                 .iter()
-                .map(|(debugger, why)| format!("dlv {} ({}): {why}", debugger.version, debugger.path))
+                .map(|(debugger, why)| {
+                    format!("dlv {} ({}): {why}", debugger.version, debugger.path)
+                })
                 .chain(found.skipped.iter().map(|(path, why)| format!("{}: {why}", path.display())))
                 .collect();
             let reasons =
@@ -316,8 +320,11 @@ fn new_id() -> Result<SessionId, Refusal> {
     let mut bytes = [0_u8; 8];
     let mut filled = 0;
     while filled < bytes.len() {
-        filled += rustix::rand::getrandom(&mut bytes[filled..], rustix::rand::GetRandomFlags::empty())
-            .map_err(|error| Refusal::host(format!("the kernel gives no random bytes: {error}"), ""))?;
+        filled +=
+            rustix::rand::getrandom(&mut bytes[filled..], rustix::rand::GetRandomFlags::empty())
+                .map_err(|error| {
+                    Refusal::host(format!("the kernel gives no random bytes: {error}"), "")
+                })?;
     }
     Ok(SessionId::from_random(bytes))
 }

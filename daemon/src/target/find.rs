@@ -39,13 +39,14 @@ pub async fn find(
     // The name it has in systemd: an alias would make two sessions of one target.
     let unit: UnitName = facts.text("Id").parse().unwrap_or_else(|_| name.clone());
     running(&unit, &facts)?;
-    let processes = process::processes_in_cgroup(Path::new(paths::CGROUP), &facts.text("ControlGroup"))
-        .map_err(|error| {
-            Refusal::host(
-                format!("the processes of {unit} cannot be read: {error}"),
-                "godebug needs the unified control group hierarchy (cgroup v2)",
-            )
-        })?;
+    let processes =
+        process::processes_in_cgroup(Path::new(paths::CGROUP), &facts.text("ControlGroup"))
+            .map_err(|error| {
+                Refusal::host(
+                    format!("the processes of {unit} cannot be read: {error}"),
+                    "godebug needs the unified control group hierarchy (cgroup v2)",
+                )
+            })?;
     let main = facts.number("MainPID").and_then(|pid| Pid::try_from(u32::try_from(pid).ok()?).ok());
     let pid = choose(&unit, &processes, main, wanted)?;
     let process = pin(&unit, pid)?;
@@ -163,7 +164,10 @@ fn pin(unit: &UnitName, pid: Pid) -> Result<Process, Refusal> {
 fn read_executable(unit: &UnitName, process: &Process) -> Result<GoExecutable, Refusal> {
     let pid = process.pid;
     let file = process.open_exe().map_err(|error| {
-        Refusal::target(format!("the program of process {pid} cannot be opened: {error}"), "try again")
+        Refusal::target(
+            format!("the program of process {pid} cannot be opened: {error}"),
+            "try again",
+        )
     })?;
     let path = process.exe_link().map(|(path, _)| path).unwrap_or_default();
     GoExecutable::read(&file, &path).map_err(|error| {
@@ -174,7 +178,10 @@ fn read_executable(unit: &UnitName, process: &Process) -> Result<GoExecutable, R
             _ => "build the service with a released Go and an unmodified linker",
         };
         Refusal::target(
-            format!("{unit} cannot be debugged with dlv: process {pid} runs {}; {error}", path.display()),
+            format!(
+                "{unit} cannot be debugged with dlv: process {pid} runs {}; {error}",
+                path.display()
+            ),
             remedy,
         )
     })
@@ -201,10 +208,9 @@ fn user_of(unit: &UnitName, facts: &UnitFacts, process: &Process) -> Result<Targ
 /// The refusal.
 pub fn traceable(target: &Target) -> Result<(), Refusal> {
     let pid = target.process.pid;
-    let status = target
-        .process
-        .status()
-        .map_err(|error| Refusal::target(format!("{} is just ending: {error}", target.unit), "try again"))?;
+    let status = target.process.status().map_err(|error| {
+        Refusal::target(format!("{} is just ending: {error}", target.unit), "try again")
+    })?;
     if let Some(tracer) = status.tracer_pid {
         let tracer = process::tracer_description(tracer);
         return Err(Refusal::target(

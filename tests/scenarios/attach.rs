@@ -1,0 +1,238 @@
+//! A person debugs a service: from the laptop with a ticket, on the host in the foreground, with an
+//! IDE's protocol and with dlv itself.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use godebug_tests::{
+    Host, Port, dap::DapClient, jsonrpc::JsonRpcClient, scenario::Scenario,
+};
+use rustix::process::Signal;
+use serde_json::Value;
+
+use crate::support::{
+    Laptop, SOON, Session, is_answered, leaves_nothing, line_of, listen_address, order, text,
+};
+
+pub(crate) const ALL: &[Scenario] = &[
+    Scenario::new("laptop_debugs_with_an_ide_until_the_time_is_over", ide_on_the_laptop)
+        .main()
+        .shared(),
+    Scenario::new("laptop_debugs_with_dlv_connect", dlv_on_the_laptop).shared(),
+    Scenario::new("time_ends_while_the_service_stands_at_a_breakpoint", ends_at_a_breakpoint)
+        .shared(),
+    Scenario::new("foreground_session_ends_with_ctrl_c", foreground_ctrl_c).main().shared(),
+    Scenario::new("foreground_session_ends_when_godebugctl_is_killed", foreground_killed).shared(),
+    Scenario::new("every_kind_of_service_is_debugged_and_let_go", every_kind_of_service).shared(),
+    Scenario::new("stripped_service_is_debugged_with_its_symbols", stripped_with_symbols).shared(),
+    Scenario::new("second_debugger_of_a_service_is_refused", not_twice).shared(),
+    Scenario::new("host_without_firewalld_is_fenced_by_nftables_alone", without_firewalld).bare(),
+];
+
+const SOURCE: &str = "/opt/samples/src/shop/main.go";
+
+fn ide_on_the_laptop(host: &Host) -> Result<()> {
+    leaves_nothing(host, &["myapp"], |before| {
+        ensure!(host.port_scan_from_laptop(2345)? == Port::Filtered);
+        let session = Session::for_laptop(host, "myapp", "8s")?;
+        ensure!(session.document["pid"] == before.processes()[0].inner_pid);
+        ensure!(host.port_scan_from_laptop(session.port)? == Port::Open);
+        ensure!(host.port_scan_from_stranger(session.port)? == Port::Filtered);
+        let mut laptop = Laptop::connect(host, &session)?;
+        let mut ide = laptop.dap()?;
+        stops_in_price_of(host, &mut ide)?;
+
+        // Nobody does anything more: the time ends it.
+        let cut = ide.wait_for_event_within("never", SOON).map_err(|error| format!("{error:#}"));
+        ensure!(
+            cut.as_ref().is_err_and(|why| why.contains("closed")),
+            "the IDE's connection was not closed: {cut:?}"
+        );
+        session.ends(host, "expired", SOON)?;
+        laptop.tunnel.wait(SOON)?.exits(0)?;
+        ensure!(host.port_scan_from_laptop(session.port)? == Port::Filtered);
+        Ok(())
+    })
+}
+
+/// What people attach a debugger for: a breakpoint, the stack, the values; then on.
+fn stops_in_price_of(
+    host: &Host,
+    ide: &mut DapClient<std::net::TcpStream>,
+) -> Result<()> {
+    ide.attach()?;
+    let line = line_of("return finish(label, lines, total)")?;
+    ide.set_breakpoints(SOURCE, &[line])?;
+    ide.configuration_done()?;
+    let request = order(host, 8080)?;
+    let (thread, reason) = ide.wait_for_stop()?;
+    ensure!(reason == "breakpoint", "stopped for {reason}");
+    let stack = ide.stack_trace(thread)?;
+    let names: Vec<&str> = stack.iter().filter_map(|frame| frame["name"].as_str()).collect();
+    ensure!(
+        names.starts_with(&["main.priceOf", "main.serveOrder", "net/http.HandlerFunc.ServeHTTP"]),
+        "another stack: {names:?}"
+    );
+    ensure!(stack[0]["line"] == line && stack[0]["source"]["path"] == SOURCE, "{}", stack[0]);
+    let frame = stack[0]["id"].as_i64().context("a frame without a number")?;
+    let values = ide.locals(frame)?;
+    for (name, part) in
+        [("o", "customer-3"), ("total", "1297"), ("label", "CUSTOMER-3/3"), ("lines", "[450,640,275]")]
+    {
+        let value = values.iter().find(|(found, _)| found == name);
+        ensure!(
+            value.is_some_and(|(_, value)| value.contains(part)),
+            "{name} is not {part}: {values:?}"
+        );
+    }
+    ensure!(ide.evaluate(frame, "o.Items[1].Name")?.contains("scone"));
+    ide.resume(thread)?;
+    is_answered(request)
+}
+
+fn dlv_on_the_laptop(host: &Host) -> Result<()> {
+    leaves_nothing(host, &["myapp"], |_| {
+        let session = Session::for_laptop(host, "myapp", "60s")?;
+        let laptop = Laptop::connect(host, &session)?;
+        let script = tempfile::NamedTempFile::new().context("making dlv's script")?;
+        let lines = "break main.finish\ncontinue\nstack\nprint label\nprint total\nclearall\nexit -c\n";
+        std::fs::write(script.path(), lines).context("writing dlv's script")?;
+        let settings = tempfile::tempdir().context("making a folder for dlv's settings")?;
+        let mut dlv = host.laptop_spawn(&format!(
+            "XDG_CONFIG_HOME={settings} exec {dlv} connect {address} --init {script} </dev/null",
+            settings = settings.path().display(),
+            dlv = host.path("/usr/bin/dlv").display(),
+            address = laptop.address,
+            script = script.path().display(),
+        ))?;
+        dlv.wait_for_line("main.finish", SOON)?;
+        let request = order(host, 8080)?;
+        let printed = dlv.wait(SOON)?.exits(0)?.stdout;
+        for part in ["main.priceOf", "main.serveOrder", "\"CUSTOMER-3/3\"", "1297"] {
+            ensure!(printed.contains(part), "dlv did not print {part}:\n{printed}");
+        }
+        is_answered(request)?;
+        session.stop(host)
+    })
+}
+
+fn ends_at_a_breakpoint(host: &Host) -> Result<()> {
+    leaves_nothing(host, &["myapp"], |_| {
+        let session = Session::for_laptop(host, "myapp", "5s")?;
+        let laptop = Laptop::connect(host, &session)?;
+        let mut ide = laptop.dap()?;
+        ide.attach()?;
+        ide.set_function_breakpoints(&["main.priceOf"])?;
+        ide.configuration_done()?;
+        let request = order(host, 8080)?;
+        ide.wait_for_stop()?;
+        session.ends(host, "expired", SOON)?;
+        is_answered(request)
+    })
+}
+
+fn foreground_ctrl_c(host: &Host) -> Result<()> {
+    leaves_nothing(host, &["myapp"], |_| {
+        let mut attach = host.spawn("exec godebugctl --json attach myapp --ttl 60s")?;
+        let line = attach.wait_for_line("\"listen\"", SOON)?;
+        let document: Value = serde_json::from_str(&line)?;
+        let mut rpc = JsonRpcClient::new(host.connect_on_host(listen_address(&line)?)?);
+        rpc.set_api_version()?;
+        ensure!(rpc.state()?["Running"] == true, "the service stands still");
+        attach.interrupt()?;
+        let ended = attach.wait(SOON)?.exits(0)?;
+        ensure!(ended.json()? == document, "more than one document: {ended}");
+        ensure!(ended.stderr.contains("stopped"), "no word about the end: {ended}");
+        let id = text(&document, "id")?;
+        let closed = host.run(&format!("godebugctl --json show {id}"))?.exits(0)?.json()?;
+        ensure!(closed["close_reason"] == "stopped", "{closed}");
+        Ok(())
+    })
+}
+
+fn foreground_killed(host: &Host) -> Result<()> {
+    leaves_nothing(host, &["myapp"], |_| {
+        let mut attach = host.spawn("exec godebugctl --json attach myapp --ttl 60s")?;
+        let line = attach.wait_for_line("\"listen\"", SOON)?;
+        let session = Session::of(serde_json::from_str(&line)?)?;
+        attach.signal(Signal::KILL)?;
+        let ended = session.ends(host, "client-gone", Duration::from_secs(2))?;
+        ensure!(ended["pid"] == session.document["pid"]);
+        Ok(())
+    })
+}
+
+fn every_kind_of_service(host: &Host) -> Result<()> {
+    // Unit, its port, what it says on standard error that a person should know.
+    const KINDS: &[(&str, u16)] = &[
+        ("app@1", 9091),
+        ("wrapped", 8084),
+        ("pie", 8090),
+        ("rootapp", 8088),
+        ("dynapp", 8089),
+        ("watchdog", 8092),
+    ];
+    for (unit, port) in KINDS {
+        host.ok(&format!("systemctl start {unit}"))?;
+        let debugged = leaves_nothing(host, &[unit], |_| {
+            host.wait_until("it serves", SOON, || {
+                Ok(host.http_from_host(&format!("http://127.0.0.1:{port}/healthz")).is_ok())
+            })?;
+            let session = Session::open(host, unit, "--ttl 60s")?;
+            let target = host.targets(unit)?;
+            ensure!(session.document["pid"] == target[0].inner_pid, "{}", session.document);
+            session.stop(host)?;
+            host.http_from_host(&format!("http://127.0.0.1:{port}/healthz")).map(drop)
+        });
+        debugged.with_context(|| format!("debugging {unit}"))?;
+        host.ok(&format!("systemctl stop {unit}"))?;
+    }
+    Ok(())
+}
+
+fn stripped_with_symbols(host: &Host) -> Result<()> {
+    host.ok("systemctl start stripped")?;
+    leaves_nothing(host, &["stripped"], |_| {
+        let symbols = "/opt/samples/shop-stripped.debug-full";
+        let options = format!("--ttl 60s --from {} --symbols {symbols}", host.laptop_address());
+        let session = Session::open(host, "stripped", &options)?;
+        let laptop = Laptop::connect(host, &session)?;
+        let mut ide = laptop.dap()?;
+        ide.attach()?;
+        ide.set_function_breakpoints(&["main.priceOf"])?;
+        ide.configuration_done()?;
+        let request = order(host, 8083)?;
+        let (thread, _) = ide.wait_for_stop()?;
+        let stack = ide.stack_trace(thread)?;
+        ensure!(stack[0]["name"] == "main.priceOf", "{}", stack[0]);
+        let frame = stack[0]["id"].as_i64().context("a frame without a number")?;
+        ensure!(ide.evaluate(frame, "o.Customer")?.contains("customer-3"));
+        ide.resume(thread)?;
+        is_answered(request)?;
+        session.stop(host)
+    })?;
+    host.ok("systemctl stop stripped").map(drop)
+}
+
+fn not_twice(host: &Host) -> Result<()> {
+    leaves_nothing(host, &["myapp"], |_| {
+        let session = Session::open(host, "myapp", "--ttl 60s")?;
+        let again = host.run("godebugctl --json attach myapp --detach")?;
+        let why = crate::support::refused(again, 4, "target")?;
+        ensure!(why.contains(&session.id), "it does not say by which session: {why}");
+        ensure!(session.show(host)?["state"] == "active");
+        session.stop(host)
+    })
+}
+
+fn without_firewalld(host: &Host) -> Result<()> {
+    leaves_nothing(host, &["myapp"], |_| {
+        let session = Session::for_laptop(host, "myapp", "60s")?;
+        ensure!(host.port_scan_from_stranger(session.port)? == Port::Filtered);
+        let laptop = Laptop::connect(host, &session)?;
+        ensure!(laptop.rpc()?.state()?["Running"] == true);
+        session.stop(host)?;
+        ensure!(host.port_scan_from_laptop(session.port)? == Port::Closed, "nothing listens");
+        Ok(())
+    })
+}

@@ -23,9 +23,12 @@ pub(crate) async fn attach(output: &Output, arguments: &Attach) -> Result<(), Re
     if let Some(path) = &arguments.ticket {
         tickets::check_place(path)?;
     }
+    // The local port comes before the gateway's: people's IDEs are set to 2345, while the gateway
+    // takes the next free one and says which in the ticket.
     let port = match arguments.listen {
+        _ if arguments.detach => None,
         Some(listen) => Some(ports::bind_this(listen).await?),
-        None => None,
+        None => Some(ports::bind_free().await?),
     };
     let mut signals = Signals::catch()?;
     let key = Key::generate()?;

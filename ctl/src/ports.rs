@@ -33,8 +33,7 @@ pub(crate) async fn bind_this(listen: Listen) -> Result<LocalPort, Refusal> {
     })
 }
 
-/// Binds the first free port from the default one up. The gateway itself may own the first when it
-/// runs on the same host.
+/// Binds the first free port from the default one up: another session's gateway may own the first.
 ///
 /// # Errors
 /// When all are taken.

@@ -225,10 +225,10 @@ async fn of_unit(sessions: &Sessions, unit: &UnitName) -> Vec<Check> {
             &name,
             Verdict::Warning,
             format!(
-                "WatchdogSec={} s: systemd kills it when it stands still for longer",
+                "WatchdogSec={} s: systemd is told that it is alive while the debugger holds it",
                 watchdog / 1000
             ),
-            "keep breakpoints short",
+            "other watchers (load balancers, leases) are not told; keep breakpoints short",
         ));
     }
     checks

@@ -90,6 +90,8 @@ fn opened() -> Opened {
         at_most_until: Deadline { wall_ms: 9, boot_ms: 9 },
         debugger: "/usr/bin/dlv".to_owned(),
         go_version: "go1.24".to_owned(),
+        watchdog_usec: None,
+        target_is_starting: false,
     }
 }
 

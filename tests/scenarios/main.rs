@@ -3,10 +3,26 @@
 
 use godebug_tests::scenario;
 
+mod answers;
 mod attach;
+mod authority;
+mod bad_input;
+mod ends;
 mod harness;
+mod strangers;
 mod support;
 
 fn main() {
-    scenario::main(&[harness::ALL, attach::ALL].concat());
+    scenario::main(
+        &[
+            harness::ALL,
+            attach::ALL,
+            strangers::ALL,
+            ends::ALL,
+            bad_input::ALL,
+            authority::ALL,
+            answers::ALL,
+        ]
+        .concat(),
+    );
 }

@@ -1,7 +1,6 @@
 //! What scenarios have in common: a session as an administrator opens it, the laptop that uses its
 //! ticket, and the frame that proves the end.
 
-#![allow(dead_code)]
 use std::{
     io::Read,
     net::{SocketAddr, TcpStream},
@@ -50,13 +49,15 @@ pub(crate) fn leaves_nothing_but_new_processes(
 }
 
 fn told(host: &Host, steps: impl FnOnce() -> Result<()>) -> Result<()> {
+    let began = host.ok("date +@%s.%N")?;
     steps().map_err(|error| {
-        let state = host.run(
-            "journalctl -b --no-pager -o short-precise -n 60 -t godebugd -t godebug-revoke \
+        let state = host.run(&format!(
+            "journalctl --no-pager --output=short-precise --since={} -t godebugd -t godebug-revoke \
              -t godebug-gateway -t godebug-dlvctl -t dlv; \
              systemctl list-units --all --no-legend --plain 'godebug*'; \
-             ls -lR /run/godebug; ss -ltnp; nft list ruleset | grep -A20 godebug",
-        );
+             find /run/godebug -printf '%M %u:%g %p\\n'; ss -ltnp; nft list ruleset | grep -A20 godebug",
+            began.trim()
+        ));
         let state = state.map_or_else(|error| format!("{error:#}"), |output| output.stdout);
         error.context(format!("the host afterwards:\n{state}\n"))
     })
@@ -180,7 +181,11 @@ pub(crate) struct Traffic {
 }
 
 fn connections_to_debugger(host: &Host, id: &str) -> Result<usize> {
-    let sockets = host.ok("ss --no-header --unix --all")?;
+    // dlv's socket is listed where it was made: in the empty network of dlv's unit.
+    let sockets = host.ok(&format!(
+        "exec nsenter --net=/proc/$(systemctl show --value -p MainPID godebug-dlv@{id})/ns/net \
+         ss --no-header --unix --all"
+    ))?;
     let socket = format!("/run/godebug/{id}/dlv/socket");
     let lines: Vec<&str> = sockets.lines().filter(|line| line.contains(&socket)).collect();
     ensure!(lines.iter().any(|line| line.contains("LISTEN")), "dlv does not listen:\n{sockets}");

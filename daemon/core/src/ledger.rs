@@ -38,6 +38,10 @@ pub struct Opened {
     pub at_most_until: Deadline,
     pub debugger: String,
     pub go_version: String,
+    /// `WatchdogSec=` of the target's unit in microseconds; `None` without one.
+    pub watchdog_usec: Option<u64>,
+    /// The target's unit had not finished its start.
+    pub target_is_starting: bool,
 }
 
 /// One line of a ledger.
@@ -198,6 +202,8 @@ mod tests {
             at_most_until: Deadline { wall_ms: 9, boot_ms: 9 },
             debugger: "/usr/bin/dlv".to_owned(),
             go_version: "go1.24".to_owned(),
+            watchdog_usec: None,
+            target_is_starting: false,
         };
         Record::Opened { version: VERSION, session: Box::new(session) }
     }

@@ -18,6 +18,7 @@ pub const DETACH_TIMEOUT: Duration = Duration::from_secs(15);
 const CAP_DAC_OVERRIDE: u64 = 1 << 1;
 const CAP_KILL: u64 = 1 << 5;
 const CAP_SYS_PTRACE: u64 = 1 << 19;
+const CAP_SYS_ADMIN: u64 = 1 << 21;
 const SIGKILL: i32 = 9;
 const EPERM: i32 = 1;
 const IPPROTO_TCP: i32 = 6;
@@ -38,6 +39,10 @@ pub struct DebuggerUnit {
     pub pid: Pid,
     pub user: TargetUser,
     pub debugger: String,
+    /// The target's unit is still starting.
+    pub target_is_starting: bool,
+    /// The target's unit has a watchdog.
+    pub target_has_demands: bool,
     /// Until the latest moment that the session can be extended to.
     pub at_most: Duration,
 }
@@ -79,11 +84,6 @@ pub fn debugger(unit: &DebuggerUnit) -> Properties {
         // When the detaching has not ended it, SIGTERM would hang it or make it kill its target
         // (facts: 12 of 25); SIGKILL is caught by the guard, which repairs.
         ("KillSignal", SIGKILL.into()),
-        // The target's end is the session's end, and the target is never stopped while dlv holds
-        // it: with After= systemd stops dlv first. Requisite= keeps BindsTo= from starting it.
-        ("BindsTo", strings(&[unit.target.as_str()])),
-        ("Requisite", strings(&[unit.target.as_str()])),
-        ("After", strings(&[unit.target.as_str()])),
         ("User", unit.user.name.clone().into()),
         ("DynamicUser", unit.user.dynamic.into()),
         ("AmbientCapabilities", CAP_SYS_PTRACE.into()),
@@ -111,13 +111,25 @@ pub fn debugger(unit: &DebuggerUnit) -> Properties {
             ]),
         ),
     ]);
+    if !unit.target_is_starting {
+        // The target's end is the session's end, and the target is never stopped while dlv holds
+        // it: with After= systemd stops dlv first. Requisite= keeps BindsTo= from starting it.
+        // While the target is starting, After= would let dlv wait for what it is to look into.
+        for name in ["BindsTo", "Requisite", "After"] {
+            properties.push((name, strings(&[unit.target.as_str()])));
+        }
+    }
     properties
 }
 
 /// The process that catches dlv's death. Root, since it holds dlv, writes the target's memory and
 /// freezes its control group; it speaks to nobody.
 pub fn guard(unit: &DebuggerUnit) -> Properties {
-    const CAPABILITIES: u64 = CAP_SYS_PTRACE | CAP_KILL | CAP_DAC_OVERRIDE;
+    // SYS_ADMIN is what the kernel wants of a process that speaks to systemd for another one, for
+    // services with a watchdog; it is not given where there is nothing to say.
+    let speaks = unit.target_has_demands || unit.target_is_starting;
+    let capabilities =
+        CAP_SYS_PTRACE | CAP_KILL | CAP_DAC_OVERRIDE | if speaks { CAP_SYS_ADMIN } else { 0 };
     let revoke = paths::programs().join("godebug-revoke").to_string_lossy().into_owned();
     let mut properties = common(&unit.id, format!("godebug {}: guard of {}", unit.id, unit.target));
     // Its work is in the control groups, which `common` protects.
@@ -128,7 +140,7 @@ pub fn guard(unit: &DebuggerUnit) -> Properties {
         ("Restart", "on-failure".into()),
         ("RestartUSec", micros(Duration::from_millis(100))),
         ("TimeoutStopUSec", micros(Duration::from_secs(5))),
-        ("CapabilityBoundingSet", CAPABILITIES.into()),
+        ("CapabilityBoundingSet", capabilities.into()),
         ("PrivateNetwork", true.into()),
         ("RestrictAddressFamilies", allow(&["AF_UNIX"])),
         ("SystemCallFilter", allow(&["@system-service", "@debug"])),

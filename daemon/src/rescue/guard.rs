@@ -6,9 +6,11 @@
 //! nothing but PTRACE_O_TRACEEXIT: the kernel stops that thread on its way out, SIGKILL or not,
 //! while the target is still held. Then the target is frozen, dlv let go, and the target repaired.
 
+use super::watchdog::{self, Demands};
 use super::{Turn, freeze, needs_repair, repair_frozen, target_of, told, wake};
 use crate::target::process::Process;
 use godebug_api::SessionId;
+use godebug_core::ledger::Opened;
 use nix::sys::ptrace;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use std::time::{Duration, Instant};
@@ -23,6 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(70);
 pub fn guard(id: &SessionId) -> Result<(), String> {
     let Some((session, target)) = target_of(id)? else { return Ok(()) };
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    keep_alive(&session)?;
     let Some(tracer) = await_tracer(id, &target)? else { return Ok(()) };
     ptrace::seize(tracer, ptrace::Options::PTRACE_O_TRACEEXIT)
         .map_err(|error| format!("dlv's thread {tracer} cannot be watched: {error}"))?;
@@ -40,6 +43,15 @@ pub fn guard(id: &SessionId) -> Result<(), String> {
     ptrace::detach(tracer, None).map_err(|error| format!("dlv cannot be let go: {error}"))?;
     told(&session, &repair_frozen(id, &target, frozen, begun)?);
     wake(&target)
+}
+
+/// Looks after the target's watchdog, in a thread that ends with this process.
+fn keep_alive(session: &Opened) -> Result<(), String> {
+    let demands =
+        Demands { watchdog_usec: session.watchdog_usec, starting: session.target_is_starting };
+    let target = Process::pin(session.pid).map_err(|error| error.to_string())?;
+    std::thread::spawn(move || watchdog::keep_alive(&target, demands));
+    Ok(())
 }
 
 /// The thread that traces the target, once it does; `None` when the target or dlv's time is over.

@@ -8,6 +8,7 @@ mod baseline;
 mod freezer;
 mod guard;
 mod threads;
+mod watchdog;
 
 pub use baseline::Baseline;
 pub use guard::guard;

@@ -588,6 +588,8 @@ fn material(
                 pid: session.pid,
                 user: prepared.target.user.clone(),
                 debugger: session.debugger.clone(),
+                target_is_starting: prepared.target.starting,
+                target_has_demands: prepared.target.watchdog_usec.is_some(),
                 at_most: session.at_most_until.remaining(clock::now()),
             },
             gateway: GatewayConfig {

@@ -100,6 +100,8 @@ impl Prepared {
             at_most_until: Deadline::after(now, config.max_total + units::ATTACH_TIMEOUT),
             debugger: self.facts.debugger.path.clone(),
             go_version: self.target.executable.go_version_text.clone(),
+            watchdog_usec: self.target.watchdog_usec,
+            target_is_starting: self.target.starting,
         }
     }
 
@@ -135,7 +137,7 @@ impl Prepared {
         if let Some(usec) = self.target.watchdog_usec {
             let watchdog = humantime::format_duration(Duration::from_micros(usec));
             warnings.push(format!(
-                "{} has WatchdogSec={watchdog}: systemd kills it when it stands still for longer, while dlv attaches or at a breakpoint",
+                "{} has WatchdogSec={watchdog}: systemd is told that it is alive while the debugger holds it",
                 self.target.unit
             ));
         }

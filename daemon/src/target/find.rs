@@ -16,6 +16,8 @@ pub struct Target {
     pub process: Process,
     pub executable: GoExecutable,
     pub user: TargetUser,
+    /// The unit's own start job is not finished (`Type=notify` without its word yet).
+    pub starting: bool,
     /// Microseconds; `None` when the unit has no watchdog.
     pub watchdog_usec: Option<u64>,
 }
@@ -61,6 +63,7 @@ pub async fn find(
     }
     Ok(Target {
         invocation: InvocationId::from_bytes(&facts.bytes("InvocationID")),
+        starting: facts.text("ActiveState") == "activating",
         watchdog_usec: facts.number("WatchdogUSec").filter(|usec| *usec > 0 && *usec < u64::MAX),
         unit,
         process,

@@ -79,8 +79,8 @@ impl Story {
     }
 
     pub(crate) fn fact(&self, name: &str, value: &str) {
-        let value: String = value.chars().take(COLUMNS - 16).collect();
-        println!("    {} {value}", self.painted(DIM, &format!("{name:<12}")));
+        let value: String = value.chars().take(COLUMNS - 18).collect();
+        println!("    {} {value}", self.painted(DIM, &format!("{name:<14}")));
     }
 
     pub(crate) fn good(&self, text: &str) {

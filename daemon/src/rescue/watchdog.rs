@@ -1,0 +1,78 @@
+//! Keeps systemd from killing a service that stands at a breakpoint.
+//!
+//! A service with `WatchdogSec=` has to say `WATCHDOG=1` in time, and cannot while the debugger holds
+//! it. It is said for the target's PID while, and only while, its tracer has stopped it. Nothing of
+//! the unit is changed, so there is nothing to restore: when the session ends, or this process dies,
+//! the service's own watchdog counts as before. A service that is still starting has its start
+//! time-out extended in the same way.
+
+use crate::target::process::Process;
+use rustix::net::{
+    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags,
+    SocketType, UCred, sendmsg_addr, socket_with,
+};
+use std::io::IoSlice;
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+/// systemd's own socket: the target's `$NOTIFY_SOCKET`.
+const NOTIFY_SOCKET: &str = "/run/systemd/notify";
+
+/// What the unit of a target demands of it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Demands {
+    /// Microseconds; `None` without a watchdog.
+    pub(super) watchdog_usec: Option<u64>,
+    /// The unit is starting, and `TimeoutStartSec=` is running.
+    pub(super) starting: bool,
+}
+
+/// Speaks for the target until it has ended. To be run in a thread of its own.
+pub(super) fn keep_alive(target: &Process, demands: Demands) {
+    let interval = match demands {
+        Demands { watchdog_usec: Some(usec), .. } => Duration::from_micros(usec / 4),
+        Demands { starting: true, .. } => Duration::from_secs(2),
+        Demands { .. } => return,
+    };
+    // The kernel does not tell when a tracer stops a process; the state is looked at often enough.
+    let interval = interval.clamp(Duration::from_millis(10), Duration::from_secs(2));
+    while let Ok(status) = target.status() {
+        if status.state == 't' {
+            let said = speak_for(target, demands);
+            if let Err(error) = said {
+                tracing::warn!("systemd cannot be told that process {} is alive: {error}", target.pid);
+            }
+        }
+        std::thread::sleep(interval);
+    }
+}
+
+/// One message to systemd, in the name of the target: root may name another process as the sender
+/// (unix(7), SCM_CREDENTIALS), and systemd accepts it as the service's own.
+fn speak_for(target: &Process, demands: Demands) -> rustix::io::Result<()> {
+    let mut message = String::new();
+    if demands.watchdog_usec.is_some() {
+        message.push_str("WATCHDOG=1\n");
+    }
+    if demands.starting {
+        message.push_str("EXTEND_TIMEOUT_USEC=10000000\n");
+    }
+    let socket = notify_socket()?;
+    let address = SocketAddrUnix::new(NOTIFY_SOCKET)?;
+    let pid = i32::try_from(target.pid.get()).ok().and_then(rustix::process::Pid::from_raw);
+    let credentials = UCred {
+        pid: pid.ok_or(rustix::io::Errno::SRCH)?,
+        uid: rustix::process::getuid(),
+        gid: rustix::process::getgid(),
+    };
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmCredentials(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    control.push(SendAncillaryMessage::ScmCredentials(credentials));
+    let text = [IoSlice::new(message.as_bytes())];
+    sendmsg_addr(&socket, &address, &text, &mut control, SendFlags::empty()).map(drop)
+}
+
+fn notify_socket() -> rustix::io::Result<OwnedFd> {
+    socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None)
+}

@@ -47,7 +47,7 @@ async fn serve() -> Result<(), AnyError> {
     connection.object_server().at(MANAGER_PATH, manager).await?;
     connection.object_server().at(MANAGER_PATH, zbus::fdo::ObjectManager).await?;
     let lost = watch_host(&connection, &sessions).await?;
-    tokio::spawn(publish(connection.clone(), sessions.clone(), heard));
+    tokio::spawn(publish(connection.clone(), heard));
     // Before the name is taken: nobody is answered with half of the truth.
     sessions.recover().await;
     connection.request_name(BUS_NAME).await?;

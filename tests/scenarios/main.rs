@@ -8,6 +8,7 @@ mod attach;
 mod authority;
 mod bad_input;
 mod ends;
+mod generations;
 mod harness;
 mod strangers;
 mod support;
@@ -22,6 +23,7 @@ fn main() {
             bad_input::ALL,
             authority::ALL,
             answers::ALL,
+            generations::ALL,
         ]
         .concat(),
     );

@@ -32,6 +32,11 @@ impl Manager {
         Self { sessions, activity }
     }
 
+    /// The unit that somebody names, by the name that systemd has for it.
+    async fn unit(&self, text: &str) -> Result<UnitName, Refusal> {
+        target::find::canonical(self.sessions.shared().host.systemd(), &parse_unit(text)?).await
+    }
+
     /// Leave to do something to a session: its owner has it, others need polkit's.
     async fn for_session(
         &self,
@@ -52,7 +57,7 @@ impl Manager {
         request: &str,
         files: Vec<OwnedFd>,
     ) -> Result<String, Refusal> {
-        let (unit, request) = (parse_unit(unit)?, parse_request(request)?);
+        let (unit, request) = (self.unit(unit).await?, parse_request(request)?);
         let symbols = symbols(&request, files)?;
         let details = [
             ("mode", request.mode.to_string()),
@@ -99,7 +104,7 @@ impl Manager {
     ) -> Result<String, BusError> {
         let _busy = self.activity.begin();
         let caller = Caller::of(&header, connection).await?;
-        let (unit, request) = (parse_unit(unit)?, parse_request(request)?);
+        let (unit, request) = (self.unit(unit).await?, parse_request(request)?);
         let allowed =
             authorize(connection, caller, Action::Read, Some(&unit), &[], request).await?;
         let request = allowed.get();
@@ -175,7 +180,7 @@ impl Manager {
     ) -> Result<String, BusError> {
         let _busy = self.activity.begin();
         let caller = Caller::of(&header, connection).await?;
-        let unit = parse_unit(unit)?;
+        let unit = self.unit(unit).await?;
         let pid = match pid {
             0 => None,
             pid => Some(Pid::try_from(pid).map_err(|error| Refusal::usage(error.to_string(), ""))?),
@@ -197,7 +202,7 @@ impl Manager {
         let caller = Caller::of(&header, connection).await?;
         let unit = match unit {
             "" => None,
-            unit => Some(parse_unit(unit)?),
+            unit => Some(self.unit(unit).await?),
         };
         if let Some(unit) = &unit {
             let _allowed = authorize(connection, caller, Action::Read, Some(unit), &[], ()).await?;

@@ -5,7 +5,7 @@ mod session;
 
 pub use manager::Manager;
 
-use crate::sessions::{News, Sessions};
+use crate::sessions::News;
 use godebug_api::{MANAGER_PATH, SessionId, session_path};
 use session::SessionObject;
 use std::sync::Arc;
@@ -63,19 +63,15 @@ impl Drop for InFlight {
 }
 
 /// Puts every session on the bus, and tells of every move, in the order things happened.
-pub async fn publish(
-    connection: Connection,
-    sessions: Sessions,
-    mut news: mpsc::UnboundedReceiver<News>,
-) {
+pub async fn publish(connection: Connection, mut news: mpsc::UnboundedReceiver<News>) {
     while let Some(item) = news.recv().await {
-        if let Err(error) = tell(&connection, &sessions, item).await {
+        if let Err(error) = tell(&connection, item).await {
             tracing::warn!("the bus did not take a signal: {error}");
         }
     }
 }
 
-async fn tell(connection: &Connection, sessions: &Sessions, news: News) -> zbus::Result<()> {
+async fn tell(connection: &Connection, news: News) -> zbus::Result<()> {
     let server = connection.object_server();
     let path = |id: &SessionId| zbus::OwnedObjectPath::try_from(session_path(id));
     let manager = || server.interface::<_, Manager>(MANAGER_PATH);
@@ -102,7 +98,6 @@ async fn tell(connection: &Connection, sessions: &Sessions, news: News) -> zbus:
         News::Removed { id } => {
             let path = path(&id)?;
             server.remove::<SessionObject, _>(&path).await?;
-            let _ = sessions;
             Manager::session_removed(manager().await?.signal_emitter(), id.as_str(), path.into())
                 .await
         }

@@ -8,8 +8,8 @@
 
 use crate::target::process::Process;
 use rustix::net::{
-    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags,
-    SocketType, UCred, sendmsg_addr, socket_with,
+    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix,
+    SocketFlags, SocketType, UCred, sendmsg_addr, socket_with,
 };
 use std::io::IoSlice;
 use std::mem::MaybeUninit;
@@ -41,7 +41,10 @@ pub(super) fn keep_alive(target: &Process, demands: Demands) {
         if status.state == 't' {
             let said = speak_for(target, demands);
             if let Err(error) = said {
-                tracing::warn!("systemd cannot be told that process {} is alive: {error}", target.pid);
+                tracing::warn!(
+                    "systemd cannot be told that process {} is alive: {error}",
+                    target.pid
+                );
             }
         }
         std::thread::sleep(interval);

@@ -251,8 +251,9 @@ impl Life {
             Seen::UnitGone(_) if target_has_ended => {
                 Some((CloseReason::TargetExited, String::new()))
             }
-            Seen::UnitGone(unit) if unit.starts_with("godebug-dlv@") => {
-                Some((CloseReason::DebuggerExited, format!("{unit} has ended")))
+            // The gateway's unit is bound to dlv's, and may be seen to go first.
+            Seen::UnitGone(_) if !self.debugger_is_there().await => {
+                Some((CloseReason::DebuggerExited, "dlv has ended".to_owned()))
             }
             Seen::UnitGone(unit) => Some((CloseReason::Failed, format!("{unit} has ended"))),
             Seen::HolderGone => Some((
@@ -264,6 +265,12 @@ impl Life {
                 None
             }
         }
+    }
+
+    async fn debugger_is_there(&self) -> bool {
+        let unit = godebug_core::grant::debugger_unit(&self.session.id);
+        let state = self.sessions.shared().host.systemd().active_state(&unit).await;
+        matches!(state, Ok(Some(state)) if state == "active")
     }
 
     /// Takes the plan, unless something ends the session before it is active.

@@ -22,6 +22,26 @@ pub struct Target {
     pub watchdog_usec: Option<u64>,
 }
 
+/// The name that a unit has in systemd. Authority is asked for this one, so that a rule about a unit
+/// cannot be passed by under its alias.
+///
+/// # Errors
+/// When systemd does not answer.
+pub async fn canonical(systemd: &Systemd, name: &UnitName) -> Result<UnitName, Refusal> {
+    let facts = properties(systemd, name).await?;
+    Ok(facts.text("Id").parse().unwrap_or_else(|_| name.clone()))
+}
+
+async fn properties(systemd: &Systemd, name: &UnitName) -> Result<UnitFacts, Refusal> {
+    systemd.properties(name.as_str()).await.map_err(|error| match error {
+        SystemdError::Refused { why, .. } => Refusal::target(
+            format!("systemd does not load {name}: {why}"),
+            "list the units with `systemctl list-units --type=service`",
+        ),
+        other => Refusal::host(other.to_string(), "is systemd running here?"),
+    })
+}
+
 /// Finds the Go process of `name`; `wanted` chooses among several.
 ///
 /// # Errors
@@ -31,13 +51,7 @@ pub async fn find(
     name: &UnitName,
     wanted: Option<Pid>,
 ) -> Result<Target, Refusal> {
-    let facts = systemd.properties(name.as_str()).await.map_err(|error| match error {
-        SystemdError::Refused { why, .. } => Refusal::target(
-            format!("systemd does not load {name}: {why}"),
-            "list the units with `systemctl list-units --type=service`",
-        ),
-        other => Refusal::host(other.to_string(), "is systemd running here?"),
-    })?;
+    let facts = properties(systemd, name).await?;
     // The name it has in systemd: an alias would make two sessions of one target.
     let unit: UnitName = facts.text("Id").parse().unwrap_or_else(|_| name.clone());
     running(&unit, &facts)?;

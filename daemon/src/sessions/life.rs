@@ -116,10 +116,7 @@ impl Life {
         sessions: &Sessions,
         id: &SessionId,
     ) -> Result<Option<Self>, LedgerFileError> {
-        let Some(ledger) = Ledger::open(id)? else {
-            let _ = std::fs::remove_dir_all(SessionPaths::of(id).root());
-            return Ok(None);
-        };
+        let Some(ledger) = Ledger::open(id)? else { return Ok(None) };
         let locked = ledger.lock(LOCK_PATIENCE).await?;
         let Some(replay) = locked.replay()? else {
             locked.remove()?;

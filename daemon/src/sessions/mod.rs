@@ -1,6 +1,7 @@
 //! The sessions that there are: opened, found, ended, and taken over from an earlier godebugd.
 
 mod life;
+mod orphans;
 mod prepare;
 
 pub use prepare::{Prepared, Symbols, all_debuggers, fitting_debugger, prepare};
@@ -10,11 +11,12 @@ use crate::config::Config;
 use crate::engine::End;
 use crate::host::RealHost;
 use crate::ledger::Ledger;
+use crate::paths::SessionPaths;
 use crate::{audit, certificates};
 use godebug_api::documents::{OpenRequest, Opened as OpenedDocument, SessionInfo};
 use godebug_api::{CloseReason, Refusal, SessionId, State, Ttl, UnitName};
 use godebug_core::ledger::Opened;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs::File;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
@@ -245,11 +247,27 @@ impl Sessions {
                 return;
             }
         };
+        let (mut known, mut empty) = (HashSet::new(), Vec::new());
         for id in ids {
             match life::Life::adopt(self, &id).await {
-                Ok(Some(life)) => drop(tokio::spawn(life.run())),
-                Ok(None) => {}
+                Ok(Some(life)) => {
+                    known.insert(id);
+                    tokio::spawn(life.run());
+                }
+                Ok(None) => empty.push(id),
+                // Nothing can be adopted without its ledger; what can be found by name is removed
+                // below, and the directory stays as evidence.
                 Err(error) => tracing::error!("session {id} cannot be taken over: {error}"),
+            }
+        }
+        orphans::sweep(&self.0.host, &known).await;
+        for id in empty {
+            // Only now: dlv is detached through its socket in there.
+            let root = SessionPaths::of(&id);
+            if let Err(error) = std::fs::remove_dir_all(root.root())
+                && error.kind() != std::io::ErrorKind::NotFound
+            {
+                tracing::error!("{} cannot be removed: {error}", root.root().display());
             }
         }
     }

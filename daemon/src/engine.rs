@@ -170,11 +170,14 @@ pub async fn close<H: Host>(
 async fn undo_all<H: Host>(host: &H, ledger: &Locked<'_>, replay: &Replay) -> Vec<String> {
     let mut stuck = Vec::new();
     let mut network_is_shut = true;
-    // Last first, but every dead man after all else: an extension's is younger than the rest.
-    let is_dead_man = |grant: &Grant| matches!(grant, Grant::DeadMan { .. });
-    let in_reverse = || replay.outstanding.iter().rev();
-    let the_rest = in_reverse().filter(|(_, grant)| !is_dead_man(grant));
-    for (step, grant) in the_rest.chain(in_reverse().filter(|(_, grant)| is_dead_man(grant))) {
+    // Last first; what watches over the rest goes after it, whenever it was taken.
+    let mut in_order: Vec<_> = replay.outstanding.iter().rev().collect();
+    in_order.sort_by_key(|(_, grant)| match grant {
+        Grant::DeadMan { .. } => 2,
+        Grant::Guard { .. } => 1,
+        _ => 0,
+    });
+    for (step, grant) in in_order {
         let reason_to_keep = match grant {
             // The fence is what still shuts the port when firewalld's rule cannot be removed.
             Grant::Fence { .. } if !network_is_shut => Some("kept while the network is not shut"),

@@ -101,6 +101,7 @@ fn a_plan(rules: usize, fence: bool) -> Plan {
     let mut grants = vec![
         (Grant::dead_man(&id, 0), Start::InOrder),
         (Grant::debugger(&id, 77.try_into().unwrap()), Start::Overlapping),
+        (Grant::guard(&id), Start::Overlapping),
     ];
     if fence {
         grants.push((Grant::fence(&id), Start::InOrder));
@@ -156,6 +157,12 @@ fn the_network_goes_first_and_the_dead_man_last() {
         assert!(close(&host, &ledger).await.unwrap().is_clean());
         let order = host.order.borrow();
         assert!(matches!(order[0], Grant::FirewalldRule { .. }));
+        let place = |wanted: fn(&Grant) -> bool| order.iter().position(wanted).unwrap();
+        assert!(
+            place(|grant| matches!(grant, Grant::Guard { .. }))
+                > place(|grant| matches!(grant, Grant::Debugger { .. })),
+            "the guard outlives dlv"
+        );
         assert!(matches!(order.last().unwrap(), Grant::DeadMan { .. }));
         assert!(reopened(run).is_none(), "the directory is removed");
     });

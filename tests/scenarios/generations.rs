@@ -20,14 +20,15 @@ fn fitting_dlv(host: &Host) -> Result<()> {
         for usable in ["dlv 1.24.0", "dlv 1.27.1"] {
             ensure!(check(&diagnosis, usable)?["verdict"] == "good", "{diagnosis}");
         }
-        match host.suite() {
-            // Go 1.24: the host's own.
-            Suite::Trixie => attaches_with(host, "/usr/bin/dlv"),
-            // Go 1.27: the host's own, too.
-            Suite::Forky => attaches_with(host, "/usr/bin/dlv"),
-            // Go 1.19: its own dlv is too old, the others' Delve supports Go 1.21 and later.
-            Suite::Bookworm => nothing_fits(host),
-        }
+        // The newest that supports Go 1.24, which the programs are built with, or forky's 1.27.
+        let debugger = match host.suite() {
+            Suite::Trixie | Suite::Forky => "/usr/bin/dlv",
+            Suite::Bookworm => "/usr/lib/godebug/delve/1.24.0/dlv",
+        };
+        let session = Session::open(host, "myapp", "--ttl 60s")?;
+        ensure!(session.document["debugger"] == debugger, "{}", session.document);
+        session.stop(host)?;
+        if host.suite() == Suite::Bookworm { nothing_fits_its_own_go(host) } else { Ok(()) }
     })
 }
 
@@ -37,19 +38,15 @@ fn check<'a>(diagnosis: &'a Value, name: &str) -> Result<&'a Value> {
     found.with_context(|| format!("no check of {name}: {diagnosis}"))
 }
 
-fn attaches_with(host: &Host, debugger: &str) -> Result<()> {
-    let session = Session::open(host, "myapp", "--ttl 60s")?;
-    ensure!(session.document["debugger"] == debugger, "{}", session.document);
-    session.stop(host)
-}
-
-fn nothing_fits(host: &Host) -> Result<()> {
-    let why = refused(host.run("godebugctl --json attach myapp --detach")?, 4, "target")?;
+/// A program built with bookworm's Go 1.19: its own dlv is too old, the others' support Go 1.21 on.
+fn nothing_fits_its_own_go(host: &Host) -> Result<()> {
+    host.ok("systemd-run --quiet --unit=old --uid=shop /opt/samples/shop.bookworm -listen 127.0.0.1:8099")?;
+    let why = refused(host.run("godebugctl --json attach old --detach")?, 4, "target")?;
     for part in ["Go 1.19", "dlv 1.20.2", "Unix socket", "dlv 1.24.0", "Go 1.21 to 1.24", "/delve/"] {
         ensure!(why.contains(part), "it does not say {part:?}: {why}");
     }
-    let inspected = host.run("godebugctl --json inspect myapp")?.exits(0)?.json()?;
+    let inspected = host.run("godebugctl --json inspect old")?.exits(0)?.json()?;
     ensure!(inspected["debugger"].is_null(), "{inspected}");
     ensure!(inspected["debugger_refusal"].is_string(), "{inspected}");
-    Ok(())
+    host.ok("systemctl stop old").map(drop)
 }

@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use godebug_tests::{
-    Host, Output, Snapshot, Spawned, dap::DapClient, jsonrpc::JsonRpcClient, nothing_left,
+    Host, Output, Snapshot, Spawned, Suite, dap::DapClient, jsonrpc::JsonRpcClient, nothing_left,
     nothing_left_but_targets_ended, tls::Identity,
 };
 use serde_json::Value;
@@ -48,7 +48,19 @@ pub(crate) fn leaves_nothing_but_new_processes(
     })
 }
 
+/// bookworm's Go 1.19 is too old for every Delve that can be used, so its services get programs that
+/// were built with trixie's.
+fn make_debuggable(host: &Host) -> Result<()> {
+    const DONE: &str = "/run/samples-of-trixie";
+    if host.suite() != Suite::Bookworm || host.path(DONE).exists() {
+        return Ok(());
+    }
+    host.take_samples_of(Suite::Trixie)?;
+    host.ok(&format!("systemctl restart myapp && touch {DONE}")).map(drop)
+}
+
 fn told(host: &Host, steps: impl FnOnce() -> Result<()>) -> Result<()> {
+    make_debuggable(host)?;
     let began = host.ok("date +@%s.%N")?;
     steps().map_err(|error| {
         let state = host.run(&format!(
@@ -180,16 +192,21 @@ pub(crate) struct Traffic {
     pub(crate) at_debugger: usize,
 }
 
+/// How many connections dlv has taken, as the kernel says.
 fn connections_to_debugger(host: &Host, id: &str) -> Result<usize> {
-    // dlv's socket is listed where it was made: in the empty network of dlv's unit.
-    let sockets = host.ok(&format!(
+    let socket = format!("/run/godebug/{id}/dlv/socket");
+    let here = |sockets: &str, state: &str| {
+        sockets.lines().filter(|line| line.contains(&socket) && line.contains(state)).count()
+    };
+    // A listening socket is listed where it was made, in the empty network of dlv's unit; a connection
+    // where its client is, which is the gateway.
+    let inside = host.ok(&format!(
         "exec nsenter --net=/proc/$(systemctl show --value -p MainPID godebug-dlv@{id})/ns/net \
          ss --no-header --unix --all"
     ))?;
-    let socket = format!("/run/godebug/{id}/dlv/socket");
-    let lines: Vec<&str> = sockets.lines().filter(|line| line.contains(&socket)).collect();
-    ensure!(lines.iter().any(|line| line.contains("LISTEN")), "dlv does not listen:\n{sockets}");
-    Ok(lines.len() - 1)
+    ensure!(here(&inside, "LISTEN") == 1, "dlv does not listen on {socket}:\n{inside}");
+    let outside = host.ok("ss --no-header --unix --all")?;
+    Ok(here(&inside, "ESTAB") + here(&outside, "ESTAB"))
 }
 
 /// A closed session tells what was read back; everything of it is gone.

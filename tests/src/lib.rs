@@ -14,6 +14,7 @@ mod layer;
 pub mod network;
 pub mod nothing_left;
 pub mod process;
+mod samples;
 pub mod scenario;
 pub mod ticket;
 pub mod tls;

@@ -76,7 +76,7 @@ pub struct Plan {
 /// The plan for `wanted` on a host like `facts`.
 pub fn plan(wanted: &Wanted, facts: &Facts) -> Plan {
     let remote = wanted.sources.iter().any(|source| !source.is_loopback());
-    let mut steps = vec![dead_man(wanted), guard(wanted), debugger(wanted, facts)];
+    let mut steps = vec![dead_man(wanted), debugger(wanted, facts), guard(wanted)];
     if remote {
         steps.push(fence(wanted));
     }

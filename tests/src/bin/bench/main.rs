@@ -1,0 +1,209 @@
+//! `make bench`: what godebug costs beside bare dlv, on one host in one run, and how soon after its
+//! time a session is over. `--write` puts the figures into docs/measurements.md.
+
+mod ending;
+mod figures;
+mod journal;
+mod opening;
+
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::{Context, Result, bail};
+use ending::Endings;
+use figures::{Series, milliseconds, table};
+use godebug_tests::{Host, Snapshot, Suite, image, nothing_left};
+use opening::{Kind, Openings};
+
+const USAGE: &str = "usage: bench [--write] [--rounds N] [--sessions N]";
+/// What may be added to bare dlv at the median, in milliseconds.
+const AIM_LAPTOP: f64 = 150.0;
+const AIM_HERE: f64 = 40.0;
+/// The figures stand between these lines of docs/measurements.md.
+const BEGIN: &str = "<!-- figures: written by `bench --write` -->";
+const END: &str = "<!-- end of figures -->";
+
+struct Wanted {
+    write: bool,
+    rounds: usize,
+    sessions: usize,
+}
+
+fn main() -> ExitCode {
+    match wanted().and_then(|wanted| measure(&wanted)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn wanted() -> Result<Wanted> {
+    let mut wanted = Wanted { write: false, rounds: 12, sessions: 10 };
+    let mut words = std::env::args().skip(1);
+    while let Some(word) = words.next() {
+        let mut number = || words.next().and_then(|word| word.parse().ok()).context(USAGE);
+        match word.as_str() {
+            "--write" => wanted.write = true,
+            "--rounds" => wanted.rounds = number()?,
+            "--sessions" => wanted.sessions = number()?,
+            _ => bail!("{USAGE}"),
+        }
+    }
+    Ok(wanted)
+}
+
+fn measure(wanted: &Wanted) -> Result<()> {
+    let host = Host::boot(Suite::Trixie)?;
+    let before = Snapshot::take(&host, &["myapp"])?;
+    let target = before.processes().first().context("myapp has no process")?.inner_pid;
+    let openings = opening::measure(&host, target, wanted.rounds)?;
+    let endings = ending::measure(&host, wanted.sessions)?;
+    nothing_left(&host, &before)?;
+    let text = report(&host, &openings, &endings)?;
+    println!("{text}");
+    if wanted.write {
+        write(&measurements(), &text)?;
+    }
+    Ok(())
+}
+
+/// Milliseconds since the epoch, the clock that the host's journal has too.
+pub(crate) fn now() -> f64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    since.as_secs_f64() * 1000.0
+}
+
+fn report(host: &Host, openings: &Openings, endings: &Endings) -> Result<String> {
+    Ok([
+        circumstances(host, openings)?,
+        "### From the command to a debugger that answers\n".to_owned(),
+        opening_table(openings),
+        aims(openings),
+        "### Where the time goes, for a laptop\n".to_owned(),
+        parts_table(openings),
+        "### From a session's time to its end\n".to_owned(),
+        ending_table(endings),
+    ]
+    .join("\n"))
+}
+
+fn circumstances(host: &Host, openings: &Openings) -> Result<String> {
+    let systemd = host.ok("systemctl --version | head -n 1")?;
+    let firewalld = host.ok("firewall-cmd --version")?;
+    let dlv = host.ok("dlv version | sed -n 's/^Version: //p'")?;
+    let kernel = host.ok("uname -r")?;
+    let cores = std::thread::available_parallelism().context("counting cores")?;
+    let day = host.ok("date -u +%F")?;
+    Ok(format!(
+        "{}, {}; Debian {} in a container on {cores} cores, kernel {}, {}, firewalld {}, dlv {}.\n\
+         Each figure holds about {} of the measuring itself (a command that does nothing).\n",
+        day.trim(),
+        product()?,
+        host.suite().name(),
+        kernel.trim(),
+        systemd.trim(),
+        firewalld.trim(),
+        dlv.trim(),
+        milliseconds(openings.of(Kind::Nothing).median()),
+    ))
+}
+
+/// What of godebug was measured.
+fn product() -> Result<String> {
+    if std::env::var("GODEBUG_DEV_INSTALL").is_ok_and(|value| value == "1") {
+        let profile = std::env::var("PROFILE").unwrap_or_else(|_| "release".to_owned());
+        return Ok(format!("a {profile} build"));
+    }
+    let package = image::newest_package()?.context("there is no package: run make deb")?;
+    let name = package.file_name().unwrap_or_default().to_string_lossy();
+    Ok(format!("the package {name}"))
+}
+
+fn row(cells: &[&str]) -> Vec<String> {
+    cells.iter().map(|cell| (*cell).to_owned()).collect()
+}
+
+fn opening_table(openings: &Openings) -> String {
+    let bare = openings.of(Kind::Bare);
+    let mut rows = vec![row(&["", "runs", "median", "p90", "worst", "more than dlv", "ratio"])];
+    for (name, kind) in [
+        ("bare `dlv attach`, to its first State answer", Kind::Bare),
+        ("`godebugctl attach --from LAPTOP`, with firewalld", Kind::Laptop),
+        ("`godebugctl attach`, this host only", Kind::Here),
+        ("with firewalld, godebugd started by the request", Kind::LaptopCold),
+        ("this host only, godebugd started by the request", Kind::HereCold),
+    ] {
+        let series = openings.of(kind);
+        let mut cells = described(name, series);
+        cells.push(milliseconds(series.median() - bare.median()));
+        cells.push(format!("{:.2}", series.median() / bare.median()));
+        rows.push(cells);
+    }
+    table(&rows)
+}
+
+fn described(name: &str, series: &Series) -> Vec<String> {
+    let times = [series.median(), series.p90(), series.worst()].map(milliseconds);
+    let mut cells = vec![name.to_owned(), series.count().to_string()];
+    cells.extend(times);
+    cells
+}
+
+fn aims(openings: &Openings) -> String {
+    let bare = openings.of(Kind::Bare).median();
+    let line = |what: &str, kind: Kind, aim: f64| {
+        let more = openings.of(kind).median() - bare;
+        let verdict = if more <= aim { "met" } else { "**missed**" };
+        format!(
+            "* {what}: at most {aim:.0} ms more than dlv at the median; {more:.0} ms: {verdict}\n"
+        )
+    };
+    line("with firewalld", Kind::Laptop, AIM_LAPTOP) + &line("without", Kind::Here, AIM_HERE)
+}
+
+fn parts_table(openings: &Openings) -> String {
+    let parts = &openings.parts;
+    let mut rows = vec![row(&["", "runs", "median", "p90", "worst"])];
+    for (name, series) in [
+        ("command → allowed: godebugctl, D-Bus, polkit, target, plan, audit", &parts.to_allowed),
+        ("allowed → dlv's unit starts: certificates, ledger, dead man", &parts.to_dlv_starting),
+        ("dlv's unit starts → dlv has answered (gateway and fence meanwhile)", &parts.dlv),
+        ("dlv has answered → active: firewalld, new end, audit", &parts.to_active),
+        ("active → the command ends: ticket", &parts.to_exit),
+    ] {
+        rows.push(described(name, series));
+    }
+    table(&rows)
+}
+
+fn ending_table(endings: &Endings) -> String {
+    let mut rows = vec![row(&["", "runs", "median", "p90", "worst"])];
+    for (name, series) in [
+        ("→ the client's connection is cut", &endings.cut),
+        ("→ dlv has let the target go and ended", &endings.detached),
+        ("→ everything is given back, read back and recorded", &endings.proved),
+    ] {
+        rows.push(described(name, series));
+    }
+    table(&rows)
+}
+
+fn measurements() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/measurements.md")
+}
+
+fn write(path: &Path, figures: &str) -> Result<()> {
+    let page =
+        std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
+    let (head, rest) = page.split_once(BEGIN).with_context(|| format!("no line {BEGIN}"))?;
+    let (_, tail) = rest.split_once(END).with_context(|| format!("no line {END}"))?;
+    let page = format!("{head}{BEGIN}\n\n{}\n\n{END}{tail}", figures.trim());
+    std::fs::write(path, page).with_context(|| format!("writing {}", path.display()))?;
+    eprintln!("* written to {}", path.display());
+    Ok(())
+}

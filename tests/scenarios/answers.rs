@@ -17,7 +17,16 @@ pub(crate) const ALL: &[Scenario] = &[
 ];
 
 const SESSION: &[&str] = &[
-    "id", "unit", "state", "mode", "pid", "endpoint", "expires_at", "opened_by", "reason", "ticket",
+    "id",
+    "unit",
+    "state",
+    "mode",
+    "pid",
+    "endpoint",
+    "expires_at",
+    "opened_by",
+    "reason",
+    "ticket",
 ];
 
 fn documents(host: &Host) -> Result<()> {
@@ -35,11 +44,17 @@ fn documents(host: &Host) -> Result<()> {
             ensure!(end.len() == 20 && end.ends_with('Z') && end.contains('T'), "not UTC: {end}");
         }
         let inspected = run("inspect myapp.service")?;
-        has_fields(&inspected, &["go_version", "module", "vcs_revision", "build_settings", "debugger"])?;
+        has_fields(
+            &inspected,
+            &["go_version", "module", "vcs_revision", "build_settings", "debugger"],
+        )?;
         ensure!(inspected["module"] == "example.invalid/shop", "{inspected}");
         ensure!(inspected["pid"] == before.processes()[0].inner_pid, "{inspected}");
         // It says who traces it, and that another attach would be refused.
-        ensure!(!inspected["traced_by"].is_null() && !inspected["refusal"].is_null(), "{inspected}");
+        ensure!(
+            !inspected["traced_by"].is_null() && !inspected["refusal"].is_null(),
+            "{inspected}"
+        );
         session.stop(host)?;
         shown = run(&format!("show {}", session.id))?;
         ensure!(shown["close_reason"] == "stopped" && shown["close_detail"] == "stopped by root");
@@ -169,7 +184,8 @@ fn interface_of(xml: &str, interface: &str) -> Option<String> {
 fn essence(xml: &str) -> Vec<String> {
     let mut kept = String::new();
     for (index, part) in xml.split("<!--").enumerate() {
-        let rest = if index == 0 { part } else { part.split_once("-->").map_or("", |(_, rest)| rest) };
+        let rest =
+            if index == 0 { part } else { part.split_once("-->").map_or("", |(_, rest)| rest) };
         kept.push_str(rest);
     }
     kept.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect()

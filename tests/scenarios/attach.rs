@@ -4,14 +4,12 @@
 use std::{net::TcpStream, time::Duration};
 
 use anyhow::{Context, Result, ensure};
-use godebug_tests::{
-    Host, Port, dap::DapClient, jsonrpc::JsonRpcClient, scenario::Scenario,
-};
+use godebug_tests::{Host, Port, dap::DapClient, jsonrpc::JsonRpcClient, scenario::Scenario};
 use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::support::{
-    Laptop, SOON, Session, is_answered, leaves_nothing, line_of, listen_address, order, text,
+    Laptop, SOON, Session, is_answered, leaves_nothing, line_of, listen_address, order, start, text,
 };
 
 pub(crate) const ALL: &[Scenario] = &[
@@ -26,6 +24,10 @@ pub(crate) const ALL: &[Scenario] = &[
     Scenario::new("every_kind_of_service_is_debugged_and_let_go", every_kind_of_service).shared(),
     Scenario::new("stripped_service_is_debugged_with_its_symbols", stripped_with_symbols).shared(),
     Scenario::new("second_debugger_of_a_service_is_refused", not_twice).shared(),
+    Scenario::new("program_in_a_scope_is_debugged_and_let_go", scope).shared(),
+    Scenario::new("package_installed_on_a_running_host_works_at_once", package)
+        .main()
+        .without_product(),
     Scenario::new("host_without_firewalld_is_fenced_by_nftables_alone", without_firewalld).bare(),
 ];
 
@@ -56,10 +58,7 @@ fn ide_on_the_laptop(host: &Host) -> Result<()> {
 }
 
 /// What people attach a debugger for: a breakpoint, the stack, the values; then on.
-fn stops_in_price_of(
-    host: &Host,
-    ide: &mut DapClient<TcpStream>,
-) -> Result<()> {
+fn stops_in_price_of(host: &Host, ide: &mut DapClient<TcpStream>) -> Result<()> {
     ide.attach()?;
     let first = line_of("discounts := map")?;
     let last = line_of("return finish(label, lines, total)")?;
@@ -110,7 +109,8 @@ fn dlv_on_the_laptop(host: &Host) -> Result<()> {
         let session = Session::for_laptop(host, "myapp", "60s")?;
         let laptop = Laptop::connect(host, &session)?;
         let script = tempfile::NamedTempFile::new().context("making dlv's script")?;
-        let lines = "break main.finish\ncontinue\nstack\nprint label\nprint total\nclearall\nexit -c\n";
+        let lines =
+            "break main.finish\ncontinue\nstack\nprint label\nprint total\nclearall\nexit -c\n";
         std::fs::write(script.path(), lines).context("writing dlv's script")?;
         let settings = tempfile::tempdir().context("making a folder for dlv's settings")?;
         let mut dlv = host.laptop_spawn(&format!(
@@ -188,7 +188,7 @@ fn every_kind_of_service(host: &Host) -> Result<()> {
         ("watchdog", 8092),
     ];
     for (unit, port) in KINDS {
-        host.ok(&format!("systemctl start {unit}"))?;
+        start(host, unit)?;
         let debugged = leaves_nothing(host, &[unit], |_| {
             host.wait_until("it serves", SOON, || {
                 Ok(host.http_from_host(&format!("http://127.0.0.1:{port}/healthz")).is_ok())
@@ -205,8 +205,38 @@ fn every_kind_of_service(host: &Host) -> Result<()> {
     Ok(())
 }
 
+/// As somebody starts it by hand: systemd knows no main process.
+fn scope(host: &Host) -> Result<()> {
+    let mut shop = host.spawn(
+        "exec systemd-run --quiet --scope --unit=byhand /opt/samples/shop -listen 127.0.0.1:8098",
+    )?;
+    shop.wait_for_line("listens", SOON)?;
+    leaves_nothing(host, &["byhand.scope"], |before| {
+        let session = Session::open(host, "byhand.scope", "--ttl 60s")?;
+        ensure!(session.document["pid"] == before.processes()[0].inner_pid, "{}", session.document);
+        session.stop(host)?;
+        host.http_from_host("http://127.0.0.1:8098/healthz").map(drop)
+    })?;
+    host.ok("systemctl stop byhand.scope").map(drop)
+}
+
+/// No step between installing it and using it.
+fn package(host: &Host) -> Result<()> {
+    if std::env::var("GODEBUG_DEV_INSTALL").is_ok_and(|value| value == "1") {
+        eprintln!("     GODEBUG_DEV_INSTALL=1: there is no package to install");
+        return Ok(());
+    }
+    host.install_package()?;
+    leaves_nothing(host, &["myapp"], |_| {
+        let session = Session::for_laptop(host, "myapp", "60s")?;
+        let laptop = Laptop::connect(host, &session)?;
+        ensure!(laptop.rpc()?.state()?["Running"] == true);
+        session.stop(host)
+    })
+}
+
 fn stripped_with_symbols(host: &Host) -> Result<()> {
-    host.ok("systemctl start stripped")?;
+    start(host, "stripped")?;
     leaves_nothing(host, &["stripped"], |_| {
         let symbols = "/opt/samples/shop-stripped.debug-full";
         let options = format!("--ttl 60s --from {} --symbols {symbols}", host.laptop_address());

@@ -22,7 +22,8 @@ fn others_may_not(host: &Host) -> Result<()> {
         let session = Session::open(host, "myapp", "--ttl 60s")?;
         let seen = host.run_as("alice", "godebugctl --json list")?.exits(0)?.json()?;
         ensure!(seen.as_array().is_some_and(Vec::is_empty), "alice sees {seen}");
-        for command in ["show ID", "stop ID", "extend ID --ttl 5m", "inspect myapp", "doctor myapp"] {
+        for command in ["show ID", "stop ID", "extend ID --ttl 5m", "inspect myapp", "doctor myapp"]
+        {
             let line = format!("godebugctl --json {}", command.replace("ID", &session.id));
             refused(host.run_as("alice", &line)?, 3, "refused")
                 .with_context(|| format!("alice: {line}"))?;
@@ -49,8 +50,12 @@ fn others_reach_nothing(host: &Host) -> Result<()> {
                 format!("ls {folder}"),
                 format!("cat {folder}/ledger"),
                 format!("cat {folder}/dlv.log"),
-                format!("python3 -c 'import socket; socket.socket(1).connect(\"{folder}/dlv.sock\")'"),
-                format!("python3 -c 'import socket; socket.socket(1).connect(\"{folder}/gateway/control\")'"),
+                format!(
+                    "python3 -c 'import socket; socket.socket(1).connect(\"{folder}/dlv.sock\")'"
+                ),
+                format!(
+                    "python3 -c 'import socket; socket.socket(1).connect(\"{folder}/gateway/control\")'"
+                ),
                 "cat /tmp/ticket-myapp".to_owned(),
                 "cat /var/log/godebug/audit.jsonl".to_owned(),
                 format!("/usr/lib/godebug/godebug-revoke {}", session.id),
@@ -74,7 +79,8 @@ fn direct_calls(host: &Host) -> Result<()> {
         };
         let open = format!("{} myapp \"$REQUEST\" 0", call("Open ssah"));
         for (user, status) in [("alice", 1), ("carol", 1)] {
-            let output = host.run_as(user, &format!("REQUEST=\\'{request}\\'; {open}").replace("\\'", "'"))?;
+            let output =
+                host.run_as(user, &format!("REQUEST=\\'{request}\\'; {open}").replace("\\'", "'"))?;
             ensure!(output.status == status, "{user}: {output}");
             ensure!(output.stderr.contains("polkit"), "{user}: {output}");
         }
@@ -86,11 +92,23 @@ fn direct_calls(host: &Host) -> Result<()> {
         let bomb = "python3 -c 'print(\"[\" * 60000)'";
         let output = host.run(&format!("{} myapp \"$({bomb})\" 0", call("Open ssah")))?;
         ensure!(!output.success(), "{output}");
-        for method in ["Get s x", "Stop s ../../etc", "Extend st x 5", "Traffic s zzzzzzzz", "Inspect su a/b 0"] {
+        for method in [
+            "Get s x",
+            "Stop s ../../etc",
+            "Extend st x 5",
+            "Traffic s zzzzzzzz",
+            "Inspect su a/b 0",
+        ] {
             let output = host.run(&call(method))?;
             ensure!(!output.success() && !output.stderr.contains("NoReply"), "{output}");
         }
-        ensure!(host.run("godebugctl --json list")?.exits(0)?.json()?.as_array().is_some_and(Vec::is_empty));
+        ensure!(
+            host.run("godebugctl --json list")?
+                .exits(0)?
+                .json()?
+                .as_array()
+                .is_some_and(Vec::is_empty)
+        );
         Ok(())
     })
 }

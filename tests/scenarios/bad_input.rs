@@ -2,11 +2,9 @@
 //! changed, not even for a moment that somebody could notice afterwards.
 
 use anyhow::{Context, Result, ensure};
-use godebug_tests::{Host, nothing_left, Snapshot, scenario::Scenario};
+use godebug_tests::{Host, Snapshot, nothing_left, scenario::Scenario};
 
-use crate::support::{
-    SOON, Session, TicketFile, connect_line, leaves_nothing, refused,
-};
+use crate::support::{SOON, Session, TicketFile, connect_line, leaves_nothing, refused, start};
 
 pub(crate) const ALL: &[Scenario] = &[
     Scenario::new("bad_requests_are_refused_and_change_nothing", requests).main().shared(),
@@ -53,21 +51,24 @@ const REQUESTS: &[Case<'_>] = &[
     ("''", 2, "usage", "empty"),
     ("'myapp;reboot'", 2, "usage", "unit name"),
     ("myapp --reason \"$(printf 'a\\nb')\"", 2, "usage", "--reason"),
-    ("myapp --detach --ticket /nonexistent/t", 2, "usage", "/nonexistent"),
-    ("myapp --detach --ticket /etc/passwd", 2, "usage", "/etc/passwd"),
+    ("myapp --ticket /nonexistent/t", 2, "usage", "/nonexistent"),
+    ("myapp --ticket /etc/passwd", 2, "usage", "/etc/passwd"),
     ("myapp --endpoint 'a b'", 2, "usage", "--endpoint"),
 ];
 
 fn requests(host: &Host) -> Result<()> {
     const UNITS: &[&str] = &["myapp", "stripped", "two", "python"];
-    host.ok("systemctl start stripped two python")?;
+    start(host, "stripped two python")?;
     leaves_nothing(host, UNITS, |before| {
         host.wait_until("both programs run", SOON, || Ok(host.targets("two")?.len() == 2))?;
         let services = Services::of(host)?;
         for (words, status, code, part) in REQUESTS {
             let attach = host.run(&format!("exec godebugctl --json attach --detach {words}"));
             let attach = attach?;
-            ensure!(!attach.stderr.contains('\u{1b}'), "an escape sequence got through: {attach:?}");
+            ensure!(
+                !attach.stderr.contains('\u{1b}'),
+                "an escape sequence got through: {attach:?}"
+            );
             let case = refused(attach, *status, code).and_then(|why| {
                 ensure!(why.contains(part), "it does not speak of {part:?}: {why}");
                 ensure!(services == Services::of(host)?, "units or the firewall changed");
@@ -118,12 +119,22 @@ fn tickets(host: &Host) -> Result<()> {
         let session = Session::for_laptop(host, "myapp", "60s")?;
         let ticket = session.ticket(host)?;
         let expired = ticket.lines().map(|line| {
-            let line = if line.starts_with("expires_at") { "expires_at = \"2020-01-01T00:00:00Z\"" } else { line };
+            let line = if line.starts_with("expires_at") {
+                "expires_at = \"2020-01-01T00:00:00Z\""
+            } else {
+                line
+            };
             line.to_owned() + "\n"
         });
         let cases: [(&str, String, u32, i32, &str); 7] = [
             ("is truncated", ticket[..ticket.len() / 2].to_owned(), 0o600, 2, "usage"),
-            ("lacks its last line", ticket.replace("-----END PRIVATE KEY-----\n\"\"\"\n", ""), 0o600, 2, "usage"),
+            (
+                "lacks its last line",
+                ticket.replace("-----END PRIVATE KEY-----\n\"\"\"\n", ""),
+                0o600,
+                2,
+                "usage",
+            ),
             ("is empty", String::new(), 0o600, 2, "usage"),
             ("is no ticket", "root:x:0:0\n".to_owned(), 0o600, 2, "usage"),
             ("can be read by others", ticket.clone(), 0o644, 2, "usage"),
@@ -136,7 +147,10 @@ fn tickets(host: &Host) -> Result<()> {
             refused(output, status, code).with_context(|| format!("a ticket that {what}"))?;
         }
         let traffic = session.traffic(host)?;
-        ensure!((traffic.accepted, traffic.refused) == (0, 0), "a bad ticket was tried: {traffic:?}");
+        ensure!(
+            (traffic.accepted, traffic.refused) == (0, 0),
+            "a bad ticket was tried: {traffic:?}"
+        );
         session.stop(host)
     })
 }
@@ -160,14 +174,17 @@ fn already_traced(host: &Host) -> Result<()> {
 }
 
 fn ambiguous(host: &Host) -> Result<()> {
-    host.ok("systemctl start two")?;
+    start(host, "two")?;
     host.wait_until("both programs run", SOON, || Ok(host.targets("two")?.len() == 2))?;
     let both = Snapshot::take(host, &["two"])?;
     leaves_nothing(host, &["two"], |_| {
         let why = refused(host.run("godebugctl --json attach two --detach")?, 4, "target")?;
         let targets = host.targets("two")?;
         for target in &targets {
-            ensure!(why.contains(&target.inner_pid.to_string()), "it does not list {target:?}: {why}");
+            ensure!(
+                why.contains(&target.inner_pid.to_string()),
+                "it does not list {target:?}: {why}"
+            );
             let options = format!("--ttl 60s --pid {}", target.inner_pid);
             let session = Session::open(host, "two", &options)?;
             ensure!(session.document["pid"] == target.inner_pid, "{}", session.document);

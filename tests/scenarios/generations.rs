@@ -7,7 +7,9 @@ use serde_json::Value;
 use crate::support::{Session, leaves_nothing, refused, text};
 
 pub(crate) const ALL: &[Scenario] =
-    &[Scenario::new("the_dlv_that_fits_is_chosen_and_an_unfit_one_is_told", fitting_dlv).main().shared()];
+    &[Scenario::new("the_dlv_that_fits_is_chosen_and_an_unfit_one_is_told", fitting_dlv)
+        .main()
+        .shared()];
 
 fn fitting_dlv(host: &Host) -> Result<()> {
     leaves_nothing(host, &["myapp"], |_| {
@@ -42,7 +44,8 @@ fn check<'a>(diagnosis: &'a Value, name: &str) -> Result<&'a Value> {
 fn nothing_fits_its_own_go(host: &Host) -> Result<()> {
     host.ok("systemd-run --quiet --unit=old --uid=shop /opt/samples/shop.bookworm -listen 127.0.0.1:8099")?;
     let why = refused(host.run("godebugctl --json attach old --detach")?, 4, "target")?;
-    for part in ["Go 1.19", "dlv 1.20.2", "Unix socket", "dlv 1.24.0", "Go 1.21 to 1.24", "/delve/"] {
+    for part in ["Go 1.19", "dlv 1.20.2", "Unix socket", "dlv 1.24.0", "Go 1.21 to 1.24", "/delve/"]
+    {
         ensure!(why.contains(part), "it does not say {part:?}: {why}");
     }
     let inspected = host.run("godebugctl --json inspect old")?.exits(0)?.json()?;

@@ -16,7 +16,7 @@ use godebug_tests::{
 };
 
 use crate::support::{
-    SOON, Session, TicketFile, connect_line, leaves_nothing, read_to_end, refused,
+    SOON, Session, TicketFile, connect_line, leaves_nothing, read_to_end, refused, start,
 };
 
 pub(crate) const ALL: &[Scenario] = &[
@@ -28,7 +28,7 @@ pub(crate) const ALL: &[Scenario] = &[
 ];
 
 fn without_certificate(host: &Host) -> Result<()> {
-    host.ok("systemctl start app@1")?;
+    start(host, "app@1")?;
     leaves_nothing(host, &["myapp", "app@1"], |_| {
         let session = Session::for_laptop(host, "myapp", "60s")?;
         let other = Session::for_laptop(host, "app@1", "60s")?;
@@ -197,7 +197,8 @@ fn cut_while_busy(host: &Host) -> Result<()> {
         let busy = std::thread::spawn(move || transfers_until_cut(tls));
         session.ends(host, "expired", SOON)?;
         let closed = Instant::now();
-        let (last, calls) = busy.join().map_err(|_| anyhow::anyhow!("the busy client panicked"))??;
+        let (last, calls) =
+            busy.join().map_err(|_| anyhow::anyhow!("the busy client panicked"))??;
         ensure!(last < closed, "bytes came after the session was closed");
         ensure!(calls > 20, "the connection was not busy: {calls} calls");
         let lasted = last - began;

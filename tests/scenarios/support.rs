@@ -48,6 +48,12 @@ pub(crate) fn leaves_nothing_but_new_processes(
     })
 }
 
+/// Starts sample services.
+pub(crate) fn start(host: &Host, units: &str) -> Result<()> {
+    make_debuggable(host)?;
+    host.ok(&format!("systemctl start {units}")).map(drop)
+}
+
 /// bookworm's Go 1.19 is too old for every Delve that can be used, so its services get programs that
 /// were built with trixie's.
 fn make_debuggable(host: &Host) -> Result<()> {
@@ -152,7 +158,8 @@ impl Session {
     pub(crate) fn is_gone_within(&self, host: &Host, limit: Duration) -> Result<()> {
         let folder = host.path(&format!("/run/godebug/{}", self.id));
         host.wait_until("the session's folder is gone", limit, || Ok(!folder.exists()))?;
-        let units = format!("systemctl list-units --all --no-legend --plain 'godebug-*@{}*'", self.id);
+        let units =
+            format!("systemctl list-units --all --no-legend --plain 'godebug-*@{}*'", self.id);
         host.wait_until("the session's units are gone", SOON, || Ok(host.ok(&units)?.is_empty()))
     }
 

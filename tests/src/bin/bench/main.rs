@@ -63,9 +63,9 @@ fn measure(wanted: &Wanted) -> Result<()> {
     let target = before.processes().first().context("myapp has no process")?.inner_pid;
     let openings = opening::measure(&host, target, wanted.rounds)?;
     let endings = ending::measure(&host, wanted.sessions)?;
-    nothing_left(&host, &before)?;
     let text = report(&host, &openings, &endings)?;
     println!("{text}");
+    nothing_left(&host, &before)?;
     if wanted.write {
         write(&measurements(), &text)?;
     }

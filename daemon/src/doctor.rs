@@ -54,7 +54,11 @@ fn configuration() -> Check {
 }
 
 async fn systemd(sessions: &Sessions) -> Check {
-    match sessions.shared().host.systemd().manager().version().await {
+    let systemd = match sessions.shared().host.systemd() {
+        Ok(systemd) => systemd,
+        Err(refusal) => return check("systemd", Verdict::Bad, refusal.message, refusal.remedy),
+    };
+    match systemd.manager().version().await {
         Ok(version) => good("systemd", version),
         Err(error) => {
             check("systemd", Verdict::Bad, error.to_string(), "godebug works through systemd alone")
@@ -201,8 +205,9 @@ fn stuck(sessions: &Sessions) -> Vec<Check> {
 
 async fn of_unit(sessions: &Sessions, unit: &UnitName) -> Vec<Check> {
     let name = unit.to_string();
-    let systemd = sessions.shared().host.systemd();
-    let inspection = match target::inspect::inspect(systemd, unit, None).await {
+    let inspected =
+        async { target::inspect::inspect(sessions.shared().host.systemd()?, unit, None).await };
+    let inspection = match inspected.await {
         Ok(inspection) => inspection,
         Err(refusal) => return vec![check(&name, Verdict::Bad, refusal.message, refusal.remedy)],
     };

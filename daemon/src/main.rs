@@ -87,7 +87,7 @@ async fn watch_host(
     sessions: &Sessions,
 ) -> Result<impl Future<Output = ()> + use<>, AnyError> {
     let shared = sessions.shared();
-    let manager = shared.host.systemd().manager().clone();
+    let manager = shared.host.systemd()?.manager().clone();
     let mut removed = manager.receive_unit_removed().await?;
     let units_gone = shared.units_gone.clone();
     let units = async move {

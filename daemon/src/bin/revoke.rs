@@ -73,7 +73,7 @@ async fn revoke(id: &SessionId, only_if_due: bool) -> Result<(), String> {
     if only_if_due && !is_due(&ledger)? {
         return Ok(());
     }
-    let host = RealHost::direct().await.map_err(|error| error.to_string())?;
+    let host = RealHost::direct().await;
     let reason = if only_if_due { CloseReason::Expired } else { CloseReason::Stopped };
     let end = engine::close(&host, &ledger, reason, "revoked without godebugd")
         .await

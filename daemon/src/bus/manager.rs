@@ -34,7 +34,7 @@ impl Manager {
 
     /// The unit that somebody names, by the name that systemd has for it.
     async fn unit(&self, text: &str) -> Result<UnitName, Refusal> {
-        target::find::canonical(self.sessions.shared().host.systemd(), &parse_unit(text)?).await
+        target::find::canonical(self.sessions.shared().host.systemd()?, &parse_unit(text)?).await
     }
 
     /// Leave to do something to a session: its owner has it, others need polkit's.
@@ -186,7 +186,7 @@ impl Manager {
             pid => Some(Pid::try_from(pid).map_err(|error| Refusal::usage(error.to_string(), ""))?),
         };
         let _allowed = authorize(connection, caller, Action::Read, Some(&unit), &[], ()).await?;
-        let systemd = self.sessions.shared().host.systemd();
+        let systemd = self.sessions.shared().host.systemd()?;
         Ok(json(&target::inspect::inspect(systemd, &unit, pid).await?)?)
     }
 

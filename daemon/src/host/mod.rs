@@ -4,6 +4,7 @@ pub mod firewalld;
 pub mod gateway;
 pub mod nftables;
 pub mod routes;
+pub mod systemctl;
 pub mod systemd;
 pub mod units;
 
@@ -17,6 +18,7 @@ use godebug_api::control::GatewayConfig;
 use godebug_api::{Deadline, Port, Refusal, clock};
 use godebug_core::grant::Grant;
 use godebug_core::ledger::Opened;
+use std::io::{Seek, SeekFrom};
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 use systemd::{Systemd, SystemdError};
@@ -42,8 +44,9 @@ pub struct SessionMaterial {
 /// This host.
 #[derive(Clone)]
 pub struct RealHost {
-    systemd: Systemd,
-    /// `None` while the bus is gone; systemd may be reachable all the same.
+    /// `None` for godebug-revoke, which must work with no bus.
+    systemd: Option<Systemd>,
+    /// `None` while the bus is gone; only firewalld is out of reach then.
     bus: Option<Connection>,
 }
 
@@ -53,25 +56,43 @@ impl RealHost {
     /// # Errors
     /// When systemd is not.
     pub async fn on_bus(connection: &Connection) -> Result<Self, SystemdError> {
-        Ok(Self { systemd: Systemd::on_bus(connection).await?, bus: Some(connection.clone()) })
+        let systemd = Some(Systemd::on_bus(connection).await?);
+        Ok(Self { systemd, bus: Some(connection.clone()) })
     }
 
-    /// For godebug-revoke, which works with no bus too.
+    /// For godebug-revoke. A bus that does not answer counts as none.
+    pub async fn direct() -> Self {
+        let connected = tokio::time::timeout(Duration::from_secs(2), Connection::system()).await;
+        Self { systemd: None, bus: connected.ok().and_then(Result::ok) }
+    }
+
+    /// systemd as only godebugd has it.
     ///
     /// # Errors
-    /// When systemd cannot be reached in either way.
-    pub async fn direct() -> Result<Self, SystemdError> {
-        let bus = Connection::system().await.ok();
-        let systemd = match (Systemd::direct().await, &bus) {
-            (Ok(systemd), _) => systemd,
-            (Err(_), Some(bus)) => Systemd::on_bus(bus).await?,
-            (Err(error), None) => return Err(error),
-        };
-        Ok(Self { systemd, bus })
+    /// When this is godebug-revoke, which starts no units.
+    pub fn systemd(&self) -> Result<&Systemd, Refusal> {
+        self.systemd.as_ref().ok_or_else(|| {
+            Refusal::failed("only godebugd starts units", "open the session with godebugctl")
+        })
     }
 
-    pub fn systemd(&self) -> &Systemd {
-        &self.systemd
+    /// The state of a unit, `None` when systemd has no unit of that name in memory.
+    ///
+    /// # Errors
+    /// When systemd does not answer.
+    pub async fn unit_state(&self, unit: &str) -> Result<Option<String>, SystemdError> {
+        match &self.systemd {
+            Some(systemd) => systemd.active_state(unit).await,
+            None => systemctl::active_state(unit).await,
+        }
+    }
+
+    async fn stop_unit(&self, unit: &str, timeout: Duration) -> Result<(), String> {
+        let stopped = match &self.systemd {
+            Some(systemd) => systemd.stop(unit, timeout).await,
+            None => systemctl::stop(unit, timeout).await,
+        };
+        stopped.map_err(|error| error.to_string())
     }
 
     /// firewalld, if it runs.
@@ -87,8 +108,8 @@ impl RealHost {
         let Some(id) = id_of(unit) else {
             return Err(Refusal::failed(format!("{unit} is no unit of a session"), ""));
         };
-        let startup = self
-            .systemd
+        let systemd = self.systemd()?;
+        let startup = systemd
             .manager()
             .userspace_timestamp_monotonic()
             .await
@@ -96,7 +117,7 @@ impl RealHost {
         let (timer, service) =
             units::dead_man(&id, deadline, clock::now(), startup, monotonic_usec());
         let service_name = unit.replace(".timer", ".service");
-        self.systemd
+        systemd
             .start_transient(unit, timer, vec![(&service_name, service)], Duration::from_secs(10))
             .await
             .map_err(|error| systemd_failed(&error))
@@ -104,7 +125,7 @@ impl RealHost {
 
     async fn take_guard(&self, unit: &str, session: &SessionMaterial) -> Result<(), Refusal> {
         let properties = units::guard(&session.debugger);
-        self.systemd
+        self.systemd()?
             .start_transient(unit, properties, Vec::new(), Duration::from_secs(10))
             .await
             .map_err(|error| systemd_failed(&error))
@@ -119,7 +140,7 @@ impl RealHost {
         })?;
         let properties = units::debugger(&session.debugger);
         let timeout = units::ATTACH_TIMEOUT + Duration::from_secs(5);
-        let started = self.systemd.start_transient(unit, properties, Vec::new(), timeout).await;
+        let started = self.systemd()?.start_transient(unit, properties, Vec::new(), timeout).await;
         started.map_err(|error| match error {
             SystemdError::Job { .. } | SystemdError::TimedOut { .. } => {
                 debugger_failed(session, &error)
@@ -145,7 +166,7 @@ impl RealHost {
             configuration: configuration.into(),
         });
         let timeout = Duration::from_secs(15);
-        let started = self.systemd.start_transient(unit, properties, Vec::new(), timeout).await;
+        let started = self.systemd()?.start_transient(unit, properties, Vec::new(), timeout).await;
         started.map_err(|error| match error {
             SystemdError::Job { .. } | SystemdError::TimedOut { .. } => Refusal::host(
                 format!("the gateway did not start on port {port}: {error}"),
@@ -181,7 +202,7 @@ impl RealHost {
     }
 
     async fn read_back_unit(&self, unit: &str) -> Option<String> {
-        match self.systemd.active_state(unit).await {
+        match self.unit_state(unit).await {
             Ok(None) => None,
             Ok(Some(state)) if state == "inactive" => None,
             Ok(Some(state)) => Some(format!("it is {state}")),
@@ -242,14 +263,12 @@ impl Host for RealHost {
         match grant {
             Grant::DeadMan { unit } => {
                 // Only the timer: its service may be the one that runs this.
-                self.systemd.stop(unit, STOP).await.map_err(|error| error.to_string())
+                self.stop_unit(unit, STOP).await
             }
-            Grant::Gateway { unit, .. } | Grant::Guard { unit } => {
-                self.systemd.stop(unit, STOP).await.map_err(|error| error.to_string())
-            }
+            Grant::Gateway { unit, .. } | Grant::Guard { unit } => self.stop_unit(unit, STOP).await,
             Grant::Debugger { unit, .. } => {
                 let patience = 2 * units::DETACH_TIMEOUT + STOP;
-                self.systemd.stop(unit, patience).await.map_err(|error| error.to_string())
+                self.stop_unit(unit, patience).await
             }
             Grant::Fence { table } => {
                 nftables::remove(table).await.map_err(|error| error.to_string())
@@ -345,7 +364,7 @@ fn read_back_target(session: &Opened) -> Vec<(String, Option<String>)> {
 }
 
 fn read_back_listener(port: Port) -> Option<String> {
-    match process::tcp_ports_in_use() {
+    match process::tcp_listening_ports() {
         Ok(ports) => ports.contains(&port.get()).then(|| "somebody listens there".to_owned()),
         Err(error) => Some(error.to_string()),
     }
@@ -370,7 +389,10 @@ fn prepare_debugger_files(session: &SessionMaterial) -> std::io::Result<()> {
         name.push(".debug");
         std::fs::create_dir(paths.symbols())?;
         let mut copy = std::fs::File::create(paths.symbols().join(name))?;
-        std::io::copy(&mut &*file, &mut copy)?;
+        // Whoever compared the build IDs has moved the position that we share with them.
+        let mut file = file;
+        file.seek(SeekFrom::Start(0))?;
+        std::io::copy(&mut file, &mut copy)?;
         copy.set_permissions(std::fs::Permissions::from_mode(0o644))?;
         std::fs::set_permissions(paths.symbols(), std::fs::Permissions::from_mode(0o755))?;
         settings = format!("debug-info-directories: [\"{}\"]\n", paths.symbols().display());

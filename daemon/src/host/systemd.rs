@@ -1,15 +1,11 @@
 //! systemd over D-Bus: units started, stopped and read.
 //!
-//! The same calls go over the system bus (godebugd) and over systemd's private socket, which root
-//! can use when the bus is gone (godebug-revoke).
+//! For godebugd, which is on the bus; godebug-revoke, which must do without, has `systemctl`.
 
 use futures_util::StreamExt;
 use std::collections::HashMap;
 use std::time::Duration;
 use zbus::{Connection, ObjectPath, OwnedObjectPath, OwnedVariant, Variant};
-
-/// systemd's own socket: no bus daemon in between. What `systemctl` uses as root.
-const PRIVATE_SOCKET: &str = "/run/systemd/private";
 
 /// The properties of a transient unit, in the order they are set.
 pub type Properties = Vec<(&'static str, Variant<'static>)>;
@@ -105,23 +101,6 @@ impl Systemd {
         // Without a subscriber systemd sends no JobRemoved.
         systemd.manager.subscribe().await.map_err(SystemdError::Unreachable)?;
         Ok(systemd)
-    }
-
-    /// Over systemd's private socket. Only root can, and no bus daemon is needed.
-    ///
-    /// # Errors
-    /// When the socket is not there or not for us.
-    pub async fn direct() -> Result<Self, SystemdError> {
-        let unreachable = |error: zbus::Error| SystemdError::Unreachable(error);
-        let stream = std::os::unix::net::UnixStream::connect(PRIVATE_SOCKET)
-            .map_err(|error| unreachable(error.into()))?;
-        let connection = zbus::connection::Builder::unix_stream(stream)
-            .p2p()
-            .build()
-            .await
-            .map_err(unreachable)?;
-        // No Subscribe here: systemd sends everything to its private connections.
-        Self::new(&connection).await
     }
 
     async fn new(connection: &Connection) -> Result<Self, SystemdError> {

@@ -266,7 +266,7 @@ impl Life {
 
     async fn debugger_is_there(&self) -> bool {
         let unit = godebug_core::grant::debugger_unit(&self.session.id);
-        let state = self.sessions.shared().host.systemd().active_state(&unit).await;
+        let state = self.sessions.shared().host.unit_state(&unit).await;
         matches!(state, Ok(Some(state)) if state == "active")
     }
 

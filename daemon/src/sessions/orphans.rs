@@ -20,8 +20,9 @@ const PATTERNS: [&str; 4] = [
 
 /// Removes every unit and table of a session that is not among `known`.
 pub(super) async fn sweep(host: &RealHost, known: &HashSet<SessionId>) {
+    let Ok(systemd) = host.systemd() else { return };
     for pattern in PATTERNS {
-        let listed = match host.systemd().matching(&[pattern]).await {
+        let listed = match systemd.matching(&[pattern]).await {
             Ok(listed) => listed,
             Err(error) => {
                 tracing::error!("left-over units cannot be looked for: {error}");
@@ -31,7 +32,7 @@ pub(super) async fn sweep(host: &RealHost, known: &HashSet<SessionId>) {
         for (unit, _) in listed {
             if id_of(&unit).is_some_and(|id| !known.contains(&id)) {
                 let patience = 2 * units::DETACH_TIMEOUT + Duration::from_secs(10);
-                let stopped = host.systemd().stop(&unit, patience).await;
+                let stopped = systemd.stop(&unit, patience).await;
                 report(&unit, stopped.map_err(|error| error.to_string()));
             }
         }

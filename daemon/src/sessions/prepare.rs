@@ -3,7 +3,7 @@
 use super::Sessions;
 use crate::authority::Caller;
 use crate::config::Config;
-use crate::host::{routes, units};
+use crate::host::{nftables, routes, units};
 use crate::paths;
 use crate::target::executable::SymbolFile;
 use crate::target::find::{self, Target};
@@ -48,7 +48,7 @@ pub async fn prepare(
 ) -> Result<Prepared, Refusal> {
     within_the_rules(config, request)?;
     let host = &sessions.shared().host;
-    let target = find::find(host.systemd(), unit, request.pid).await?;
+    let target = find::find(host.systemd()?, unit, request.pid).await?;
     not_twice(&sessions.list(), &target)?;
     find::traceable(&target)?;
     let debugger = fitting_debugger(&target).await?;
@@ -273,7 +273,15 @@ async fn firewall(sessions: &Sessions, sources: &[Cidr]) -> Result<Firewall, Ref
             "see `systemctl status firewalld`; without an answer no port is opened",
         )
     };
-    let Some(firewalld) = sessions.shared().host.firewalld().await.map_err(failed)? else {
+    // Undoing needs nft as well, so it is tried before anything is taken.
+    let (firewalld, fence) = tokio::join!(sessions.shared().host.firewalld(), nftables::list());
+    fence.map_err(|error| {
+        Refusal::host(
+            format!("the fence around the port cannot be put up: {error}"),
+            "install nftables, or open a session for this host itself (without --from)",
+        )
+    })?;
+    let Some(firewalld) = firewalld.map_err(failed)? else {
         return Ok(Firewall::Nftables);
     };
     let zones = firewalld
@@ -284,7 +292,7 @@ async fn firewall(sessions: &Sessions, sources: &[Cidr]) -> Result<Firewall, Ref
 }
 
 fn free_port(config: &Config, live: &[SessionInfo]) -> Result<Port, Refusal> {
-    let mut used = process::tcp_ports_in_use().map_err(|error| {
+    let mut used = process::tcp_listening_ports().map_err(|error| {
         Refusal::host(format!("the ports in use cannot be read: {error}"), "is /proc mounted?")
     })?;
     used.extend(live.iter().filter_map(|session| {

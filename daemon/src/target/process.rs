@@ -9,7 +9,7 @@ mod ports;
 mod text;
 
 pub use cgroup::processes_in_cgroup;
-pub use ports::tcp_ports_in_use;
+pub use ports::tcp_listening_ports;
 pub use text::{Difference, TextComparison, text_differences};
 
 use godebug_core::Pid;

@@ -12,6 +12,7 @@ mod generations;
 mod harness;
 mod strangers;
 mod support;
+mod survival;
 
 fn main() {
     scenario::main(
@@ -20,6 +21,7 @@ fn main() {
             attach::ALL,
             strangers::ALL,
             ends::ALL,
+            survival::ALL,
             bad_input::ALL,
             authority::ALL,
             answers::ALL,

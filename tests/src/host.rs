@@ -344,6 +344,9 @@ impl Host {
         for folder in ["etc", "usr"] {
             list_files(&self.directory.join("upper"), Path::new(folder), &mut found);
         }
+        // glibc's lock for the user database: systemd takes it for every DynamicUser=, and overlayfs
+        // copies the file, empty as it is and stays.
+        found.remove(Path::new("etc/.pwd.lock"));
         found
     }
 }

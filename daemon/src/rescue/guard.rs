@@ -7,7 +7,7 @@
 //! while the target is still held. Then the target is frozen, dlv let go, and the target repaired.
 
 use super::watchdog::{self, Demands};
-use super::{Turn, freeze, needs_repair, repair_frozen, target_of, told, wake};
+use super::{Turn, freeze, needs_repair, repair_frozen, target_of, told};
 use crate::target::process::Process;
 use godebug_api::SessionId;
 use godebug_core::ledger::Opened;
@@ -42,7 +42,7 @@ pub fn guard(id: &SessionId) -> Result<(), String> {
     // Now the kernel may free the target: it does not run.
     ptrace::detach(tracer, None).map_err(|error| format!("dlv cannot be let go: {error}"))?;
     told(&session, &repair_frozen(id, &target, frozen, begun)?);
-    wake(&target)
+    Ok(())
 }
 
 /// Looks after the target's watchdog, in a thread that ends with this process.

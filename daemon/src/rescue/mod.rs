@@ -88,9 +88,12 @@ fn needs_repair(id: &SessionId, target: &Process) -> bool {
 
 /// Lets a stopped target run: a tracer that dies while it attaches can leave it stopped.
 fn wake(target: &Process) -> Result<(), String> {
-    if !target.status().is_ok_and(|status| status.state == 'T') {
-        return Ok(());
-    }
+    if target.status().is_ok_and(|status| status.state == 'T') { go_on(target) } else { Ok(()) }
+}
+
+/// SIGCONT, which also takes away every SIGSTOP that waits for a thread: dlv stops threads by those,
+/// and one that it sent just before it died would stop the whole service later.
+fn go_on(target: &Process) -> Result<(), String> {
     rustix::process::pidfd_send_signal(target.pidfd(), rustix::process::Signal::CONT)
         .map_err(|error| format!("process {} cannot be continued: {error}", target.pid))
 }
@@ -133,6 +136,7 @@ fn repair_frozen(
     // taken from them before they execute anything.
     drop(frozen);
     threads.release(&mut repair);
+    go_on(target)?;
     repair.took = begun.elapsed();
     Ok(repair)
 }

@@ -239,6 +239,8 @@ impl Life {
     async fn judge(&self, seen: Seen) -> Option<(CloseReason, String)> {
         let target_has_ended = !self.target.as_ref().is_some_and(Process::is_alive);
         match seen {
+            // systemd drops and makes every unit anew, with a signal for each, when it reloads.
+            Seen::UnitGone(unit) if self.is_there(&unit).await => None,
             // At its end the gateway may be quicker than our own clock.
             Seen::UnitGone(_) if self.deadline.remaining(clock::now()) < Duration::from_secs(1) => {
                 Some((CloseReason::Expired, String::new()))
@@ -249,10 +251,14 @@ impl Life {
                 Some((CloseReason::TargetExited, String::new()))
             }
             // The gateway's unit is bound to dlv's, and may be seen to go first.
-            Seen::UnitGone(_) if !self.debugger_is_there().await => {
-                Some((CloseReason::DebuggerExited, "dlv has ended".to_owned()))
+            Seen::UnitGone(unit) => {
+                let debugger = godebug_core::grant::debugger_unit(&self.session.id);
+                if self.is_there(&debugger).await {
+                    Some((CloseReason::Failed, format!("{unit} has ended")))
+                } else {
+                    Some((CloseReason::DebuggerExited, "dlv has ended".to_owned()))
+                }
             }
-            Seen::UnitGone(unit) => Some((CloseReason::Failed, format!("{unit} has ended"))),
             Seen::HolderGone => Some((
                 CloseReason::ClientGone,
                 "the godebugctl that held the session is gone".to_owned(),
@@ -264,10 +270,16 @@ impl Life {
         }
     }
 
-    async fn debugger_is_there(&self) -> bool {
-        let unit = godebug_core::grant::debugger_unit(&self.session.id);
-        let state = self.sessions.shared().host.unit_state(&unit).await;
-        matches!(state, Ok(Some(state)) if state == "active")
+    async fn is_there(&self, unit: &str) -> bool {
+        let host = &self.sessions.shared().host;
+        // systemd answers nobody while it re-executes itself, which is no reason to end anything.
+        for _ in 0..50 {
+            match host.unit_state(unit).await {
+                Ok(state) => return state.is_some_and(|state| state == "active"),
+                Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+            }
+        }
+        true
     }
 
     /// Takes the plan, unless something ends the session before it is active.

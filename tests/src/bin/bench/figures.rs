@@ -24,6 +24,15 @@ impl Series {
         self.at(0.9)
     }
 
+    pub(crate) fn fastest(&self) -> f64 {
+        self.0.first().copied().unwrap_or(f64::NAN)
+    }
+
+    /// How many took that much longer than the fastest.
+    pub(crate) fn slower_by(&self, milliseconds: f64) -> usize {
+        self.0.iter().filter(|time| **time >= self.fastest() + milliseconds).count()
+    }
+
     pub(crate) fn worst(&self) -> f64 {
         self.0.last().copied().unwrap_or(f64::NAN)
     }
@@ -86,6 +95,8 @@ mod tests {
         assert!((series.median() - 2.5).abs() < 1e-9);
         assert!((series.p90() - 3.7).abs() < 1e-9);
         assert!((series.worst() - 4.0).abs() < 1e-9);
+        assert!((series.fastest() - 1.0).abs() < 1e-9);
+        assert_eq!(series.slower_by(2.0), 2);
     }
 
     #[test]

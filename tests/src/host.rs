@@ -346,7 +346,7 @@ impl Host {
         }
         // glibc's lock for the user database: systemd takes it for every DynamicUser=, and overlayfs
         // copies the file, empty as it is and stays.
-        found.remove(Path::new("etc/.pwd.lock"));
+        found.retain(|path, _| !path.ends_with("etc/.pwd.lock"));
         found
     }
 }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
+use std::time::Duration;
 
 /// What happened. Each kind has a message ID that never changes, for `journalctl MESSAGE_ID=…`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -123,8 +124,14 @@ fn append(path: &Path, entry: &Entry) -> std::io::Result<()> {
     let flags =
         OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     let mut file = File::from(rustix::fs::open(path, flags, Mode::from_raw_mode(0o640))?);
-    // godebug-revoke writes here too.
-    rustix::fs::flock(&file, FlockOperation::LockExclusive)?;
+    // godebug-revoke writes here too. A stopped godebugd that has the lock must not hold up a
+    // revocation; O_APPEND keeps a line whole without it.
+    for _ in 0..200 {
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => break,
+            Err(_) => std::thread::sleep(Duration::from_millis(10)),
+        }
+    }
     file.write_all(&line)?;
     file.sync_data()
 }

@@ -79,6 +79,11 @@ impl SessionPaths {
         self.root.join("baseline")
     }
 
+    /// There while a repair keeps the target frozen.
+    pub fn frozen_marker(&self) -> PathBuf {
+        self.root.join("frozen")
+    }
+
     pub fn repair_lock(&self) -> PathBuf {
         self.root.join("repair.lock")
     }

@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 /// A frozen control group. Thawed when dropped, so that no error path leaves a service frozen.
 pub(super) struct Frozen {
     switch: PathBuf,
+    /// There while it is frozen by us, so that whoever comes after a killed guard thaws it.
+    marker: PathBuf,
     /// It was frozen before, by somebody else, and stays so.
     was_frozen: bool,
 }
@@ -15,11 +17,14 @@ impl Frozen {
     ///
     /// # Errors
     /// When the group has no freezer or does not get frozen.
-    pub(super) fn freeze(group: &Path) -> std::io::Result<Self> {
+    pub(super) fn freeze(group: &Path, marker: &Path) -> std::io::Result<Self> {
         let switch = group.join("cgroup.freeze");
-        let was_frozen = std::fs::read_to_string(&switch)?.trim() == "1";
-        std::fs::write(&switch, "1")?;
-        let frozen = Self { switch, was_frozen };
+        let was_frozen = !marker.exists() && std::fs::read_to_string(&switch)?.trim() == "1";
+        if !was_frozen {
+            std::fs::write(marker, "")?;
+        }
+        let frozen = Self { switch, marker: marker.to_owned(), was_frozen };
+        std::fs::write(&frozen.switch, "1")?;
         let limit = Instant::now() + Duration::from_secs(1);
         let events = group.join("cgroup.events");
         loop {
@@ -42,6 +47,9 @@ impl Drop for Frozen {
         }
         if let Err(error) = std::fs::write(&self.switch, "0") {
             tracing::error!("{} cannot be thawed: {error}", self.switch.display());
+            return;
         }
+        // Last: a marker too many is thawed once more, one too few leaves a service frozen.
+        let _ = std::fs::remove_file(&self.marker);
     }
 }

@@ -38,7 +38,7 @@ pub fn guard(id: &SessionId) -> Result<(), String> {
     if !is_held && !needs_repair(id, &target) {
         return Ok(()); // it has detached in the orderly way
     }
-    let frozen = freeze(&target);
+    let frozen = freeze(id, &target);
     // Now the kernel may free the target: it does not run.
     ptrace::detach(tracer, None).map_err(|error| format!("dlv cannot be let go: {error}"))?;
     told(&session, &repair_frozen(id, &target, frozen, begun)?);

@@ -49,6 +49,9 @@ pub fn after_debugger(id: &SessionId) -> Result<(), String> {
     let _turn = Turn::take(id)?;
     if needs_repair(id, &target) {
         told(&session, &repair(id, &target)?);
+    } else if SessionPaths::of(id).frozen_marker().exists() {
+        // A guard that was killed left it frozen.
+        drop(freeze(id, &target));
     }
     wake(&target)
 }
@@ -99,10 +102,10 @@ fn go_on(target: &Process) -> Result<(), String> {
 }
 
 /// Freezes the target, if it has a control group to freeze.
-fn freeze(target: &Process) -> Option<Frozen> {
+fn freeze(id: &SessionId, target: &Process) -> Option<Frozen> {
     let cgroup = target.cgroup().ok()?;
     let group = Path::new(paths::CGROUP).join(cgroup.trim_start_matches('/'));
-    match Frozen::freeze(&group) {
+    match Frozen::freeze(&group, &SessionPaths::of(id).frozen_marker()) {
         Ok(frozen) => Some(frozen),
         Err(error) => {
             // Better unfrozen than not at all: the bytes kill whoever runs into them.
@@ -117,7 +120,7 @@ fn freeze(target: &Process) -> Option<Frozen> {
 /// # Errors
 /// What could not be done. The target is thawed in any case.
 fn repair(id: &SessionId, target: &Process) -> Result<Repair, String> {
-    repair_frozen(id, target, freeze(target), Instant::now())
+    repair_frozen(id, target, freeze(id, target), Instant::now())
 }
 
 fn repair_frozen(

@@ -4,7 +4,7 @@ use crate::output::Output;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use godebug_api::{Cidr, Mode, Pid, Reason, Refusal, SessionId, Ttl, UnitName};
+use godebug_api::{Cidr, FreezeLimit, Mode, Pid, Reason, Refusal, SessionId, Ttl, UnitName};
 use std::error::Error;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -100,6 +100,13 @@ pub(crate) struct Attach {
     /// A file with the debug information of a stripped program; its build ID must match
     #[arg(long, value_name = "FILE")]
     pub(crate) symbols: Option<PathBuf>,
+    /// Attach unasked only if that is expected to freeze the service for no longer; `inspect` tells
+    /// for how long. Half of its WatchdogSec= is a limit too
+    #[arg(long, value_name = "DURATION", default_value = "5s")]
+    pub(crate) max_freeze: FreezeLimit,
+    /// Accept a freeze of any length
+    #[arg(long)]
+    pub(crate) yes: bool,
     /// The name or address by which clients reach this host, for the ticket [default: the address
     /// that your ssh connection came to]
     #[arg(long, value_name = "HOST")]

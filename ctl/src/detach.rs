@@ -67,14 +67,16 @@ fn onto_output(output: &Output, opened: &Opened, key: &Key) -> Result<(), Refusa
 }
 
 fn summary(session: &SessionInfo) -> String {
+    let froze = report::frozen(session).map(|froze| format!("\n  freeze   {froze}"));
     format!(
-        "session {} active: {}, process {}, until {}\n  gateway  {}, for clients from {}",
+        "session {} active: {}, process {}, until {}\n  gateway  {}, for clients from {}{}",
         session.id,
         session.unit,
         session.pid,
         session.expires_at.as_deref().unwrap_or("-"),
         session.endpoint,
-        report::sources(&session.sources)
+        report::sources(&session.sources),
+        froze.unwrap_or_default(),
     )
 }
 

@@ -121,11 +121,12 @@ fn announce(
 }
 
 fn announcement(session: &SessionInfo, port: &LocalPort) -> String {
+    let froze = report::frozen(session).map(|froze| format!("\n\x20 freeze      {froze}"));
     let moved =
         if port.moved { format!("   (port {} is taken)", ports::DEFAULT) } else { String::new() };
     format!(
         "session {} active: {}, process {}, mode {}, until {} ({} left)\n\
-         \x20 debugger    {}\n\
+         \x20 debugger    {}{}\n\
          \x20 gateway     {}, for clients from {}\n\
          \x20 local port  {}{moved}\n\
          \n\
@@ -137,6 +138,7 @@ fn announcement(session: &SessionInfo, port: &LocalPort) -> String {
         session.expires_at.as_deref().unwrap_or("-"),
         countdown::left_until(session.expires_at.as_deref()),
         crate::terminal::safe(&session.debugger),
+        froze.unwrap_or_default(),
         crate::terminal::safe(&session.endpoint),
         report::sources(&session.sources),
         port.address,

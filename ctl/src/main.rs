@@ -15,6 +15,7 @@ mod manager;
 mod output;
 mod peer;
 mod ports;
+mod question;
 mod report;
 mod request;
 mod sessions;

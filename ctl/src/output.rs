@@ -98,6 +98,14 @@ impl Output {
         let _ = writeln!(io::stderr().lock(), "{}", filtered(text.trim_end(), self.colours_err));
     }
 
+    /// Text for a person on standard error, who goes on writing in the same line.
+    pub(crate) fn question(&self, text: &str) {
+        self.clear();
+        let mut err = io::stderr().lock();
+        let _ = write!(err, "{}", filtered(text, self.colours_err));
+        let _ = err.flush();
+    }
+
     /// Redraws the live line, if there can be one.
     pub(crate) fn live(&self, line: &str) {
         if !self.lively {

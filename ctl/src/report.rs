@@ -8,7 +8,8 @@ use crate::terminal::{BOLD, GREEN, RED, YELLOW, padded, painted, safe, shortened
 use godebug_api::documents::{
     Check, DebugInformation, Diagnosis, Inspection, PlanDocument, Proof, SessionInfo, Verdict,
 };
-use godebug_api::{Cidr, Refusal};
+use godebug_api::forecast::{megabytes, seconds};
+use godebug_api::{Cidr, Forecast, Refusal};
 use std::time::Duration;
 
 /// Reasons in `list` are cut to this; `show` has them whole.
@@ -62,6 +63,7 @@ pub(crate) fn session(session: &SessionInfo) -> String {
         ("reason", session.reason.as_ref().map_or("-".to_owned(), safe)),
         ("debugger", safe(&session.debugger)),
         ("go version", safe(&session.go_version)),
+        ("freeze", freeze(session)),
     ];
     if session.close_reason.is_some() {
         rows.push(("ended", why_ended(session)));
@@ -69,6 +71,18 @@ pub(crate) fn session(session: &SessionInfo) -> String {
     let mut text = pairs(&rows);
     text.push_str(&evidence(session));
     text
+}
+
+/// For how long attaching froze the target, and for how long it was expected to.
+fn freeze(session: &SessionInfo) -> String {
+    let forecast = session.freeze_forecast_ms;
+    let forecast = forecast.map(|forecast| format!(" (forecast: {forecast})")).unwrap_or_default();
+    frozen(session).unwrap_or_else(|| "not measured".to_owned()) + &forecast
+}
+
+/// The same for whoever has just attached; nothing where nothing was measured.
+pub(crate) fn frozen(session: &SessionInfo) -> Option<String> {
+    session.freeze_ms.map(|measured| format!("{} while dlv attached", seconds(measured)))
 }
 
 /// How a session ended, and what was read back after it.
@@ -136,6 +150,7 @@ pub(crate) fn plan(plan: &PlanDocument) -> String {
         ("port", plan.port.to_string()),
         ("clients from", sources(&plan.sources)),
         ("firewall", safe(&plan.firewall)),
+        ("freeze", plan.freeze_forecast_ms.map_or("not known".to_owned(), about)),
     ]);
     text.push('\n');
     for (number, step) in plan.plan.steps.iter().enumerate() {
@@ -168,6 +183,12 @@ pub(crate) fn inspection(target: &Inspection) -> String {
         ("debug info", debug_information(target.debug_information).to_owned()),
         ("build ID", target.build_id.as_ref().map_or("-".to_owned(), safe)),
     ];
+    if let Some(forecast) = target.freeze_forecast_ms {
+        let size = megabytes(target.debug_bytes);
+        let text =
+            format!("attaching freezes it for {} ({size} of debug information)", about(forecast));
+        rows.push(("freeze", text));
+    }
     rows.push(match (&target.debugger, &target.debugger_refusal) {
         (Some(debugger), _) => ("debugger", safe(debugger)),
         (None, why) => {
@@ -189,6 +210,10 @@ pub(crate) fn inspection(target: &Inspection) -> String {
         text.push_str(&would_refuse(refusal));
     }
     text
+}
+
+fn about(forecast: Forecast) -> String {
+    format!("about {forecast}")
 }
 
 fn would_refuse(refusal: &Refusal) -> String {

@@ -59,6 +59,8 @@ pub(crate) fn open_request(arguments: &Attach, csr: String, ssh: Ssh) -> OpenReq
         hold: !arguments.detach,
         endpoint_host: endpoint,
         symbols: arguments.symbols.is_some(),
+        max_freeze: arguments.max_freeze,
+        accept_freeze: arguments.yes,
     }
 }
 
@@ -152,6 +154,15 @@ mod tests {
         assert_eq!(sources(&request), ["10.0.0.0/8", "127.0.0.1/32"]);
         assert_eq!(request.endpoint_host.as_deref(), Some("db.example"));
         assert!(request.hold);
+    }
+
+    #[test]
+    fn what_is_not_asked_for_is_left_out_for_a_daemon_that_does_not_know_it() {
+        let text = |words| serde_json::to_string(&request(words, "")).unwrap();
+        let plain = text("--max-freeze 5s");
+        assert!(!plain.contains("freeze"), "{plain}");
+        let both = text("--max-freeze 1500ms --yes");
+        assert!(both.contains(r#""max_freeze_ms":1500,"accept_freeze":true"#), "{both}");
     }
 
     #[test]

@@ -183,6 +183,75 @@ async fn a_refusal_comes_through_with_its_status_and_its_remedy() {
 }
 
 #[tokio::test]
+async fn a_long_freeze_is_refused_where_nobody_can_be_asked_and_accepted_with_yes() {
+    let host = Host::start().await;
+    let attach = ["--json", "attach", "large", "--detach"];
+    let (status, out, err) = host.run(&attach).await;
+    assert_eq!(status, 4, "{err}");
+    let document: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(document["error"]["code"], "freeze");
+    assert!(err.contains("about 6.5 s") && err.contains("→ accept it with --yes"), "{err}");
+    assert_eq!(host.run(&["attach", "large", "--detach"]).await.0, 4);
+    assert_eq!(host.book.lock().unwrap().wishes, 2, "asked once each time");
+
+    let accepted = [&attach[..], &["--yes", "--max-freeze", "1500ms"]].concat();
+    let (status, out, err) = host.run(&accepted).await;
+    assert_eq!(status, 0, "{err}");
+    let document: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(document["freeze_ms"], 212);
+    assert_eq!(document["freeze_forecast_ms"], 480);
+    let request = host.book.lock().unwrap().request.clone().unwrap();
+    assert_eq!((u64::from(request.max_freeze), request.accept_freeze), (1500, true));
+}
+
+#[tokio::test]
+async fn on_a_terminal_a_long_freeze_is_asked_about_and_only_yes_goes_on() {
+    for (answer, expected, wishes) in [
+        ("y\n", 0, 2),
+        ("YES\n", 0, 2),
+        ("n\n", 4, 1),
+        ("\n", 4, 1),
+        ("\u{4}", 4, 1),
+        ("\u{3}", 1, 1),
+    ] {
+        let host = Host::start().await;
+        let ticket = host.directory.path().join("ticket");
+        let ticket = ticket.to_str().unwrap();
+        let (status, shown) = host
+            .on_a_terminal(&["attach", "large", "--detach", "--ticket", ticket], "[y/N]", answer)
+            .await;
+        assert_eq!(status, expected, "{answer:?}: {shown}");
+        assert!(shown.contains("Attaching will freeze large.service for about 6.5 s"), "{shown}");
+        assert!(shown.contains("Go on? [y/N] "), "{shown}");
+        let book = host.book.lock().unwrap();
+        assert_eq!((book.wishes, book.request.is_some()), (wishes, expected == 0), "{answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn with_json_nobody_is_asked_even_on_a_terminal() {
+    let host = Host::start().await;
+    let arguments = ["--json", "attach", "large", "--detach"];
+    let (status, shown) = host.on_a_terminal(&arguments, "\"error\"", "y\n").await;
+    assert_eq!(status, 4, "{shown}");
+    assert!(!shown.contains("[y/N]"), "{shown}");
+    assert_eq!(host.book.lock().unwrap().wishes, 1);
+}
+
+#[tokio::test]
+async fn the_freeze_is_told_by_show_attach_and_the_plan() {
+    let host = Host::start().await;
+    let ticket = host.directory.path().join("ticket");
+    let ticket = ticket.to_str().unwrap();
+    let (_, out, err) = host.run(&["attach", "shop", "--detach", "--ticket", ticket]).await;
+    assert!(out.contains("freeze   0.3 s while dlv attached"), "{out}{err}");
+    let (_, out, _) = host.run(&["show", ID]).await;
+    assert!(out.contains("0.3 s while dlv attached (forecast: 0.5 s)"), "{out}");
+    let (_, out, _) = host.run(&["attach", "shop", "--dry-run"]).await;
+    assert!(out.contains("about 0.5 s"), "{out}");
+}
+
+#[tokio::test]
 async fn a_taken_local_port_is_found_before_a_session_is_opened() {
     let host = Host::start().await;
     let taken = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -37,6 +37,11 @@ fn wrong_words_are_usage_errors() {
         &["attach", "shop", "--ttl", "400d"],
         &["attach", "shop", "--ttl", "nonsense"],
         &["attach", "shop", "--from", "nonsense"],
+        &["attach", "shop", "--max-freeze", "nonsense"],
+        &["attach", "shop", "--max-freeze", "0s"],
+        &["attach", "shop", "--max-freeze", "5"],
+        &["attach", "shop", "--max-freeze", "2h"],
+        &["attach", "shop", "--max-freeze", "-1s"],
         &["attach", "shop", "--from", "0.0.0.0/0"],
         &["attach", "shop", "--mode", "nonsense"],
         &["attach", "shop", "--reason", "a\nb"],
@@ -76,6 +81,8 @@ fn wrong_words_are_usage_errors() {
 fn the_sentence_names_the_argument_and_the_reason() {
     let (_, line) = complaint(&["attach", "shop", "--ttl", "0"]);
     assert!(line.contains("--ttl") && line.contains("one second"), "{line}");
+    let (_, line) = complaint(&["attach", "shop", "--max-freeze", "0s"]);
+    assert!(line.contains("--max-freeze") && line.contains("1ms"), "{line}");
     let (_, line) = complaint(&["attach", "a/b"]);
     assert!(line.contains("<UNIT>") && line.contains("'/'"), "{line}");
     let (_, line) = complaint(&["attach", "shop", "--from", "nonsense"]);

@@ -4,10 +4,12 @@ use crate::config::Config;
 use crate::host::nftables;
 use crate::sessions::{Sessions, all_debuggers};
 use crate::{paths, target};
-use godebug_api::UnitName;
-use godebug_api::documents::{Check, Diagnosis, Verdict};
+use godebug_api::documents::{Check, Diagnosis, Inspection, Verdict};
+use godebug_api::{FreezeLimit, UnitName};
 use godebug_core::delve::{FIRST_WITH_UNIX_SOCKET, supported_go};
+use godebug_core::forecast::{Objection, megabytes};
 use std::path::Path;
+use std::time::Duration;
 
 /// Looks at everything. A check that cannot be made is a bad one.
 pub async fn diagnose(sessions: &Sessions, unit: Option<&UnitName>) -> Diagnosis {
@@ -236,5 +238,23 @@ async fn of_unit(sessions: &Sessions, unit: &UnitName) -> Vec<Check> {
             "other watchers (load balancers, leases) are not told; keep breakpoints short",
         ));
     }
+    checks.extend(freeze(&name, &inspection));
     checks
+}
+
+/// For how long attaching will freeze the unit; nothing where nobody can attach for want of debug
+/// information, which is a check of its own.
+fn freeze(name: &str, inspection: &Inspection) -> Option<Check> {
+    let forecast = inspection.freeze_forecast_ms?;
+    let found = format!(
+        "attaching freezes it for about {forecast} ({} of debug information)",
+        megabytes(inspection.debug_bytes)
+    );
+    let watchdog = inspection.watchdog_ms.map(Duration::from_millis);
+    Some(match Objection::to(forecast, FreezeLimit::default(), watchdog) {
+        None => good(name, found),
+        Some(objection) => {
+            check(name, Verdict::Warning, format!("{found}, {objection}"), objection.remedy())
+        }
+    })
 }

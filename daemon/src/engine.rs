@@ -55,6 +55,8 @@ pub struct End {
     /// What could not be given back, and why. Empty: the session is closed.
     pub stuck: Vec<String>,
     pub took: Duration,
+    /// For how long the target was frozen by attaching, from the ledger.
+    pub freeze_ms: Option<u64>,
 }
 
 impl End {
@@ -158,7 +160,8 @@ pub async fn close<H: Host>(
         format!("{}: {}", proof.what, proof.found.as_deref().unwrap_or("still there"))
     });
     stuck.extend(unproved);
-    let end = End { reason, detail, proof, stuck, took: begun.elapsed() };
+    let freeze_ms = replay.freeze_ms;
+    let end = End { reason, detail, proof, stuck, took: begun.elapsed(), freeze_ms };
     host.record_end(&replay.opened, &end);
     if end.is_clean() {
         locked.remove()?;

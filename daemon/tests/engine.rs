@@ -91,6 +91,7 @@ fn opened() -> Opened {
         debugger: "/usr/bin/dlv".to_owned(),
         go_version: "go1.24".to_owned(),
         watchdog_usec: None,
+        freeze_forecast_ms: None,
         target_is_starting: false,
     }
 }

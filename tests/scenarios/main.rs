@@ -8,6 +8,7 @@ mod attach;
 mod authority;
 mod bad_input;
 mod ends;
+mod forecast;
 mod generations;
 mod harness;
 mod strangers;
@@ -25,6 +26,7 @@ fn main() {
             bad_input::ALL,
             authority::ALL,
             answers::ALL,
+            forecast::ALL,
             generations::ALL,
         ]
         .concat(),

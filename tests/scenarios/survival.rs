@@ -73,7 +73,8 @@ fn hot_breakpoint(laptop: &Laptop<'_>) -> Result<JsonRpcClient<TcpStream>> {
 fn watchdog(host: &Host) -> Result<()> {
     start(host, "watchdog")?;
     leaves_nothing(host, &["watchdog"], |_| {
-        let session = Session::for_laptop(host, "watchdog", "60s")?;
+        let options = format!("--ttl 60s --yes --from {}", host.laptop_address());
+        let session = Session::open(host, "watchdog", &options)?;
         let laptop = Laptop::connect(host, &session)?;
         let mut rpc = laptop.rpc()?;
         rpc.command("halt")?;

@@ -8,13 +8,15 @@ use godebug_api::documents::{
     Check, Diagnosis, OpenRequest, Opened, PlanDocument, Proof, SessionInfo, Verdict,
 };
 use godebug_api::plan::Plan;
-use godebug_api::{BUS_NAME, CloseReason, MANAGER_PATH, Refusal, SESSION_PATH, State, clock};
+use godebug_api::{
+    BUS_NAME, CloseReason, Code, Forecast, MANAGER_PATH, Refusal, SESSION_PATH, State, clock,
+};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 use tempfile::TempDir;
-use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, Command};
 use zbus::object_server::SignalEmitter;
 use zbus::{Connection, OwnedFd, interface};
@@ -29,6 +31,8 @@ pub(crate) struct Book {
     pub(crate) session: Option<SessionInfo>,
     pub(crate) request: Option<OpenRequest>,
     pub(crate) stops: usize,
+    /// How often a session was wanted.
+    pub(crate) wishes: usize,
     /// Removed while a session is opened, to see what happens when the ticket has no place.
     pub(crate) spoils: Option<PathBuf>,
 }
@@ -90,6 +94,12 @@ impl Manager {
         if unit == "refused.service" {
             return Err(Refusal::refused("you may not", "ask somebody").into());
         }
+        self.0.lock().unwrap().wishes += 1;
+        if unit == "large.service" && !request.accept_freeze {
+            let message = "attaching will freeze large.service for about 6.5 s (300 MB of debug \
+                           information), more than the 5s of --max-freeze";
+            return Err(Refusal::new(Code::Freeze, message, "accept it with --yes").into());
+        }
         if unit == "slow.service" {
             tokio::time::sleep(std::time::Duration::from_secs(60)).await;
         }
@@ -125,6 +135,7 @@ impl Manager {
             go_version: "go1.24.4".to_owned(),
             debugger: "dlv 1.24.0".to_owned(),
             firewall: "nftables".to_owned(),
+            freeze_forecast_ms: Some(forecast()),
             plan: Plan { steps: Vec::new() },
             warnings: vec!["it will freeze".to_owned()],
         }))
@@ -164,6 +175,10 @@ impl Manager {
     }
 }
 
+fn forecast() -> Forecast {
+    serde_json::from_str("480").unwrap()
+}
+
 fn info(unit: &str, request: &OpenRequest, gateway: SocketAddr) -> SessionInfo {
     SessionInfo {
         id: ID.parse().unwrap(),
@@ -180,6 +195,8 @@ fn info(unit: &str, request: &OpenRequest, gateway: SocketAddr) -> SessionInfo {
         sources: request.from.clone(),
         debugger: "dlv 1.24.0".to_owned(),
         go_version: "go1.24.4".to_owned(),
+        freeze_forecast_ms: Some(forecast()),
+        freeze_ms: Some(212),
         close_reason: None,
         close_detail: None,
         stuck: Vec::new(),
@@ -203,8 +220,8 @@ impl Host {
         let (bus, address) = start_bus(&directory).await;
         let authority = Authority::new();
         let gateway = authority.gateway(&authority.leaf(2100)).await;
-        let (session, request, stops, spoils) = (None, None, 0, None);
-        let book = Book { authority, gateway, session, request, stops, spoils };
+        let (session, request, spoils) = (None, None, None);
+        let book = Book { authority, gateway, session, request, stops: 0, wishes: 0, spoils };
         let book = Arc::new(Mutex::new(book));
         let daemon = zbus::connection::Builder::address(address.as_str())
             .serve_at(MANAGER_PATH, Manager(book.clone()))
@@ -235,6 +252,46 @@ impl Host {
         let output = self.godebugctl(arguments).output().await.unwrap();
         let text = |bytes| String::from_utf8(bytes).unwrap();
         (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+    }
+
+    /// Runs it on a terminal, where somebody types `answer` once `question` is shown: exit status,
+    /// and what was shown. `script` makes the terminal.
+    pub(crate) async fn on_a_terminal(
+        &self,
+        arguments: &[&str],
+        question: &str,
+        answer: &str,
+    ) -> (i32, String) {
+        let program = env!("CARGO_BIN_EXE_godebugctl");
+        let line = format!("exec {program} {}", arguments.join(" "));
+        let mut child = Command::new("script")
+            .args(["--quiet", "--return", "--flush", "--command", &line, "/dev/null"])
+            .env("DBUS_SYSTEM_BUS_ADDRESS", &self.address)
+            .env("TERM", "xterm")
+            .env_remove("SSH_CONNECTION")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap_or_else(|error| panic!("these tests need script(1): {error}"));
+        let (mut keys, mut screen) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+        let (mut shown, mut chunk, mut answered) = (String::new(), [0; 1024], false);
+        let all = async {
+            loop {
+                let count = screen.read(&mut chunk).await.unwrap();
+                if count == 0 {
+                    break child.wait().await.unwrap();
+                }
+                shown.push_str(&String::from_utf8_lossy(&chunk[..count]));
+                if !answered && shown.contains(question) {
+                    answered = true;
+                    // Whoever is not asked may have ended by now.
+                    let _ = keys.write_all(answer.as_bytes()).await;
+                }
+            }
+        };
+        let status = tokio::time::timeout(std::time::Duration::from_secs(20), all).await.unwrap();
+        (status.code().unwrap(), shown)
     }
 
     /// Ends the session as the daemon would, with its signal.

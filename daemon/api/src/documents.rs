@@ -3,7 +3,8 @@
 
 use godebug_core::plan::Plan;
 use godebug_core::{
-    Cidr, CloseReason, Mode, Pid, Reason, Refusal, SessionId, State, Ttl, UnitName,
+    Cidr, CloseReason, Forecast, FreezeLimit, Mode, Pid, Reason, Refusal, SessionId, State, Ttl,
+    UnitName,
 };
 use serde::{Deserialize, Serialize};
 
@@ -34,6 +35,12 @@ pub struct OpenRequest {
     /// A file with the target's debug information comes along as a file descriptor.
     #[serde(default)]
     pub symbols: bool,
+    /// The longest freeze, in milliseconds, that attaching may be expected to take.
+    #[serde(default, rename = "max_freeze_ms", skip_serializing_if = "FreezeLimit::is_default")]
+    pub max_freeze: FreezeLimit,
+    /// Whatever the forecast says.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub accept_freeze: bool,
 }
 
 /// A session as `list`, `show` and `attach` show it.
@@ -56,6 +63,12 @@ pub struct SessionInfo {
     pub sources: Vec<Cidr>,
     pub debugger: String,
     pub go_version: String,
+    /// For how long attaching was expected to freeze the target, at most.
+    #[serde(default)]
+    pub freeze_forecast_ms: Option<Forecast>,
+    /// For how long it did; `None` before, and when it could not be measured.
+    #[serde(default)]
+    pub freeze_ms: Option<u64>,
     pub close_reason: Option<CloseReason>,
     /// A sentence about the end, where the reason alone does not tell.
     pub close_detail: Option<String>,
@@ -109,6 +122,10 @@ pub struct PlanDocument {
     pub go_version: String,
     pub debugger: String,
     pub firewall: String,
+    /// For how long attaching will freeze the target at most; `None` when that cannot be told: a
+    /// plan does not look into a symbols file.
+    #[serde(default)]
+    pub freeze_forecast_ms: Option<Forecast>,
     pub plan: Plan,
     pub warnings: Vec<String>,
 }
@@ -135,6 +152,12 @@ pub struct Inspection {
     pub pie: bool,
     pub cgo: bool,
     pub debug_information: DebugInformation,
+    /// Its size after decompression.
+    #[serde(default)]
+    pub debug_bytes: u64,
+    /// For how long attaching will freeze the target at most; `None` without debug information.
+    #[serde(default)]
+    pub freeze_forecast_ms: Option<Forecast>,
     pub build_id: Option<String>,
     /// The dlv that fits, or why none does.
     pub debugger: Option<String>,

@@ -10,8 +10,8 @@ pub mod documents;
 pub mod ticket;
 
 pub use godebug_core::{
-    Cidr, CloseReason, Code, Deadline, Mode, Now, Pid, Port, Reason, Refusal, SessionId, State,
-    Ttl, UnitName, WordError, delve, plan,
+    Cidr, CloseReason, Code, Deadline, Forecast, FreezeLimit, Mode, Now, Pid, Port, Reason,
+    Refusal, SessionId, State, Ttl, UnitName, WordError, delve, forecast, plan,
 };
 
 /// The well-known bus name.

@@ -12,6 +12,8 @@ pub enum Code {
     Refused,
     /// Exit status 4: the target cannot be debugged.
     Target,
+    /// Exit status 4 too: it can be, after a freeze that nobody has accepted.
+    Freeze,
     /// Exit status 5: the host cannot do it.
     Host,
     /// Exit status 6: the session ended early.
@@ -25,7 +27,7 @@ impl Code {
         match self {
             Self::Usage => 2,
             Self::Refused => 3,
-            Self::Target => 4,
+            Self::Target | Self::Freeze => 4,
             Self::Host => 5,
             Self::Ended => 6,
             Self::Failed => 1,

@@ -5,6 +5,7 @@
 //! not parse means that the file was damaged, and nothing is guessed from it.
 
 use crate::deadline::Deadline;
+use crate::forecast::Forecast;
 use crate::grant::Grant;
 use crate::state::CloseReason;
 use crate::words::{Cidr, InvocationId, Mode, Pid, Port, Reason, SessionId, UnitName};
@@ -42,6 +43,9 @@ pub struct Opened {
     pub watchdog_usec: Option<u64>,
     /// The target's unit had not finished its start.
     pub target_is_starting: bool,
+    /// For how long attaching was expected to freeze the target.
+    #[serde(default)]
+    pub freeze_forecast_ms: Option<Forecast>,
 }
 
 /// One line of a ledger.
@@ -71,6 +75,9 @@ pub enum Record {
     },
     Active {
         endpoint: String,
+        /// For how long attaching froze the target; `None` when it could not be measured.
+        #[serde(default)]
+        freeze_ms: Option<u64>,
     },
     Closing {
         reason: CloseReason,
@@ -105,6 +112,7 @@ pub struct Replay {
     pub deadline: Option<Deadline>,
     /// The endpoint, once the session was active.
     pub active: Option<String>,
+    pub freeze_ms: Option<u64>,
     pub closing: Option<(CloseReason, String)>,
 }
 
@@ -138,6 +146,7 @@ pub fn replay(text: &[u8]) -> Result<Option<Replay>, LedgerError> {
                     next_step: 0,
                     deadline: None,
                     active: None,
+                    freeze_ms: None,
                     closing: None,
                 });
             }
@@ -168,7 +177,10 @@ fn apply(replay: &mut Replay, record: &Record) -> bool {
         Record::Done { step } => return *step < replay.next_step,
         Record::Undone { step } => replay.outstanding.retain(|(known, _)| known != step),
         Record::Deadline { deadline } => replay.deadline = Some(*deadline),
-        Record::Active { endpoint } => replay.active = Some(endpoint.clone()),
+        Record::Active { endpoint, freeze_ms } => {
+            replay.active = Some(endpoint.clone());
+            replay.freeze_ms = *freeze_ms;
+        }
         Record::Closing { reason, detail } => {
             // The first reason is the true one; a retry must not overwrite it.
             replay.closing.get_or_insert_with(|| (*reason, detail.clone()));
@@ -204,6 +216,7 @@ mod tests {
             go_version: "go1.24".to_owned(),
             watchdog_usec: None,
             target_is_starting: false,
+            freeze_forecast_ms: None,
         };
         Record::Opened { version: VERSION, session: Box::new(session) }
     }
@@ -245,6 +258,13 @@ mod tests {
         let intent = Record::Intent { step: 0, grant: timer() };
         assert_eq!(replay(&text(std::slice::from_ref(&intent))), Err(LedgerError::Order(1)));
         assert_eq!(replay(&text(&[opened(), intent.clone(), intent])), Err(LedgerError::Order(3)));
+    }
+
+    #[test]
+    fn a_ledger_of_before_freezes_were_measured_is_read() {
+        let line = b"{\"record\":\"active\",\"endpoint\":\"h:1\"}\n";
+        let read = replay(&[text(&[opened()]).as_slice(), line].concat()).unwrap().unwrap();
+        assert_eq!((read.active.as_deref(), read.freeze_ms), (Some("h:1"), None));
     }
 
     proptest! {

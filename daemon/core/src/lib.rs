@@ -7,6 +7,7 @@
 pub mod deadline;
 pub mod delve;
 pub mod error;
+pub mod forecast;
 pub mod grant;
 pub mod ledger;
 pub mod plan;
@@ -15,5 +16,6 @@ pub mod words;
 
 pub use deadline::{Deadline, Now};
 pub use error::{Code, Refusal};
+pub use forecast::{Forecast, FreezeLimit};
 pub use state::{CloseReason, Event, IllegalMove, State, next};
 pub use words::{Cidr, InvocationId, Mode, Pid, Port, Reason, SessionId, Ttl, UnitName, WordError};

@@ -16,13 +16,13 @@ use std::time::Duration;
 pub struct WordError(String);
 
 impl WordError {
-    fn new(text: impl Into<String>) -> Self {
+    pub(crate) fn new(text: impl Into<String>) -> Self {
         Self(text.into())
     }
 }
 
 /// `value` as it may be shown in an error: escaped, and no longer than a line.
-fn shown(value: &str) -> String {
+pub(crate) fn shown(value: &str) -> String {
     const LONGEST: usize = 60;
     let mut text: String =
         value.chars().take(LONGEST).flat_map(char::escape_default).collect::<String>();

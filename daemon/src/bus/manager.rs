@@ -111,7 +111,7 @@ impl Manager {
         let config = Config::load()?;
         let symbols = if request.symbols { Symbols::Announced } else { Symbols::None };
         let prepared = prepare(&self.sessions, &config, &unit, request, symbols).await?;
-        Ok(json(&prepared.document())?)
+        Ok(json(&prepared.document(request))?)
     }
 
     async fn list(

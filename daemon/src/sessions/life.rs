@@ -6,6 +6,7 @@ use crate::audit::{self, Entry, Kind};
 use crate::certificates::SessionCertificates;
 use crate::config::Config;
 use crate::engine::{self, End};
+use crate::freeze;
 use crate::host::firewalld::Firewalld;
 use crate::host::{Material, SessionMaterial, gateway, nftables, units};
 use crate::ledger::{Ledger, LedgerFileError};
@@ -16,6 +17,7 @@ use futures_util::StreamExt;
 use godebug_api::control::{GatewayConfig, Request};
 use godebug_api::documents::SessionInfo;
 use godebug_api::{CloseReason, Deadline, Refusal, SessionId, State, Ttl, clock};
+use godebug_core::forecast::{Measured, Work};
 use godebug_core::grant::Grant;
 use godebug_core::ledger::{Opened, Record, VERSION};
 use godebug_core::plan::{self, Plan};
@@ -35,6 +37,8 @@ const MAX_HANDSHAKES: usize = 16;
 struct Opening {
     plan: Plan,
     material: Material,
+    /// What dlv has to go through, if that is known.
+    work: Option<Work>,
     active: oneshot::Sender<Result<(), Refusal>>,
 }
 
@@ -71,6 +75,8 @@ pub(super) fn info(session: &Opened) -> SessionInfo {
         sources: session.sources.clone(),
         debugger: session.debugger.clone(),
         go_version: session.go_version.clone(),
+        freeze_forecast_ms: session.freeze_forecast_ms,
+        freeze_ms: None,
         close_reason: None,
         close_detail: None,
         stuck: Vec::new(),
@@ -105,7 +111,8 @@ impl Life {
         );
         let material = material(&prepared, &session, deadline, certificates, symbols);
         let (active, activated) = oneshot::channel();
-        let opening = Opening { plan: prepared.plan, material, active };
+        let work = prepared.freeze.map(|freeze| freeze.work);
+        let opening = Opening { plan: prepared.plan, material, work, active };
         let target = Some(prepared.target.process);
         let (life, info) = Self::new(sessions, session, ledger, target, deadline, Some(opening));
         Ok((life, info, activated))
@@ -146,6 +153,7 @@ impl Life {
             tracing::error!("the recovery of session {id} is not in the audit log: {error}");
         }
         let (mut life, _) = Self::new(sessions, session, ledger, target, deadline, None);
+        life.info.send_modify(|info| info.freeze_ms = replay.freeze_ms);
         if ending.is_none() {
             life.info.send_modify(|info| {
                 info.state = State::Active;
@@ -201,7 +209,8 @@ impl Life {
         if let Some(opening) = self.opening.take() {
             let active = opening.active;
             match self.open(opening.plan, opening.material, &mut watched).await {
-                Ok(()) => {
+                Ok(freeze) => {
+                    self.remember(freeze, opening.work);
                     let _ = active.send(Ok(()));
                 }
                 Err((reason, refusal)) => {
@@ -282,13 +291,14 @@ impl Life {
         true
     }
 
-    /// Takes the plan, unless something ends the session before it is active.
+    /// Takes the plan, unless something ends the session before it is active. Gives the time for
+    /// which that froze the target, if it could be measured.
     async fn open(
         &mut self,
         plan: Plan,
         material: Material,
         watched: &mut Watched,
-    ) -> Result<(), (CloseReason, Refusal)> {
+    ) -> Result<Option<Duration>, (CloseReason, Refusal)> {
         let failed = |refusal| (CloseReason::Failed, refusal);
         let host = self.sessions.shared().host.clone();
         let locked = self.ledger.lock(LOCK_PATIENCE).await.map_err(|error| {
@@ -305,6 +315,7 @@ impl Life {
                 "is something else patching it (a profiler, uprobes)? end that first",
             ))
         })?;
+        let freeze = freeze::watch(self.target.as_ref(), units::ATTACH_TIMEOUT);
         let mut opening = Box::pin(engine::open(&host, &locked, &plan, &material));
         loop {
             tokio::select! {
@@ -334,19 +345,29 @@ impl Life {
         }
         drop(opening);
         drop(locked);
-        self.activate().await.map_err(failed)
+        self.activate(freeze).await.map_err(failed)
+    }
+
+    /// What this freeze tells about the next ones.
+    fn remember(&self, freeze: Option<Duration>, work: Option<Work>) {
+        if let (Some(freeze), Some(work)) = (freeze, work) {
+            freeze::remember(Measured { work, freeze_ms: milliseconds(freeze) });
+        }
     }
 
     /// dlv has answered: the time to live begins.
-    async fn activate(&mut self) -> Result<(), Refusal> {
+    async fn activate(&mut self, freeze: freeze::Watch) -> Result<Option<Duration>, Refusal> {
         let now = clock::now();
         let ttl = Duration::from_secs(self.session.ttl_seconds);
         self.move_end(Deadline::after(now, ttl)).await?;
         let locked = self.ledger.lock(LOCK_PATIENCE).await.map_err(|error| {
             Refusal::host(format!("the session's ledger cannot be locked: {error}"), "try again")
         })?;
+        let freeze = freeze.measured().await;
+        let freeze_ms = freeze.map(milliseconds);
+        self.info.send_modify(|info| info.freeze_ms = freeze_ms);
         let endpoint = self.info.borrow().endpoint.clone();
-        engine::append(&locked, &Record::Active { endpoint: endpoint.clone() })?;
+        engine::append(&locked, &Record::Active { endpoint: endpoint.clone(), freeze_ms })?;
         drop(locked);
         let message = format!(
             "session {} on {} is active for {} until {}, at {endpoint}",
@@ -357,7 +378,7 @@ impl Life {
         );
         self.record(Kind::Active, message)?;
         self.moved(Event::Ready, |_| {});
-        Ok(())
+        Ok(freeze)
     }
 
     /// Makes `deadline` the end everywhere: dead man, gateway, fence. Firewalld's own timeout, where
@@ -530,6 +551,7 @@ impl Life {
                 proof: Vec::new(),
                 stuck: vec![format!("the ledger: {error}")],
                 took: Duration::ZERO,
+                freeze_ms: self.info.borrow().freeze_ms,
             },
         };
         let event = if end.is_clean() { Event::Proved } else { Event::UndoFailed };
@@ -579,6 +601,11 @@ impl Life {
             )
         })
     }
+}
+
+/// Rounded up: a freeze that was seen took some time.
+fn milliseconds(freeze: Duration) -> u64 {
+    u64::try_from(freeze.as_micros().div_ceil(1000)).unwrap_or(u64::MAX)
 }
 
 fn material(

@@ -4,7 +4,7 @@ mod life;
 mod orphans;
 mod prepare;
 
-pub use prepare::{Prepared, Symbols, all_debuggers, fitting_debugger, prepare};
+pub use prepare::{Freeze, Prepared, Symbols, all_debuggers, fitting_debugger, prepare};
 
 use crate::authority::Authorized;
 use crate::config::Config;
@@ -107,6 +107,7 @@ impl Sessions {
         let brought = symbols.as_ref().map_or(Symbols::None, Symbols::InFile);
         let one_at_a_time = self.0.preparing.lock().await;
         let prepared = prepare(self, &config, unit, request.get(), brought).await?;
+        prepared.within_the_freeze_limit(request.get())?;
         let (request, caller) = request.into_inner();
         let certificates = certificates::issue(
             &prepared.wanted.id,
@@ -299,5 +300,6 @@ pub fn info_of(session: &Opened, end: &End) -> SessionInfo {
     info.close_detail = (!end.detail.is_empty()).then(|| end.detail.clone());
     info.proof.clone_from(&end.proof);
     info.stuck.clone_from(&end.stuck);
+    info.freeze_ms = end.freeze_ms;
     info
 }

@@ -3,19 +3,22 @@
 use super::Sessions;
 use crate::authority::Caller;
 use crate::config::Config;
+use crate::freeze;
 use crate::host::{nftables, routes, units};
 use crate::paths;
-use crate::target::executable::SymbolFile;
+use crate::target::executable::{DebugSize, SymbolFile};
 use crate::target::find::{self, Target};
 use crate::target::{debuggers, process};
 use godebug_api::documents::{DebugInformation, OpenRequest, PlanDocument, SessionInfo};
-use godebug_api::{Cidr, Deadline, Mode, Port, Refusal, SessionId, UnitName, clock};
+use godebug_api::{
+    Cidr, Code, Deadline, Forecast, Mode, Port, Refusal, SessionId, UnitName, clock,
+};
 use godebug_core::delve::{self, Debugger};
+use godebug_core::forecast::{Objection, Work, megabytes};
 use godebug_core::ledger::Opened;
 use godebug_core::plan::{self, Facts, Firewall, Plan, Wanted};
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 /// What the request brings along for a target without debug information.
 #[derive(Clone, Copy)]
@@ -33,6 +36,15 @@ pub struct Prepared {
     pub facts: Facts,
     pub plan: Plan,
     pub endpoint_host: String,
+    /// `None` when it cannot be told: a plan does not look into a symbols file.
+    pub freeze: Option<Freeze>,
+}
+
+/// What attaching will do to the target.
+#[derive(Debug, Clone, Copy)]
+pub struct Freeze {
+    pub work: Work,
+    pub forecast: Forecast,
 }
 
 /// Looks at the request, the target and the host, and plans. Changes nothing.
@@ -52,7 +64,9 @@ pub async fn prepare(
     not_twice(&sessions.list(), &target)?;
     find::traceable(&target)?;
     let debugger = fitting_debugger(&target).await?;
-    has_symbols(&target, symbols)?;
+    let symbols = has_symbols(&target, symbols)?;
+    let work = target.work(symbols);
+    let freeze = work.map(|work| Freeze { work, forecast: freeze::forecast(work) });
     let sources = match request.from.as_slice() {
         [] => vec![Cidr::LOOPBACK_4],
         from => Cidr::without_overlaps(from),
@@ -74,10 +88,32 @@ pub async fn prepare(
     };
     let plan = plan::plan(&wanted, &facts);
     let endpoint_host = endpoint_host(request, &wanted.sources);
-    Ok(Prepared { target, wanted, facts, plan, endpoint_host })
+    Ok(Prepared { target, wanted, facts, plan, endpoint_host, freeze })
 }
 
 impl Prepared {
+    /// Refuses a session whose beginning would freeze the target for longer than whoever asks has
+    /// allowed.
+    ///
+    /// # Errors
+    /// A refusal of its own code, so that a client can ask a person and repeat the request.
+    pub fn within_the_freeze_limit(&self, request: &OpenRequest) -> Result<(), Refusal> {
+        let Some((freeze, objection)) = self.objection(request) else { return Ok(()) };
+        let message = format!(
+            "attaching will freeze {} for about {} ({} of debug information), {objection}",
+            self.target.unit,
+            freeze.forecast,
+            megabytes(freeze.work.debug_bytes),
+        );
+        Err(Refusal::new(Code::Freeze, message, objection.remedy()))
+    }
+
+    fn objection(&self, request: &OpenRequest) -> Option<(Freeze, Objection)> {
+        let freeze = self.freeze.filter(|_| !request.accept_freeze)?;
+        let watchdog = self.target.watchdog();
+        Some((freeze, Objection::to(freeze.forecast, request.max_freeze, watchdog)?))
+    }
+
     /// The first record of the session's ledger.
     pub fn opened(&self, request: &OpenRequest, caller: &Caller, config: &Config) -> Opened {
         let now = clock::now();
@@ -102,11 +138,12 @@ impl Prepared {
             go_version: self.target.executable.go_version_text.clone(),
             watchdog_usec: self.target.watchdog_usec,
             target_is_starting: self.target.starting,
+            freeze_forecast_ms: self.freeze.map(|freeze| freeze.forecast),
         }
     }
 
     /// What `--dry-run` shows.
-    pub fn document(&self) -> PlanDocument {
+    pub fn document(&self, request: &OpenRequest) -> PlanDocument {
         let firewall = match &self.facts.firewall {
             _ if self.wanted.sources.iter().all(Cidr::is_loopback) => {
                 "not touched: clients on this host only".to_owned()
@@ -127,15 +164,22 @@ impl Prepared {
             go_version: self.target.executable.go_version_text.clone(),
             debugger: format!("dlv {} ({})", self.facts.debugger.version, self.facts.debugger.path),
             firewall,
+            freeze_forecast_ms: self.freeze.map(|freeze| freeze.forecast),
             plan: self.plan.clone(),
-            warnings: self.warnings(),
+            warnings: self.warnings(request),
         }
     }
 
-    fn warnings(&self) -> Vec<String> {
+    fn warnings(&self, request: &OpenRequest) -> Vec<String> {
         let mut warnings = Vec::new();
-        if let Some(usec) = self.target.watchdog_usec {
-            let watchdog = humantime::format_duration(Duration::from_micros(usec));
+        if let Some((freeze, objection)) = self.objection(request) {
+            warnings.push(format!(
+                "without --yes attach will refuse a freeze of about {}: {objection}",
+                freeze.forecast
+            ));
+        }
+        if let Some(watchdog) = self.target.watchdog() {
+            let watchdog = humantime::format_duration(watchdog);
             warnings.push(format!(
                 "{} has WatchdogSec={watchdog}: systemd is told that it is alive while the debugger holds it",
                 self.target.unit
@@ -222,14 +266,15 @@ pub async fn all_debuggers() -> debuggers::Search {
     debuggers::find(&vendor, &directories, &cache).await
 }
 
-fn has_symbols(target: &Target, symbols: Symbols<'_>) -> Result<(), Refusal> {
+/// What a symbols file has, if there is one to look into.
+fn has_symbols(target: &Target, symbols: Symbols<'_>) -> Result<Option<DebugSize>, Refusal> {
     match symbols {
-        Symbols::InFile(file) => return fitting_symbols(target, file),
-        Symbols::Announced => return Ok(()),
+        Symbols::InFile(file) => return fitting_symbols(target, file).map(Some),
+        Symbols::Announced => return Ok(None),
         Symbols::None => {}
     }
     if target.executable.debug_information != DebugInformation::None {
-        return Ok(());
+        return Ok(None);
     }
     Err(Refusal::target(
         format!(
@@ -241,7 +286,7 @@ fn has_symbols(target: &Target, symbols: Symbols<'_>) -> Result<(), Refusal> {
 }
 
 /// dlv does not compare: with the symbols of another build it would show wrong lines and values.
-fn fitting_symbols(target: &Target, file: &File) -> Result<(), Refusal> {
+fn fitting_symbols(target: &Target, file: &File) -> Result<DebugSize, Refusal> {
     const REMEDY: &str = "give the unstripped file of exactly this build";
     let executable = &target.executable;
     let symbols = SymbolFile::read(file, executable.go_version).map_err(|error| {
@@ -251,7 +296,7 @@ fn fitting_symbols(target: &Target, file: &File) -> Result<(), Refusal> {
         return Err(Refusal::target("the symbols file has no debug information either", REMEDY));
     }
     match executable.build_ids.same_build(&symbols.build_ids) {
-        Some(true) => Ok(()),
+        Some(true) => Ok(symbols.debug_size),
         Some(false) => Err(Refusal::target(
             format!("the symbols file is of another build than the program of {}", target.unit),
             REMEDY,

@@ -1,13 +1,16 @@
 //! From the name of a unit to the one process in it that can be debugged, and why not if not.
 
-use super::executable::{ExecutableError, GoExecutable};
+use super::executable::{DebugSize, ExecutableError, GoExecutable};
 use super::process::{self, Process};
 use crate::host::systemd::{Systemd, SystemdError, UnitFacts};
 use crate::host::units::TargetUser;
 use crate::paths;
+use godebug_api::documents::DebugInformation;
 use godebug_api::{Pid, Refusal, UnitName};
 use godebug_core::InvocationId;
+use godebug_core::forecast::Work;
 use std::path::Path;
+use std::time::Duration;
 
 /// The process, pinned, with what its unit and its executable say.
 pub struct Target {
@@ -20,6 +23,23 @@ pub struct Target {
     pub starting: bool,
     /// Microseconds; `None` when the unit has no watchdog.
     pub watchdog_usec: Option<u64>,
+}
+
+impl Target {
+    pub fn watchdog(&self) -> Option<Duration> {
+        self.watchdog_usec.map(Duration::from_micros)
+    }
+
+    /// What dlv has to go through while the target stands; `symbols` is what a symbols file has,
+    /// which dlv reads only where the program has nothing. `None` when neither is there.
+    pub fn work(&self, symbols: Option<DebugSize>) -> Option<Work> {
+        let size = match self.executable.debug_information {
+            DebugInformation::None => symbols?,
+            DebugInformation::Dwarf4 | DebugInformation::Dwarf5 => self.executable.debug_size,
+        };
+        let threads = self.process.status().map_or(1, |status| status.threads);
+        Some(Work { debug_bytes: size.expanded, threads })
+    }
 }
 
 /// The name that a unit has in systemd. Authority is asked for this one, so that a rule about a unit

@@ -1,6 +1,7 @@
 //! `inspect`: what there is to know about a target before anybody attaches to it.
 
 use super::find::{self, Target};
+use crate::freeze;
 use crate::host::systemd::Systemd;
 use crate::sessions;
 use crate::target::process;
@@ -30,6 +31,7 @@ pub async fn inspect(
         .or_else(|| traced.err())
         .or_else(|| without_symbols(&target));
     let executable = &target.executable;
+    let work = target.work(None);
     Ok(Inspection {
         pid: target.process.pid,
         user: target.user.name.clone(),
@@ -47,6 +49,8 @@ pub async fn inspect(
         pie: executable.pie,
         cgo: executable.cgo(),
         debug_information: executable.debug_information,
+        debug_bytes: executable.debug_size.expanded,
+        freeze_forecast_ms: work.map(freeze::forecast),
         build_id: executable.build_ids.gnu.clone(),
         debugger: debugger.as_ref().ok().map(|d| format!("dlv {} ({})", d.version, d.path)),
         debugger_refusal: debugger.as_ref().err().map(|refusal| refusal.message.clone()),

@@ -1,0 +1,180 @@
+//! Attaching freezes the service for a moment: how long is told before, measured after, and refused
+//! when it is too long to be begun unasked.
+
+use anyhow::{Context, Result, ensure};
+use godebug_tests::{Host, scenario::Scenario};
+use serde_json::Value;
+
+use crate::support::{Session, leaves_nothing, refused, start, text};
+
+pub(crate) const ALL: &[Scenario] = &[
+    Scenario::new("forecast_of_the_freeze_is_told_and_holds", foretold).main().shared(),
+    Scenario::new("forecast_above_the_limit_is_refused_unless_accepted", above_the_limit)
+        .main()
+        .shared(),
+    Scenario::new(
+        "forecast_above_half_the_watchdog_is_refused_unless_accepted",
+        above_the_watchdog,
+    )
+    .shared(),
+    Scenario::new("forecast_counts_the_symbols_file", with_symbols).shared(),
+    Scenario::new("forecast_survives_a_damaged_history", damaged_history).shared(),
+];
+
+const HISTORY: &str = "/run/godebug/freeze.json";
+/// A test machine does other things as well, which the forecast cannot know: no freeze is longer than
+/// this many forecasts, and most are no longer than one.
+const BUSY: u64 = 4;
+
+fn json(host: &Host, words: &str) -> Result<Value> {
+    host.run(&format!("godebugctl --json {words}"))?.exits(0)?.json()
+}
+
+fn number(document: &Value, field: &str) -> Result<u64> {
+    document[field].as_u64().with_context(|| format!("no {field} in {document}"))
+}
+
+fn foretold(host: &Host) -> Result<()> {
+    leaves_nothing(host, &["myapp"], |_| {
+        told_beforehand(host)?;
+        let mut within = 0;
+        for _ in 0..3 {
+            let forecast = number(&json(host, "inspect myapp")?, "freeze_forecast_ms")?;
+            let session = Session::open(host, "myapp", "--ttl 60s")?;
+            let freeze = number(&session.document, "freeze_ms")?;
+            ensure!(session.document["freeze_forecast_ms"] == forecast, "{}", session.document);
+            ensure!((1..=forecast * BUSY).contains(&freeze), "{freeze} ms, forecast {forecast}");
+            within += u32::from(freeze <= forecast);
+            session.stop(host)?;
+            is_kept(host, &session, forecast, freeze)?;
+        }
+        ensure!(within >= 2, "only {within} of 3 freezes were within their forecast");
+        let history: Value = serde_json::from_str(&host.read_file(HISTORY)?)?;
+        let freezes = history["history"]["freezes"].as_array().context("no freezes")?;
+        ensure!((3..=16).contains(&freezes.len()), "{history}");
+        Ok(())
+    })
+}
+
+/// By inspect, by doctor and by the plan.
+fn told_beforehand(host: &Host) -> Result<()> {
+    let inspected = json(host, "inspect myapp")?;
+    let forecast = number(&inspected, "freeze_forecast_ms")?;
+    ensure!(number(&inspected, "debug_bytes")? > 1_000_000, "{inspected}");
+    ensure!(json(host, "attach myapp --dry-run")?["freeze_forecast_ms"] == forecast);
+    for words in ["inspect myapp", "doctor myapp"] {
+        let human = host.run(&format!("godebugctl {words}"))?.exits(0)?.stdout;
+        ensure!(human.contains("attaching freezes it for about 0."), "{words}: {human}");
+        ensure!(human.contains("MB of debug information)"), "{words}: {human}");
+    }
+    let plan = host.run("godebugctl attach myapp --dry-run --max-freeze 1ms")?.exits(0)?.stdout;
+    ensure!(plan.contains("freeze") && plan.contains("without --yes"), "{plan}");
+    Ok(())
+}
+
+/// In the audit log, beside the forecast, and in `show` after the end.
+fn is_kept(host: &Host, session: &Session, forecast: u64, freeze: u64) -> Result<()> {
+    let shown = session.show(host)?;
+    ensure!(shown["freeze_ms"] == freeze && shown["freeze_forecast_ms"] == forecast, "{shown}");
+    let log = host.read_file("/var/log/godebug/audit.jsonl")?;
+    let entries = log.lines().map(serde_json::from_str::<Value>);
+    for entry in entries {
+        let entry = entry.context("a line of the audit log")?;
+        let about_it = entry["session"] == session.id.as_str();
+        if about_it && (entry["event"] == "active" || entry["event"] == "closed") {
+            let details = &entry["details"];
+            ensure!(details["freeze_ms"] == freeze, "{entry}");
+            ensure!(details["freeze_forecast_ms"] == forecast, "{entry}");
+        }
+    }
+    Ok(())
+}
+
+fn above_the_limit(host: &Host) -> Result<()> {
+    leaves_nothing(host, &["myapp"], |before| {
+        let attach = "godebugctl --json attach myapp --detach";
+        let why = refused(host.run(&format!("{attach} --max-freeze 1ms"))?, 4, "freeze")?;
+        ensure!(why.contains("about 0.") && why.contains("1ms"), "no figures: {why}");
+        ensure!(why.contains("--yes") && why.contains("--max-freeze"), "no remedy: {why}");
+        is_untouched(host, before)?;
+        // Whoever asks without a terminal gets the same, in words.
+        let human = host.run("godebugctl attach myapp --detach --max-freeze 1ms </dev/null")?;
+        ensure!(human.exits(4)?.stderr.contains("error: attaching will freeze myapp.service"));
+        is_untouched(host, before)?;
+
+        for accepted in ["--max-freeze 1ms --yes", "--max-freeze 1m"] {
+            let session = Session::open(host, "myapp", &format!("--ttl 60s {accepted}"))?;
+            session.stop(host)?;
+        }
+        Ok(())
+    })
+}
+
+fn is_untouched(host: &Host, before: &godebug_tests::Snapshot) -> Result<()> {
+    godebug_tests::nothing_left(host, before).context("a refusal that changed something")?;
+    let list = json(host, "list")?;
+    ensure!(list.as_array().is_some_and(Vec::is_empty), "{list}");
+    Ok(())
+}
+
+fn above_the_watchdog(host: &Host) -> Result<()> {
+    const FOLDER: &str = "/run/systemd/system/watchdog.service.d";
+    // dlv's sleep alone, which every forecast holds, is most of a half of it.
+    host.ok(&format!(
+        "mkdir -p {FOLDER} && printf '[Service]\\nWatchdogSec=500ms\\n' > {FOLDER}/short.conf && \
+         systemctl daemon-reload && systemctl stop watchdog"
+    ))?;
+    start(host, "watchdog")?;
+    let steps = leaves_nothing(host, &["watchdog"], |before| {
+        let attach = "godebugctl --json attach watchdog --detach --max-freeze 1m";
+        let why = refused(host.run(attach)?, 4, "freeze")?;
+        ensure!(why.contains("WatchdogSec=500ms") && why.contains("--yes"), "{why}");
+        is_untouched(host, before)?;
+        let diagnosis = json(host, "doctor watchdog")?;
+        let checks = diagnosis["checks"].as_array().context("no checks")?;
+        let check = checks.iter().find(|check| {
+            check["found"].as_str().is_some_and(|found| found.contains("half of WatchdogSec"))
+        });
+        let check = check.with_context(|| format!("doctor says nothing: {diagnosis}"))?;
+        ensure!(check["verdict"] == "warning" && text(check, "remedy")?.contains("--yes"));
+        ensure!(diagnosis["good"] == true, "a warning is no obstacle: {diagnosis}");
+
+        let session = Session::open(host, "watchdog", "--ttl 60s --yes")?;
+        session.stop(host)
+    });
+    host.ok(&format!("systemctl stop watchdog; rm -r {FOLDER}; systemctl daemon-reload"))?;
+    steps
+}
+
+fn with_symbols(host: &Host) -> Result<()> {
+    start(host, "stripped")?;
+    leaves_nothing(host, &["stripped"], |_| {
+        ensure!(json(host, "inspect stripped")?["freeze_forecast_ms"].is_null());
+        let symbols = "--symbols /opt/samples/shop-stripped.debug-full";
+        let attach = format!("godebugctl --json attach stripped --detach {symbols}");
+        let why = refused(host.run(&format!("{attach} --max-freeze 1ms"))?, 4, "freeze")?;
+        ensure!(why.contains("MB of debug information"), "{why}");
+        let session = Session::open(host, "stripped", &format!("--ttl 60s {symbols}"))?;
+        ensure!(number(&session.document, "freeze_forecast_ms")? > 0, "{}", session.document);
+        ensure!(number(&session.document, "freeze_ms")? > 0, "{}", session.document);
+        session.stop(host)
+    })?;
+    host.ok("systemctl stop stripped").map(drop)
+}
+
+fn damaged_history(host: &Host) -> Result<()> {
+    leaves_nothing(host, &["myapp"], |_| {
+        for content in ["{", "[[[[", r#"{"format":1,"history":{"guess":-5,"freezes":[]}}"#] {
+            host.ok(&format!("printf '%s' '{content}' > {HISTORY}"))?;
+            let forecast = number(&json(host, "inspect myapp")?, "freeze_forecast_ms")?;
+            ensure!((200..60_000).contains(&forecast), "{content}: {forecast}");
+            ensure!(host.read_file(HISTORY)?.contains(r#""freezes":[]"#), "it was not begun anew");
+        }
+        // Nobody but root can have a say.
+        host.ok(&format!("rm {HISTORY} && ln -s /etc/passwd {HISTORY}"))?;
+        number(&json(host, "inspect myapp")?, "freeze_forecast_ms")?;
+        ensure!(host.ok("cat /etc/passwd")?.contains("root:"), "the link was followed");
+        ensure!(!host.path(HISTORY).is_symlink(), "the link is still there");
+        Ok(())
+    })
+}

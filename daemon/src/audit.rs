@@ -26,6 +26,8 @@ pub enum Kind {
     Stuck,
     /// A starting godebugd took over, or cleaned up after, an earlier one.
     Recovered,
+    /// Somebody changed a grant of a live session from outside; it is as it was.
+    Mended,
 }
 
 impl Kind {
@@ -38,6 +40,7 @@ impl Kind {
             Self::Closed => "5d9d1a52b7f94c1a9b3e1f0a6c3e5b05",
             Self::Stuck => "5d9d1a52b7f94c1a9b3e1f0a6c3e5b06",
             Self::Recovered => "5d9d1a52b7f94c1a9b3e1f0a6c3e5b07",
+            Self::Mended => "5d9d1a52b7f94c1a9b3e1f0a6c3e5b08",
         }
     }
 }
@@ -113,7 +116,7 @@ fn to_journal(entry: &Entry) {
     }
     match entry.event {
         Kind::Stuck => event!(tracing::Level::ERROR),
-        Kind::Refused => event!(tracing::Level::WARN),
+        Kind::Refused | Kind::Mended => event!(tracing::Level::WARN),
         _ => event!(tracing::Level::INFO),
     }
 }

@@ -14,3 +14,4 @@ pub mod paths;
 pub mod rescue;
 pub mod sessions;
 pub mod target;
+pub mod watch;

@@ -76,6 +76,10 @@ pub enum Record {
         reason: CloseReason,
         detail: String,
     },
+    /// An attempt to end it has left this.
+    Stuck {
+        what: Vec<String>,
+    },
 }
 
 impl Record {
@@ -106,6 +110,8 @@ pub struct Replay {
     /// The endpoint, once the session was active.
     pub active: Option<String>,
     pub closing: Option<(CloseReason, String)>,
+    /// What the last attempt to end it has left.
+    pub stuck: Option<Vec<String>>,
 }
 
 /// Why a ledger could not be read.
@@ -139,6 +145,7 @@ pub fn replay(text: &[u8]) -> Result<Option<Replay>, LedgerError> {
                     deadline: None,
                     active: None,
                     closing: None,
+                    stuck: None,
                 });
             }
             (None, Record::Opened { version, .. }) => return Err(LedgerError::Version(version)),
@@ -151,6 +158,15 @@ pub fn replay(text: &[u8]) -> Result<Option<Replay>, LedgerError> {
         }
     }
     Ok(replayed)
+}
+
+/// What the session is about, from a ledger that need not be whole behind its first line.
+pub fn first_record(text: &[u8]) -> Option<Opened> {
+    let end = text.iter().position(|byte| *byte == b'\n')?;
+    match serde_json::from_slice(&text[..end]) {
+        Ok(Record::Opened { version: VERSION, session }) => Some(*session),
+        _ => None,
+    }
 }
 
 /// Adds one record to what is known; `false` when it cannot follow.
@@ -173,6 +189,7 @@ fn apply(replay: &mut Replay, record: &Record) -> bool {
             // The first reason is the true one; a retry must not overwrite it.
             replay.closing.get_or_insert_with(|| (*reason, detail.clone()));
         }
+        Record::Stuck { what } => replay.stuck = Some(what.clone()),
     }
     true
 }
@@ -237,6 +254,8 @@ mod tests {
         let mut damaged = whole.clone();
         damaged[3] = b'#';
         assert_eq!(replay(&damaged), Err(LedgerError::Damaged(1)));
+        assert_eq!(first_record(&damaged), None);
+        assert_eq!(first_record(torn).unwrap().pid, 77.try_into().unwrap());
         assert_eq!(replay(b""), Ok(None));
     }
 

@@ -1,14 +1,14 @@
 //! One session from its first grant to its proof: a task that owns its ledger, and the only one
 //! that moves its state.
 
-use super::{Command, Handle, News, Prepared, Sessions};
+use super::{Command, FirewallChange, Handle, News, Prepared, Sessions};
 use crate::audit::{self, Entry, Kind};
 use crate::certificates::SessionCertificates;
 use crate::config::Config;
 use crate::engine::{self, End};
 use crate::host::firewalld::Firewalld;
 use crate::host::{Material, SessionMaterial, gateway, nftables, units};
-use crate::ledger::{Ledger, LedgerFileError};
+use crate::ledger::{Ledger, LedgerFileError, Locked};
 use crate::paths::SessionPaths;
 use crate::rescue::Baseline;
 use crate::target::process::Process;
@@ -263,8 +263,12 @@ impl Life {
                 CloseReason::ClientGone,
                 "the godebugctl that held the session is gone".to_owned(),
             )),
-            Seen::FirewallReset => {
-                self.open_firewall_again().await;
+            Seen::Firewall(change) => {
+                match change {
+                    FirewallChange::RulesLost => self.open_firewall_again().await,
+                    FirewallChange::RulesKept => self.forget_kept_rules().await,
+                    FirewallChange::RulesetChanged => self.mend_fence().await,
+                }
                 None
             }
         }
@@ -328,7 +332,7 @@ impl Life {
                         Refusal::target("the target ended while dlv was attaching", "see its log, then try again"),
                     )),
                     // A unit that fails to start is reported by its own job, with a better word.
-                    Seen::UnitGone(_) | Seen::FirewallReset => {}
+                    Seen::UnitGone(_) | Seen::Firewall(_) => {}
                 },
             }
         }
@@ -435,25 +439,15 @@ impl Life {
 
     /// Puts firewalld's rules back with the time that remains, after a reload or an extension.
     async fn open_firewall_again(&self) {
-        let host = &self.sessions.shared().host;
-        let Ok(locked) = self.ledger.lock(LOCK_PATIENCE).await else { return };
-        let Ok(Some(replay)) = locked.replay() else { return };
-        let rules = replay.outstanding.iter().filter_map(|(_, grant)| match grant {
-            Grant::FirewalldRule { zone, rule } => Some((zone, rule)),
-            _ => None,
-        });
-        let mut firewalld: Option<Firewalld> = None;
-        for (zone, rule) in rules {
-            if firewalld.is_none() {
-                firewalld = host.firewalld().await.ok().flatten();
-            }
-            let Some(firewalld) = &firewalld else { return };
-            let remaining = self.deadline.remaining(clock::now()) + Duration::from_secs(1);
-            let timeout = plan::firewalld_timeout_is_safe(&firewalld.version).then_some(remaining);
+        self.mend_fence().await;
+        let Some(ours) = self.rules().await else { return };
+        let remaining = self.deadline.remaining(clock::now()) + Duration::from_secs(1);
+        let timeout = plan::firewalld_timeout_is_safe(&ours.firewalld.version).then_some(remaining);
+        for (zone, rule) in &ours.rules {
             // Taken away first: firewalld keeps the old timeout of a rule that is there already.
             let again = async {
-                firewalld.remove(zone, rule).await?;
-                firewalld.add(zone, rule, timeout).await
+                ours.firewalld.remove(zone, rule).await?;
+                ours.firewalld.add(zone, rule, timeout).await
             };
             if let Err(error) = again.await {
                 tracing::warn!(
@@ -462,6 +456,80 @@ impl Life {
                 );
             }
         }
+    }
+
+    /// `firewall-cmd --runtime-to-permanent` would keep the session's rules over a restart of the
+    /// host, which takes the ledger away.
+    async fn forget_kept_rules(&self) {
+        let Some(ours) = self.rules().await else { return };
+        for (zone, rule) in &ours.rules {
+            let message = match ours.firewalld.forget_permanent(zone, rule).await {
+                Ok(false) => continue,
+                Ok(true) => format!(
+                    "somebody made a firewalld rule of session {} permanent; it was taken out of the permanent settings",
+                    self.session.id
+                ),
+                Err(error) => format!(
+                    "firewalld's permanent settings may hold a rule of session {}: {error}",
+                    self.session.id
+                ),
+            };
+            self.record_mended(message);
+        }
+    }
+
+    /// firewalld and the session's rules in it; the ledger is locked, so that nobody ends the
+    /// session meanwhile.
+    async fn rules(&self) -> Option<Rules<'_>> {
+        let locked = self.ledger.lock(LOCK_PATIENCE).await.ok()?;
+        let replay = locked.replay().ok()??;
+        let rules: Vec<_> = replay
+            .outstanding
+            .into_iter()
+            .filter_map(|(_, grant)| match grant {
+                Grant::FirewalldRule { zone, rule } => Some((zone, rule)),
+                _ => None,
+            })
+            .collect();
+        if rules.is_empty() {
+            return None;
+        }
+        let firewalld = self.sessions.shared().host.firewalld().await.ok()??;
+        Some(Rules { firewalld, rules, _locked: locked })
+    }
+
+    fn record_mended(&self, message: String) {
+        if let Err(refusal) = self.record(Kind::Mended, message) {
+            tracing::error!("{}", refusal.message);
+        }
+    }
+
+    /// Puts the fence up again when somebody has removed it, as `nft flush ruleset` does.
+    async fn mend_fence(&self) {
+        if self.session.sources.iter().all(godebug_api::Cidr::is_loopback) {
+            return;
+        }
+        // Not while, nor after, somebody else ends the session.
+        let Ok(locked) = self.ledger.lock(LOCK_PATIENCE).await else { return };
+        if locked.is_gone() {
+            return;
+        }
+        let table = godebug_core::grant::fence_table(&self.session.id);
+        if nftables::list().await.is_ok_and(|tables| tables.contains(&table)) {
+            return;
+        }
+        let mended = self.raise_fence(self.deadline).await;
+        let message = match &mended {
+            Ok(()) => format!(
+                "the fence of session {} was removed by somebody, and is up again",
+                self.session.id
+            ),
+            Err(refusal) => format!(
+                "the fence of session {} was removed by somebody, and cannot be put up again: {}",
+                self.session.id, refusal.message
+            ),
+        };
+        self.record_mended(message);
     }
 
     /// Ends the session whose opening failed, and answers whoever asked when that is done, so that
@@ -629,12 +697,19 @@ fn material(
     }
 }
 
+/// A session's rules in firewalld, safe from an end of the session.
+struct Rules<'a> {
+    firewalld: Firewalld,
+    rules: Vec<(String, String)>,
+    _locked: Locked<'a>,
+}
+
 /// What can happen to a session from outside.
 enum Seen {
     TargetExited,
     UnitGone(String),
     HolderGone,
-    FirewallReset,
+    Firewall(FirewallChange),
 }
 
 /// The places where it shows.
@@ -642,7 +717,7 @@ struct Watched {
     units: Vec<String>,
     target: Option<AsyncFd<std::os::fd::OwnedFd>>,
     units_gone: broadcast::Receiver<String>,
-    firewall_reset: broadcast::Receiver<()>,
+    firewall_changes: broadcast::Receiver<FirewallChange>,
     holder: Option<zbus::fdo::NameOwnerChangedStream>,
     holder_is_gone: bool,
 }
@@ -683,7 +758,7 @@ impl Watched {
             ],
             target,
             units_gone: shared.units_gone.subscribe(),
-            firewall_reset: shared.firewall_reset.subscribe(),
+            firewall_changes: shared.firewall_changes.subscribe(),
             holder,
             holder_is_gone,
         })
@@ -724,7 +799,9 @@ impl Watched {
             () = exited => Seen::TargetExited,
             () = gone => Seen::HolderGone,
             unit = unit => Seen::UnitGone(unit),
-            _ = self.firewall_reset.recv() => Seen::FirewallReset,
+            // Of more changes than are remembered, the worst is assumed: all is looked at again.
+            change = self.firewall_changes.recv() =>
+                Seen::Firewall(change.unwrap_or(FirewallChange::RulesLost)),
         }
     }
 }

@@ -4,13 +4,14 @@ mod life;
 mod orphans;
 mod prepare;
 
+pub use orphans::revoke_by_name;
 pub use prepare::{Prepared, Symbols, all_debuggers, fitting_debugger, prepare};
 
 use crate::authority::Authorized;
 use crate::config::Config;
 use crate::engine::End;
 use crate::host::RealHost;
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, LedgerFileError};
 use crate::paths::SessionPaths;
 use crate::{audit, certificates};
 use godebug_api::documents::{OpenRequest, Opened as OpenedDocument, SessionInfo};
@@ -40,6 +41,17 @@ pub enum News {
     Removed { id: SessionId },
 }
 
+/// What somebody else has done to the host's firewall.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FirewallChange {
+    /// firewalld has started or reloaded, and with that lost its runtime rules.
+    RulesLost,
+    /// firewalld has written permanent settings, ours perhaps among them.
+    RulesKept,
+    /// A ruleset of nftables is not what it was.
+    RulesetChanged,
+}
+
 struct Handle {
     commands: mpsc::Sender<Command>,
     info: watch::Receiver<SessionInfo>,
@@ -51,8 +63,7 @@ pub struct Shared {
     pub connection: Connection,
     /// Names of units that systemd has just dropped.
     pub units_gone: broadcast::Sender<String>,
-    /// firewalld has lost its runtime rules.
-    pub firewall_reset: broadcast::Sender<()>,
+    pub firewall_changes: broadcast::Sender<FirewallChange>,
     news: mpsc::UnboundedSender<News>,
     live: Mutex<HashMap<SessionId, Handle>>,
     ended: Mutex<VecDeque<SessionInfo>>,
@@ -80,7 +91,7 @@ impl Sessions {
             host,
             connection,
             units_gone: broadcast::channel(64).0,
-            firewall_reset: broadcast::channel(4).0,
+            firewall_changes: broadcast::channel(16).0,
             news,
             live: Mutex::default(),
             ended: Mutex::default(),
@@ -255,12 +266,28 @@ impl Sessions {
                     tokio::spawn(life.run());
                 }
                 Ok(None) => empty.push(id),
-                // Nothing can be adopted without its ledger; what can be found by name is removed
-                // below, and the directory stays as evidence.
-                Err(error) => tracing::error!("session {id} cannot be taken over: {error}"),
+                // What it took is found by name.
+                Err(error @ LedgerFileError::Content { .. }) => {
+                    tracing::error!("session {id} cannot be taken over: {error}");
+                    if let Err(why) = orphans::revoke_by_name(&self.0.host, &id).await {
+                        tracing::error!("session {id} is not all gone: {why}");
+                    }
+                }
+                // Its grants are known and must not be swept; the dead man can try.
+                Err(error) => {
+                    tracing::error!("session {id} cannot be taken over: {error}");
+                    known.insert(id);
+                }
             }
         }
         orphans::sweep(&self.0.host, &known).await;
+        // Takes firewalld too long to wait for, and is safe beside sessions that open.
+        let host = self.0.host.clone();
+        tokio::spawn(async move {
+            for failure in orphans::sweep_rules(&host).await {
+                tracing::error!("{failure}");
+            }
+        });
         for id in empty {
             // Only now: dlv is detached through its socket in there.
             let root = SessionPaths::of(&id);

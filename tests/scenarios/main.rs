@@ -10,6 +10,7 @@ mod bad_input;
 mod ends;
 mod generations;
 mod harness;
+mod outside;
 mod strangers;
 mod support;
 mod survival;
@@ -22,6 +23,7 @@ fn main() {
             strangers::ALL,
             ends::ALL,
             survival::ALL,
+            outside::ALL,
             bad_input::ALL,
             authority::ALL,
             answers::ALL,

@@ -43,6 +43,11 @@ impl Snapshot {
         Ok(Self { firewall: host.snapshot_firewall()?, files: host.changed_files(), processes })
     }
 
+    /// The same, but for what the firewall says: after somebody else has rightly changed it.
+    pub fn with_firewall_as_now(self, host: &Host) -> Result<Self> {
+        Ok(Self { firewall: host.snapshot_firewall()?, ..self })
+    }
+
     /// The watched processes, as they were.
     pub fn processes(&self) -> &[Process] {
         &self.processes

@@ -511,13 +511,18 @@ impl Life {
         }
         // Not while, nor after, somebody else ends the session.
         let Ok(locked) = self.ledger.lock(LOCK_PATIENCE).await else { return };
-        if locked.is_gone() {
+        let Ok(Some(replay)) = locked.replay() else { return };
+        if locked.is_gone() || replay.closing.is_some() {
             return;
         }
         let table = godebug_core::grant::fence_table(&self.session.id);
-        if nftables::list().await.is_ok_and(|tables| tables.contains(&table)) {
-            return;
+        // Where nft gives no answer, nothing is known, and nothing could be done.
+        if nftables::list().await.is_ok_and(|tables| !tables.contains(&table)) {
+            self.raise_fence_again().await;
         }
+    }
+
+    async fn raise_fence_again(&self) {
         let mended = self.raise_fence(self.deadline).await;
         let message = match &mended {
             Ok(()) => format!(

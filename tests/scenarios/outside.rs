@@ -140,6 +140,16 @@ fn orphaned_rule(host: &Host) -> Result<()> {
             rule(2350),
             rule(2351)
         ))?;
+        let doctor = host.run("godebugctl doctor")?;
+        ensure!(doctor.status != 0, "doctor sees nothing: {doctor}");
+        ensure!(
+            doctor.stdout.matches("10.9.9.9").count() == 2,
+            "doctor does not see both: {doctor}"
+        );
+        ensure!(doctor.stdout.contains("every grant is there"), "{doctor}");
+        host.ok("systemctl stop godebug-guard@*")?;
+        let doctor = host.run("godebugctl doctor")?;
+        ensure!(doctor.stdout.contains("not there: godebug-guard@"), "{doctor}");
         host.ok("systemctl restart godebugd")?;
         host.wait_until("both are gone", SOON, || {
             let rules = host

@@ -4,7 +4,7 @@ mod life;
 mod orphans;
 mod prepare;
 
-pub use orphans::revoke_by_name;
+pub use orphans::{left_over, revoke_by_name};
 pub use prepare::{Prepared, Symbols, all_debuggers, fitting_debugger, prepare};
 
 use crate::authority::Authorized;
@@ -283,11 +283,7 @@ impl Sessions {
         orphans::sweep(&self.0.host, &known).await;
         // Takes firewalld too long to wait for, and is safe beside sessions that open.
         let host = self.0.host.clone();
-        tokio::spawn(async move {
-            for failure in orphans::sweep_rules(&host).await {
-                tracing::error!("{failure}");
-            }
-        });
+        tokio::spawn(async move { orphans::sweep_rules(&host).await });
         for id in empty {
             // Only now: dlv is detached through its socket in there.
             let root = SessionPaths::of(&id);

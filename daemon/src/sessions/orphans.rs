@@ -8,6 +8,7 @@ use crate::paths::{self, SessionPaths};
 use godebug_api::SessionId;
 use godebug_core::grant::Grant;
 use std::collections::HashSet;
+use std::fmt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -21,9 +22,49 @@ const PATTERNS: [&str; 5] = [
     "godebug-deadman@*.timer",
 ];
 
+/// Something of a session, on the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Orphan {
+    Unit(String),
+    Table(String),
+    Rule { zone: String, rule: String },
+}
+
+impl fmt::Display for Orphan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unit(unit) => f.write_str(unit),
+            Self::Table(table) => write!(f, "nftables table {table}"),
+            Self::Rule { zone, rule } => write!(f, "firewalld {zone}: {rule}"),
+        }
+    }
+}
+
+/// What was found, and what could not be looked at.
+#[derive(Default)]
+struct Found {
+    orphans: Vec<Orphan>,
+    failures: Vec<String>,
+}
+
 /// Removes every unit and table of a session that is not among `known`.
 pub(super) async fn sweep(host: &RealHost, known: &HashSet<SessionId>) {
-    remove_by_name(host, |id| !known.contains(id)).await;
+    remove(host, by_name(host, |id| !known.contains(id)).await).await;
+}
+
+/// Removes every rule of firewalld that carries our mark and stands in no ledger, from the runtime
+/// and the permanent settings.
+pub(super) async fn sweep_rules(host: &RealHost) {
+    remove(host, rules(host).await).await;
+}
+
+/// Everything of sessions that are not among `known`, and what could not be looked at, for
+/// `doctor`. Changes nothing.
+pub async fn left_over(host: &RealHost, known: &HashSet<SessionId>) -> Vec<String> {
+    let (named, rules) = tokio::join!(by_name(host, |id| !known.contains(id)), rules(host));
+    let orphans = named.orphans.iter().chain(&rules.orphans).map(ToString::to_string);
+    let failures = named.failures.iter().chain(&rules.failures).cloned();
+    orphans.chain(failures).collect()
 }
 
 /// Gives back what one session took, when its ledger cannot be read. The ledger is kept in the log
@@ -32,8 +73,8 @@ pub(super) async fn sweep(host: &RealHost, known: &HashSet<SessionId>) {
 /// # Errors
 /// What could not be given back.
 pub async fn revoke_by_name(host: &RealHost, id: &SessionId) -> Result<(), String> {
-    let mut failures = remove_by_name(host, |found| found == id).await;
-    failures.extend(sweep_rules(host).await);
+    let mut failures = remove(host, by_name(host, |found| found == id).await).await;
+    failures.extend(remove(host, rules(host).await).await);
     if !failures.is_empty() {
         return Err(failures.join("; "));
     }
@@ -44,66 +85,96 @@ pub async fn revoke_by_name(host: &RealHost, id: &SessionId) -> Result<(), Strin
         Ok(_) => format!("{why}; it is kept as {}", kept.display()),
         Err(error) => format!("{why}, and cannot be kept as {}: {error}", kept.display()),
     };
-    record(id.as_str(), message);
+    record(Some(id), message);
     std::fs::remove_dir_all(paths.root())
         .map_err(|error| format!("{}: {error}", paths.root().display()))
 }
 
-/// Returns what could not be removed.
-async fn remove_by_name(host: &RealHost, is_orphan: impl Fn(&SessionId) -> bool) -> Vec<String> {
-    let mut failures = Vec::new();
+/// Units and tables that carry the ID of such a session.
+async fn by_name(host: &RealHost, is_orphan: impl Fn(&SessionId) -> bool) -> Found {
+    let mut found = Found::default();
     for pattern in PATTERNS {
         match host.units_matching(pattern).await {
-            Ok(listed) => {
-                for unit in
-                    listed.iter().filter(|unit| id_of(unit).is_some_and(|id| is_orphan(&id)))
-                {
-                    let patience = 2 * units::DETACH_TIMEOUT + Duration::from_secs(10);
-                    failures.extend(report(unit, host.stop_unit(unit, patience).await));
-                }
+            Ok(mut units) => {
+                units.retain(|unit| id_of(unit).is_some_and(|id| is_orphan(&id)));
+                found.orphans.extend(units.into_iter().map(Orphan::Unit));
             }
-            Err(error) => failures.push(format!("units {pattern} cannot be looked for: {error}")),
+            Err(error) => {
+                found.failures.push(format!("units {pattern} cannot be looked for: {error}"));
+            }
         }
     }
     match nftables::list().await {
-        Ok(tables) => {
-            for table in tables {
-                let id = table.strip_prefix("godebug_").and_then(|id| id.parse().ok());
-                if id.is_some_and(|id| is_orphan(&id)) {
-                    let removed = nftables::remove(&table).await;
-                    failures.extend(report(&table, removed.map_err(|error| error.to_string())));
-                }
-            }
+        Ok(mut tables) => {
+            let id = |table: &str| table.strip_prefix("godebug_")?.parse().ok();
+            tables.retain(|table| id(table).is_some_and(|id| is_orphan(&id)));
+            found.orphans.extend(tables.into_iter().map(Orphan::Table));
         }
         // On a host without nft there is nothing of ours in it.
         Err(error) => tracing::debug!("left-over tables cannot be looked for: {error}"),
     }
-    failures
+    found
 }
 
-/// Removes every rule of firewalld that carries our mark and stands in no ledger, from the runtime
-/// and the permanent settings. Returns what could not be removed.
-pub(super) async fn sweep_rules(host: &RealHost) -> Vec<String> {
+/// Rules of firewalld that carry our mark and stand in no ledger.
+async fn rules(host: &RealHost) -> Found {
+    let failed = |why: String| Found {
+        orphans: Vec::new(),
+        failures: vec![format!("firewalld's rules cannot be looked at: {why}")],
+    };
     let firewalld = match host.firewalld().await {
         Ok(Some(firewalld)) => firewalld,
-        Ok(None) => return Vec::new(),
-        Err(why) => return vec![format!("firewalld's rules cannot be looked at: {why}")],
+        Ok(None) => return Found::default(),
+        Err(why) => return failed(why),
     };
     // Before the ledgers are read: a rule that is seen now was announced before.
     let ours = match firewalld.all_of_ours().await {
-        Ok(ours) if ours.is_empty() => return Vec::new(),
+        Ok(ours) if ours.is_empty() => return Found::default(),
         Ok(ours) => ours,
-        Err(error) => return vec![format!("firewalld's rules cannot be looked at: {error}")],
+        Err(error) => return failed(error.to_string()),
     };
     let known = rules_in_ledgers();
-    let mut failures = Vec::new();
-    for (zone, rule) in ours {
-        if !known.contains(&(zone.clone(), rule.clone())) {
-            let removed = firewalld.remove(&zone, &rule).await.map_err(|error| error.to_string());
-            failures.extend(report(&format!("firewalld {zone}: {rule}"), removed));
-        }
+    let orphans = ours
+        .into_iter()
+        .filter(|rule| !known.contains(rule))
+        .map(|(zone, rule)| Orphan::Rule { zone, rule })
+        .collect();
+    Found { orphans, failures: Vec::new() }
+}
+
+/// Removes what was found and tells of each. Returns what could not be removed, nor looked at.
+async fn remove(host: &RealHost, found: Found) -> Vec<String> {
+    let mut failures = found.failures;
+    for failure in &failures {
+        tracing::error!("{failure}");
+    }
+    for orphan in &found.orphans {
+        let message = match remove_one(host, orphan).await {
+            Ok(()) => format!("{orphan} belonged to no session and was removed"),
+            Err(why) => {
+                failures.push(format!("{orphan}: {why}"));
+                format!("{orphan} belongs to no session and could not be removed: {why}")
+            }
+        };
+        record(None, message);
     }
     failures
+}
+
+async fn remove_one(host: &RealHost, orphan: &Orphan) -> Result<(), String> {
+    match orphan {
+        Orphan::Unit(unit) => {
+            let patience = 2 * units::DETACH_TIMEOUT + Duration::from_secs(10);
+            host.stop_unit(unit, patience).await
+        }
+        Orphan::Table(table) => nftables::remove(table).await.map_err(|error| error.to_string()),
+        Orphan::Rule { zone, rule } => match host.firewalld().await? {
+            Some(firewalld) => {
+                firewalld.remove(zone, rule).await.map_err(|error| error.to_string())
+            }
+            None => Ok(()),
+        },
+    }
 }
 
 fn rules_in_ledgers() -> HashSet<(String, String)> {
@@ -119,23 +190,10 @@ fn rules_in_ledgers() -> HashSet<(String, String)> {
         .collect()
 }
 
-/// Tells what became of an orphan; a failure is returned too.
-fn report(what: &str, removed: Result<(), String>) -> Option<String> {
-    let (message, failure) = match removed {
-        Ok(()) => (format!("{what} belonged to no session and was removed"), None),
-        Err(why) => (
-            format!("{what} belongs to no session and could not be removed: {why}"),
-            Some(format!("{what}: {why}")),
-        ),
-    };
-    record("", message);
-    failure
-}
-
-fn record(session: &str, message: String) {
+fn record(session: Option<&SessionId>, message: String) {
     let mut entry = Entry::new(Kind::Recovered, "", 0, "godebugd", message);
-    if !session.is_empty() {
-        entry = entry.session(session);
+    if let Some(id) = session {
+        entry = entry.session(id);
     }
     if let Err(error) = audit::record(&entry) {
         tracing::error!("not in the audit log ({error}): {}", entry.message);

@@ -131,6 +131,8 @@ pub fn guard(unit: &DebuggerUnit) -> Properties {
     let speaks = unit.target_has_demands || unit.target_is_starting;
     let description = format!("godebug {}: guard of {}", unit.id, unit.target);
     let mut properties = rescuer(&unit.id, description, if speaks { CAP_SYS_ADMIN } else { 0 });
+    // Whoever kills all of godebug.slice shall not kill what keeps the target alive then.
+    properties.retain(|(name, _)| *name != "Slice");
     let revoke = revoke_program();
     properties.extend([
         ("Type", "exec".into()),

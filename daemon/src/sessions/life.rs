@@ -198,6 +198,12 @@ impl Life {
                 Ok(watched) => watched,
                 Err(error) => return (CloseReason::Failed, error),
             };
+        if self.opening.is_none()
+            && let Some(unit) = self.missing_unit(&watched.units).await
+            && let Some(ending) = self.judge(Seen::UnitGone(unit)).await
+        {
+            return ending;
+        }
         if let Some(opening) = self.opening.take() {
             let active = opening.active;
             match self.open(opening.plan, opening.material, &mut watched).await {
@@ -272,6 +278,16 @@ impl Life {
                 None
             }
         }
+    }
+
+    /// A unit of a session that was taken over, which has gone while nobody watched.
+    async fn missing_unit(&self, units: &[String]) -> Option<String> {
+        for unit in units {
+            if !self.is_there(unit).await {
+                return Some(unit.clone());
+            }
+        }
+        None
     }
 
     async fn is_there(&self, unit: &str) -> bool {

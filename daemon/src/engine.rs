@@ -12,9 +12,9 @@ use godebug_core::plan::{Plan, Start};
 use std::time::{Duration, Instant};
 
 /// How long a revocation waits for another process that is at the same session, before it goes
-/// ahead without the lock. Every undo is idempotent, and a stopped godebugd must not hold up the
-/// dead man.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// ahead without the lock. Every undo is idempotent, so two at once do no harm, and a godebugd that
+/// somebody has stopped must not hold up the dead man.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What the engine does to a host. `Material` is what taking needs besides the grant, secrets
 /// among it; undoing needs nothing that is not in the ledger.
@@ -161,6 +161,9 @@ pub async fn close<H: Host>(
     if stuck.is_empty() {
         stuck.extend(undo_dead_men(host, &locked, &replay).await);
         stuck.extend(read_back_all(host, &replay.opened, &dead_men, begun, &mut proof).await);
+    }
+    if locked.is_gone() {
+        return Ok(None); // another process was at it too, and has told and removed it
     }
     let end = End { reason, detail, proof, stuck, took: begun.elapsed() };
     // What was told once is not told again with every retry.

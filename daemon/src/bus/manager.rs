@@ -220,11 +220,9 @@ impl Manager {
         let caller = Caller::of(&header, connection).await?;
         let id = self.for_session(connection, caller, Action::Read, parse_id(id)?).await?;
         let control = SessionPaths::of(id.get()).control_socket();
-        let asked = gateway::ask(&control, &Request::Status);
-        let answer = tokio::time::timeout(Duration::from_secs(2), asked).await;
-        match answer {
-            Ok(Ok(reply)) => Ok(json(&reply)?),
-            _ => Err(Refusal::new(
+        match gateway::ask(&control, &Request::Status, Duration::from_secs(2)).await {
+            Ok(reply) => Ok(json(&reply)?),
+            Err(_) => Err(Refusal::new(
                 godebug_api::Code::Ended,
                 format!("the gateway of session {} does not answer", id.get()),
                 "",

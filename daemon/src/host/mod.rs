@@ -299,8 +299,8 @@ impl Host for RealHost {
     async fn cut(&self, session: &Opened) {
         let control = SessionPaths::of(&session.id).control_socket();
         // A gateway that does not answer is stopped in a moment anyway.
-        let cut = gateway::ask(&control, &godebug_api::control::Request::Cut);
-        let _ = tokio::time::timeout(Duration::from_millis(500), cut).await;
+        let request = godebug_api::control::Request::Cut;
+        let _ = gateway::ask(&control, &request, Duration::from_millis(500)).await;
     }
 
     async fn undo(&self, session: &Opened, grant: &Grant) -> Result<(), String> {

@@ -27,6 +27,8 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 /// How long a ledger may be held by somebody else before an opening or an extension gives up.
 const LOCK_PATIENCE: Duration = Duration::from_secs(5);
+/// A gateway answers at once; one that somebody has stopped must not keep the ledger locked.
+const GATEWAY_PATIENCE: Duration = Duration::from_secs(2);
 /// The bounds of one gateway.
 const MAX_CONNECTIONS: usize = 8;
 const MAX_HANDSHAKES: usize = 16;
@@ -392,7 +394,7 @@ impl Life {
         let request = Request::SetDeadline { deadline };
         let (dead_man, gateway, fence) = tokio::join!(
             engine::move_deadline(host, &locked, &self.session.id, deadline, &material),
-            gateway::ask(&control, &request),
+            gateway::ask(&control, &request, GATEWAY_PATIENCE),
             self.raise_fence(deadline),
         );
         dead_man?;

@@ -155,7 +155,7 @@ pub async fn close<H: Host>(
     let mut stuck = undo_all(host, &locked, &replay).await;
     let mut proof = Vec::new();
     let (dead_men, others): (Vec<&Grant>, Vec<&Grant>) =
-        replay.announced.iter().rev().partition(|grant| is_dead_man(grant));
+        replay.announced.iter().rev().map(|(_, grant)| grant).partition(|grant| is_dead_man(grant));
     stuck.extend(read_back_all(host, &replay.opened, &others, begun, &mut proof).await);
     // The dead man goes last, and only when it is proved that there is nothing left for it to do.
     if stuck.is_empty() {
@@ -182,12 +182,13 @@ fn is_dead_man(grant: &Grant) -> bool {
     matches!(grant, Grant::DeadMan { .. })
 }
 
-/// Undoes what is outstanding, last first, all but the dead men. Returns what could not be undone.
+/// Undoes all that was ever announced, last first, but the dead men: an undo may have said that it
+/// was done when it was not, and undoing what is gone is a success. Returns what could not be undone.
 async fn undo_all<H: Host>(host: &H, ledger: &Locked<'_>, replay: &Replay) -> Vec<String> {
     let mut stuck = Vec::new();
     let mut network_is_shut = true;
     let mut in_order: Vec<_> =
-        replay.outstanding.iter().rev().filter(|(_, grant)| !is_dead_man(grant)).collect();
+        replay.announced.iter().rev().filter(|(_, grant)| !is_dead_man(grant)).collect();
     // Last first; the guard watches over dlv and goes after it, whenever it was taken.
     in_order.sort_by_key(|(_, grant)| matches!(grant, Grant::Guard { .. }));
     for (step, grant) in in_order {
@@ -211,7 +212,7 @@ async fn undo_all<H: Host>(host: &H, ledger: &Locked<'_>, replay: &Replay) -> Ve
 
 async fn undo_dead_men<H: Host>(host: &H, ledger: &Locked<'_>, replay: &Replay) -> Vec<String> {
     let mut stuck = Vec::new();
-    for (step, grant) in replay.outstanding.iter().filter(|(_, grant)| is_dead_man(grant)) {
+    for (step, grant) in replay.announced.iter().filter(|(_, grant)| is_dead_man(grant)) {
         match host.undo(&replay.opened, grant).await {
             Ok(()) => note(ledger, &Record::Undone { step: *step }),
             Err(why) => stuck.push(format!("{grant}: {why}")),
@@ -271,8 +272,7 @@ pub async fn move_deadline<H: Host>(
         .filter(|(_, grant)| matches!(grant, Grant::DeadMan { .. }))
         .cloned()
         .collect();
-    let generation =
-        replay.announced.iter().filter(|grant| matches!(grant, Grant::DeadMan { .. })).count();
+    let generation = replay.announced.iter().filter(|(_, grant)| is_dead_man(grant)).count();
     let grant = Grant::dead_man(id, u32::try_from(generation).unwrap_or(u32::MAX));
     append(ledger, &Record::Intent { step: replay.next_step, grant: grant.clone() })?;
     host.take(&grant, material).await?;
@@ -281,7 +281,7 @@ pub async fn move_deadline<H: Host>(
     for (step, old) in dead_men {
         // One that stays finds a later deadline in the ledger and does nothing.
         if host.undo(&replay.opened, &old).await.is_ok() {
-            append(ledger, &Record::Undone { step })?;
+            append(ledger, &Record::Undone { step: step })?;
         }
     }
     Ok(())

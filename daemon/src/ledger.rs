@@ -9,7 +9,7 @@ use godebug_core::ledger::{LedgerError, Opened, Record, Replay, first_record, re
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -24,9 +24,6 @@ pub enum LedgerFileError {
     #[error("another process has been at work on this session for {} s", .0.as_secs())]
     Busy(Duration),
 }
-
-/// No record of ours is longer.
-const LONGEST_TORN: usize = 64 * 1024;
 
 /// An open ledger.
 #[derive(Debug)]
@@ -144,11 +141,31 @@ impl Ledger {
         Locked(self)
     }
 
+    /// A full disk or a crash leaves the beginning of a line. Its act has not begun; but the next
+    /// record behind it would make one line of both, and the ledger unreadable for ever.
+    ///
+    /// Returns the length that is left.
+    fn drop_torn_end(&self) -> std::io::Result<u64> {
+        let text = self.text()?;
+        let whole = whole_lines(&text) as u64;
+        if whole < text.len() as u64 {
+            self.file.set_len(whole)?;
+        }
+        Ok(whole)
+    }
+
+    fn text(&self) -> std::io::Result<Vec<u8>> {
+        let mut text = Vec::new();
+        let mut file = &self.file;
+        file.seek(SeekFrom::Start(0))?;
+        file.read_to_end(&mut text)?;
+        Ok(text)
+    }
+
     fn write(&self, record: &Record) -> Result<(), LedgerFileError> {
         let path = self.paths.ledger();
         let line = record.to_line().map_err(|error| io(&path, std::io::Error::other(error)))?;
-        // A crash, or a full /run, can leave half a line; what follows it would be lost with it.
-        let whole = self.cut_torn_end().map_err(|error| io(&path, error))?;
+        let whole = self.drop_torn_end().map_err(|error| io(&path, error))?;
         // One write, so that another reader sees the whole line or none.
         let mut file = &self.file;
         file.write_all(&line).and_then(|()| file.sync_data()).map_err(|error| {
@@ -157,26 +174,11 @@ impl Ledger {
             io(&path, error)
         })
     }
+}
 
-    /// Drops what follows the last line break. Returns the length that is left.
-    fn cut_torn_end(&self) -> std::io::Result<u64> {
-        let length = self.file.metadata()?.len();
-        let mut last = [0; LONGEST_TORN];
-        let from = length.saturating_sub(LONGEST_TORN as u64);
-        let tail = &mut last[..usize::try_from(length - from).unwrap_or(LONGEST_TORN)];
-        self.file.read_exact_at(tail, from)?;
-        let Some(end) = tail.iter().rposition(|byte| *byte == b'\n') else {
-            return if from == 0 { self.shorten(length, 0) } else { Ok(length) };
-        };
-        self.shorten(length, from + end as u64 + 1)
-    }
-
-    fn shorten(&self, length: u64, whole: u64) -> std::io::Result<u64> {
-        if whole < length {
-            self.file.set_len(whole)?;
-        }
-        Ok(whole)
-    }
+/// How much of `text` is whole lines.
+fn whole_lines(text: &[u8]) -> usize {
+    text.iter().rposition(|byte| *byte == b'\n').map_or(0, |last| last + 1)
 }
 
 impl Locked<'_> {
@@ -202,7 +204,8 @@ impl Locked<'_> {
     /// # Errors
     /// When it cannot be read.
     pub fn opened(&self) -> Result<Option<Opened>, LedgerFileError> {
-        Ok(first_record(&self.text()?))
+        let text = self.0.text().map_err(|error| io(&self.0.paths.ledger(), error))?;
+        Ok(first_record(&text))
     }
 
     /// Reads it all back.
@@ -210,19 +213,10 @@ impl Locked<'_> {
     /// # Errors
     /// When it cannot be read or was damaged. `Ok(None)`: nothing was ever taken.
     pub fn replay(&self) -> Result<Option<Replay>, LedgerFileError> {
-        replay(&self.text()?).map_err(|error| {
-            let path = self.0.paths.ledger().display().to_string();
-            LedgerFileError::Content { path, error }
-        })
-    }
-
-    fn text(&self) -> Result<Vec<u8>, LedgerFileError> {
-        let mut text = Vec::new();
-        let mut file = &self.0.file;
-        file.seek(SeekFrom::Start(0))
-            .and_then(|_| file.read_to_end(&mut text))
-            .map_err(|error| io(&self.0.paths.ledger(), error))?;
-        Ok(text)
+        let path = self.0.paths.ledger();
+        let text = self.0.text().map_err(|error| io(&path, error))?;
+        replay(&text)
+            .map_err(|error| LedgerFileError::Content { path: path.display().to_string(), error })
     }
 
     /// Removes the session's directory with all in it. To be called last.

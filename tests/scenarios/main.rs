@@ -5,6 +5,7 @@ use godebug_tests::scenario;
 
 mod answers;
 mod attach;
+mod audit;
 mod authority;
 mod bad_input;
 mod ends;
@@ -27,6 +28,7 @@ fn main() {
             bad_input::ALL,
             authority::ALL,
             answers::ALL,
+            audit::ALL,
             generations::ALL,
         ]
         .concat(),

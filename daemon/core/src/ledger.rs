@@ -104,7 +104,7 @@ pub struct Replay {
     /// Every grant with an intent and no undone record, in the order they were announced.
     pub outstanding: Vec<(u32, Grant)>,
     /// Every grant that was ever announced: what the proof reads back.
-    pub announced: Vec<Grant>,
+    pub announced: Vec<(u32, Grant)>,
     pub next_step: u32,
     pub deadline: Option<Deadline>,
     /// The endpoint, once the session was active.
@@ -179,7 +179,7 @@ fn apply(replay: &mut Replay, record: &Record) -> bool {
             }
             replay.next_step = step + 1;
             replay.outstanding.push((*step, grant.clone()));
-            replay.announced.push(grant.clone());
+            replay.announced.push((*step, grant.clone()));
         }
         Record::Done { step } => return *step < replay.next_step,
         Record::Undone { step } => replay.outstanding.retain(|(known, _)| known != step),

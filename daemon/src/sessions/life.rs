@@ -1,7 +1,7 @@
 //! One session from its first grant to its proof: a task that owns its ledger, and the only one
 //! that moves its state.
 
-use super::{Command, FirewallChange, Handle, News, Prepared, Sessions};
+use super::{Actor, Command, FirewallChange, Handle, News, Prepared, Sessions};
 use crate::audit::{self, Entry, Kind};
 use crate::certificates::SessionCertificates;
 use crate::config::Config;
@@ -144,7 +144,9 @@ impl Life {
         };
         let entry =
             Entry::new(Kind::Recovered, session.unit.as_str(), session.uid, &session.user, message);
-        if let Err(error) = audit::record(&entry.session(id)) {
+        // The log may have been rotated since it was opened: who, when and why stand here again.
+        let details = serde_json::to_value(info(&session)).unwrap_or_default();
+        if let Err(error) = audit::record(&entry.session(id).details(details)) {
             tracing::error!("the recovery of session {id} is not in the audit log: {error}");
         }
         let (mut life, _) = Self::new(sessions, session, ledger, target, deadline, None);
@@ -227,8 +229,8 @@ impl Life {
                     }
                 }
                 command = self.commands.recv() => match command {
-                    Some(Command::Extend { ttl, answer }) => {
-                        let extended = self.extend(ttl).await;
+                    Some(Command::Extend { ttl, by, answer }) => {
+                        let extended = self.extend(ttl, &by).await;
                         let _ = answer.send(extended);
                     }
                     Some(Command::Stop { detail }) => return (CloseReason::Stopped, detail),
@@ -422,7 +424,7 @@ impl Life {
             .map_err(|error| Refusal::host(format!("the fence cannot be moved: {error}"), ""))
     }
 
-    async fn extend(&mut self, ttl: Ttl) -> Result<SessionInfo, Refusal> {
+    async fn extend(&mut self, ttl: Ttl, by: &Actor) -> Result<SessionInfo, Refusal> {
         let config = Config::load()?;
         if ttl.get() > config.max_ttl {
             let longest = humantime::format_duration(config.max_ttl);
@@ -443,13 +445,11 @@ impl Life {
         self.move_end(deadline).await?;
         self.open_firewall_again().await;
         let expires_at = clock::rfc3339(deadline.wall_ms);
-        self.record(
-            Kind::Extended,
-            format!(
-                "session {} on {} now ends at {expires_at}",
-                self.session.id, self.session.unit
-            ),
-        )?;
+        let message = format!(
+            "session {} on {} now ends at {expires_at}, extended by {}",
+            self.session.id, self.session.unit, by.user
+        );
+        self.record_of(Kind::Extended, by, message)?;
         let news = News::Extended { id: self.session.id.clone(), expires_at };
         let _ = self.sessions.shared().news.send(news);
         Ok(self.info.borrow().clone())
@@ -609,6 +609,8 @@ impl Life {
         let end = match engine::close(&host, &self.ledger, reason, detail).await {
             Ok(Some(end)) => end,
             Ok(None) => {
+                // It may have been revoked in the middle of a step of ours, which no ledger knows.
+                super::orphans::sweep_session(&host, &self.session.id).await;
                 self.moved(Event::Proved, |info| {
                     info.close_reason = Some(reason);
                     info.close_detail = Some("revoked by the dead man".to_owned());
@@ -654,15 +656,14 @@ impl Life {
     }
 
     fn record(&self, kind: Kind, message: String) -> Result<(), Refusal> {
-        let entry = Entry::new(
-            kind,
-            self.session.unit.as_str(),
-            self.session.uid,
-            &self.session.user,
-            message,
-        )
-        .session(&self.session.id)
-        .details(serde_json::to_value(&*self.info.borrow()).unwrap_or_default());
+        let opener = Actor { uid: self.session.uid, user: self.session.user.clone() };
+        self.record_of(kind, &opener, message)
+    }
+
+    fn record_of(&self, kind: Kind, by: &Actor, message: String) -> Result<(), Refusal> {
+        let entry = Entry::new(kind, self.session.unit.as_str(), by.uid, &by.user, message)
+            .session(&self.session.id)
+            .details(serde_json::to_value(&*self.info.borrow()).unwrap_or_default());
         audit::record(&entry).map_err(|error| {
             Refusal::host(
                 format!("the audit log cannot be written: {error}"),

@@ -29,7 +29,13 @@ const REMEMBERED: usize = 32;
 /// What a session can be told.
 enum Command {
     Stop { detail: String },
-    Extend { ttl: Ttl, answer: oneshot::Sender<Result<SessionInfo, Refusal>> },
+    Extend { ttl: Ttl, by: Actor, answer: oneshot::Sender<Result<SessionInfo, Refusal>> },
+}
+
+/// Who does something to a session, for the record.
+struct Actor {
+    uid: u32,
+    user: String,
 }
 
 /// What the bus is told about sessions, in the order it happened.
@@ -69,6 +75,7 @@ pub struct Shared {
     ended: Mutex<VecDeque<SessionInfo>>,
     /// One session is prepared at a time up to its ledger, so that two do not choose one port.
     preparing: tokio::sync::Mutex<()>,
+    reading: tokio::sync::Mutex<()>,
     group: u32,
 }
 
@@ -96,6 +103,7 @@ impl Sessions {
             live: Mutex::default(),
             ended: Mutex::default(),
             preparing: tokio::sync::Mutex::default(),
+            reading: tokio::sync::Mutex::default(),
             group,
         }))
     }
@@ -179,18 +187,40 @@ impl Sessions {
     ///
     /// # Errors
     /// When there never was one of that ID, as far as memory and the audit log tell.
-    pub fn get(&self, id: &SessionId) -> Result<SessionInfo, Refusal> {
+    pub async fn get(&self, id: &SessionId) -> Result<SessionInfo, Refusal> {
         if let Some(handle) = unpoisoned(&self.0.live).get(id) {
             return Ok(handle.info.borrow().clone());
         }
         if let Some(info) = unpoisoned(&self.0.ended).iter().find(|info| info.id == *id) {
             return Ok(info.clone());
         }
-        let entry = audit::last_end(id.as_str())
-            .map_err(|error| Refusal::host(format!("the audit log cannot be read: {error}"), ""))?;
-        entry
+        let wanted = id.clone();
+        self.ask_log(move || audit::last_end(&wanted))
+            .await?
             .and_then(|entry| serde_json::from_value(entry.details).ok())
             .ok_or_else(|| no_such(id))
+    }
+
+    /// Reads the audit log. It may be long, so that happens beside everything else; one reader at a
+    /// time, whoever asks how often.
+    ///
+    /// # Errors
+    /// When the log is there and cannot be read.
+    pub async fn ask_log<T: Send + 'static>(
+        &self,
+        question: impl FnOnce() -> std::io::Result<T> + Send + 'static,
+    ) -> Result<T, Refusal> {
+        let failed = |why: String| {
+            Refusal::host(
+                format!("the audit log cannot be read: {why}"),
+                format!("see what {} is", crate::paths::AUDIT_LOG),
+            )
+        };
+        let _one_at_a_time = self.0.reading.lock().await;
+        let answer = tokio::task::spawn_blocking(question).await;
+        answer
+            .map_err(|error| failed(error.to_string()))?
+            .map_err(|error| failed(error.to_string()))
     }
 
     /// Ends a session and waits until it is closed or stuck.
@@ -206,7 +236,7 @@ impl Sessions {
         let found = unpoisoned(&self.0.live)
             .get(id)
             .map(|handle| (handle.commands.clone(), handle.info.clone()));
-        let Some((commands, mut info)) = found else { return self.get(id) };
+        let Some((commands, mut info)) = found else { return self.get(id).await };
         // A session that is just ending takes no command, and needs none.
         let _ = commands.send(Command::Stop { detail }).await;
         let over = |info: &SessionInfo| matches!(info.state, State::Closed | State::Stuck);
@@ -233,12 +263,13 @@ impl Sessions {
         id: &Authorized<SessionId>,
         ttl: Ttl,
     ) -> Result<SessionInfo, Refusal> {
+        let by = Actor { uid: id.caller().uid, user: id.caller().user.clone() };
         let id = id.get();
         let commands = unpoisoned(&self.0.live).get(id).map(|handle| handle.commands.clone());
         let Some(commands) = commands else { return Err(no_such(id)) };
         let (answer, answered) = oneshot::channel();
         let ended = || Refusal::refused(format!("session {id} is ending"), "open a new one");
-        commands.send(Command::Extend { ttl, answer }).await.map_err(|_| ended())?;
+        commands.send(Command::Extend { ttl, by, answer }).await.map_err(|_| ended())?;
         answered.await.map_err(|_| ended())?
     }
 

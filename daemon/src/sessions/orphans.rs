@@ -58,6 +58,12 @@ pub(super) async fn sweep_rules(host: &RealHost) {
     remove(host, rules(host).await).await;
 }
 
+/// Removes whatever is there of one session that has no ledger any more.
+pub(super) async fn sweep_session(host: &RealHost, id: &SessionId) {
+    remove(host, by_name(host, |found| found == id).await).await;
+    sweep_rules(host).await;
+}
+
 /// Everything of sessions that are not among `known`, and what could not be looked at, for
 /// `doctor`. Changes nothing.
 pub async fn left_over(host: &RealHost, known: &HashSet<SessionId>) -> Vec<String> {

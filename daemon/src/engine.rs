@@ -281,7 +281,7 @@ pub async fn move_deadline<H: Host>(
     for (step, old) in dead_men {
         // One that stays finds a later deadline in the ledger and does nothing.
         if host.undo(&replay.opened, &old).await.is_ok() {
-            append(ledger, &Record::Undone { step: step })?;
+            append(ledger, &Record::Undone { step })?;
         }
     }
     Ok(())

@@ -74,6 +74,8 @@ pub async fn open<H: Host>(
     plan: &Plan,
     material: &H::Material,
 ) -> Result<(), Refusal> {
+    #[cfg(feature = "fault-points")]
+    let host = &crate::faults::Watched(host);
     let mut overlapping = FuturesUnordered::new();
     for (index, step) in plan.steps.iter().enumerate() {
         let number = u32::try_from(index).unwrap_or(u32::MAX);
@@ -136,6 +138,8 @@ pub async fn close<H: Host>(
     reason: CloseReason,
     detail: &str,
 ) -> Result<Option<End>, LedgerFileError> {
+    #[cfg(feature = "fault-points")]
+    let host = &crate::faults::Watched(host);
     let begun = Instant::now();
     let locked = match ledger.lock(PATIENCE).await {
         Ok(locked) => locked,
@@ -262,6 +266,8 @@ pub async fn move_deadline<H: Host>(
     deadline: Deadline,
     material: &H::Material,
 ) -> Result<(), Refusal> {
+    #[cfg(feature = "fault-points")]
+    let host = &crate::faults::Watched(host);
     let replay = ledger
         .replay()
         .map_err(|error| Refusal::failed(error.to_string(), "stop the session"))?

@@ -166,6 +166,8 @@ impl Ledger {
         let path = self.paths.ledger();
         let line = record.to_line().map_err(|error| io(&path, std::io::Error::other(error)))?;
         let whole = self.drop_torn_end().map_err(|error| io(&path, error))?;
+        #[cfg(feature = "fault-points")]
+        let _around = crate::faults::Around::write(self, record);
         // One write, so that another reader sees the whole line or none.
         let mut file = &self.file;
         file.write_all(&line).and_then(|()| file.sync_data()).map_err(|error| {

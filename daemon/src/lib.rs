@@ -7,6 +7,8 @@ pub mod certificates;
 pub mod config;
 pub mod doctor;
 pub mod engine;
+#[cfg(feature = "fault-points")]
+pub mod faults;
 pub mod host;
 pub mod ledger;
 pub mod logging;

@@ -23,6 +23,8 @@ impl Baseline {
     /// When the target cannot be read, when it differs so much that a breakpoint would not be
     /// noticed, or when the result cannot be kept.
     pub fn take(id: &SessionId, pid: Pid) -> Result<Self, String> {
+        #[cfg(feature = "fault-points")]
+        let _around = crate::faults::Around::new("baseline", "take");
         let compared = process::text_differences(pid).map_err(|error| error.to_string())?;
         if compared.total > compared.first.len() as u64 {
             return Err(format!(

@@ -4,6 +4,7 @@ use crate::output::Output;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use godebug_api::audit::Last;
 use godebug_api::{Cidr, FreezeLimit, Mode, Pid, Reason, Refusal, SessionId, Ttl, UnitName};
 use std::error::Error;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -56,8 +57,29 @@ pub(crate) enum Command {
         /// The unit, with or without `.service`
         unit: Option<UnitName>,
     },
+    /// Read the records: who debugged what, when, why, and whether all of it is gone
+    #[command(subcommand)]
+    Audit(Audit),
     /// Print a completion script for a shell
     Completion { shell: Shell },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Audit {
+    /// List the recorded sessions, the latest last
+    List {
+        /// Only the sessions on this unit, with or without `.service`
+        #[arg(long)]
+        unit: Option<UnitName>,
+        /// How many at most, the latest
+        #[arg(long, value_name = "N", default_value_t)]
+        last: Last,
+    },
+    /// Show all records of one session, with the proof of its end
+    Show {
+        /// The session, as `audit list` shows it
+        id: SessionId,
+    },
 }
 
 #[derive(Debug, Args)]

@@ -2,6 +2,7 @@
 //! connects an IDE to them.
 
 mod attach;
+mod audit;
 mod cli;
 mod connect;
 mod countdown;
@@ -26,7 +27,7 @@ mod tunnel;
 mod watch;
 
 use clap::CommandFactory;
-use cli::{Cli, Command};
+use cli::{Audit, Cli, Command};
 use godebug_api::Refusal;
 use output::Output;
 use std::process::ExitCode;
@@ -65,6 +66,10 @@ async fn run(output: &Output, command: &Command) -> Result<(), Refusal> {
         Command::Stop(arguments) => sessions::stop(output, arguments).await,
         Command::Inspect { unit, pid } => sessions::inspect(output, unit, *pid).await,
         Command::Doctor { unit } => sessions::doctor(output, unit.as_ref()).await,
+        Command::Audit(Audit::List { unit, last }) => {
+            audit::list(output, unit.as_ref(), *last).await
+        }
+        Command::Audit(Audit::Show { id }) => audit::show(output, id).await,
         Command::Completion { shell } => completion(output, *shell),
     }
 }

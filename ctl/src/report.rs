@@ -122,7 +122,8 @@ fn evidence(session: &SessionInfo) -> String {
     text
 }
 
-fn proof(proof: &[Proof]) -> String {
+/// What was read back, one thing a line.
+pub(crate) fn proof(proof: &[Proof]) -> String {
     let whats: Vec<String> = proof.iter().map(|item| safe(&item.what)).collect();
     let widest = whats.iter().map(|what| width(what)).max().unwrap_or(0);
     let line = |(item, what): (&Proof, &String)| {
@@ -277,7 +278,7 @@ fn check_line(check: &Check, widest: usize) -> String {
 }
 
 /// Two columns; a row without a heading goes on under the one before it.
-fn pairs(rows: &[(&str, String)]) -> String {
+pub(crate) fn pairs(rows: &[(&str, String)]) -> String {
     let widest = rows.iter().map(|(heading, _)| width(heading)).max().unwrap_or(0);
     rows.iter().map(|(heading, value)| format!("{}  {value}\n", padded(heading, widest))).collect()
 }

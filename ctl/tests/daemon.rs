@@ -355,6 +355,10 @@ async fn what_others_wrote_reaches_no_terminal_as_it_is() {
         (&["doctor"], 5),
         (&["--json", "list"], 0),
         (&["--json", "doctor", "shop"], 5),
+        (&["audit", "list"], 0),
+        (&["audit", "show", ID], 0),
+        (&["--json", "audit", "list"], 0),
+        (&["--json", "audit", "show", ID], 0),
         (&["stop", "--all"], 0),
     ] {
         let (status, out, err) = host.run(arguments).await;
@@ -366,4 +370,31 @@ async fn what_others_wrote_reaches_no_terminal_as_it_is() {
     let (_, out, _) = host.run(&["--json", "stop", ID]).await;
     let document: Value = serde_json::from_str(&out).unwrap();
     assert_eq!(document[0]["close_reason"], "stopped");
+}
+
+#[tokio::test]
+async fn the_audit_log_is_asked_for_what_was_typed_and_its_damage_is_told() {
+    let host = Host::start().await;
+    let filter = || host.book.lock().unwrap().filter.clone().unwrap();
+    let (status, out, _) = host.run(&["audit", "list"]).await;
+    assert_eq!((status, filter().unit, filter().last.get()), (0, None, 20));
+    assert!(out.contains("STUCK") && out.contains("Only your own sessions"), "{out}");
+    assert!(out.contains("damaged lines in the log, passed over: 2"), "{out}");
+    let (status, out, _) =
+        host.run(&["--json", "audit", "list", "--unit", "other", "--last", "3"]).await;
+    assert_eq!((status, filter().last.get()), (0, 3));
+    assert_eq!(filter().unit.unwrap().as_str(), "other.service");
+    let document: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(document["damaged_lines"], 2);
+    assert_eq!(document["sessions"][0]["outcome"], "stuck");
+
+    let (status, out, _) = host.run(&["audit", "show", ID]).await;
+    assert_eq!(status, 0);
+    assert!(out.contains("✓ no tracer      12 ms") && out.contains("proved: all 1"), "{out}");
+    let (_, out, _) = host.run(&["--json", "audit", "show", ID]).await;
+    let document: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(document["entries"][1]["details"]["proof"][0]["after_ms"], 12);
+    let (status, out, err) = host.run(&["--json", "audit", "show", "00000009"]).await;
+    assert_eq!(status, 2, "{err}");
+    assert!(out.contains("\"usage\""), "{out}");
 }

@@ -63,6 +63,13 @@ fn wrong_words_are_usage_errors() {
         &["attach", "shop", "--detach", "--ticket", "/nonexistent/ticket"],
         &["attach", "shop", "--\u{1b}[2Jx"],
         &["show", "not-an-id"],
+        &["audit"],
+        &["audit", "show"],
+        &["audit", "show", "not-an-id"],
+        &["audit", "list", "--last", "0"],
+        &["audit", "list", "--last", "1001"],
+        &["audit", "list", "--last", "\u{1b}[2J"],
+        &["audit", "list", "--unit", "a/b"],
         &["stop"],
         &["stop", "0000000a", "--all"],
         &["extend", "0000000a"],
@@ -103,7 +110,9 @@ fn with_json_the_error_is_the_one_document() {
 
 #[test]
 fn without_a_bus_the_host_cannot_do_it() {
-    for arguments in [&["list"][..], &["doctor"], &["attach", "shop"], &["stop", "--all"]] {
+    for arguments in
+        [&["list"][..], &["doctor"], &["attach", "shop"], &["stop", "--all"], &["audit", "list"]]
+    {
         assert_eq!(complaint(arguments).0, 5, "{arguments:?}");
     }
 }
@@ -114,7 +123,11 @@ fn help_and_completion_work_without_anything() {
     assert!(help.status.success() && help.stderr.is_empty());
     for shell in ["bash", "zsh", "fish"] {
         let script = run(&["completion", shell]);
-        assert!(script.status.success() && !script.stdout.is_empty(), "{shell}");
+        assert!(script.status.success(), "{shell}");
+        let script = String::from_utf8(script.stdout).unwrap();
+        for word in ["attach", "audit", "last"] {
+            assert!(script.contains(word), "{shell} does not complete {word}");
+        }
     }
 }
 

@@ -1,12 +1,18 @@
 //! The record: every decision and every end, in the journal with fixed message IDs and as a line of
 //! `/var/log/godebug/audit.jsonl`. No record, no grant; but a failing record stops no revocation.
 
-use crate::paths;
+mod answers;
+mod lines;
+
+pub use answers::{last_end, list, owner, trail};
+
+use crate::{logging, paths};
 use godebug_api::clock;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
-use std::io::{BufRead, BufReader, Write};
+use std::io::Write;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -26,9 +32,25 @@ pub enum Kind {
     Stuck,
     /// A starting godebugd took over, or cleaned up after, an earlier one.
     Recovered,
+    /// Somebody changed a grant of a live session from outside; it is as it was.
+    Mended,
 }
 
 impl Kind {
+    /// As it stands in the log.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Refused => "refused",
+            Self::Opening => "opening",
+            Self::Active => "active",
+            Self::Extended => "extended",
+            Self::Closed => "closed",
+            Self::Stuck => "stuck",
+            Self::Recovered => "recovered",
+            Self::Mended => "mended",
+        }
+    }
+
     pub fn message_id(self) -> &'static str {
         match self {
             Self::Refused => "5d9d1a52b7f94c1a9b3e1f0a6c3e5b01",
@@ -38,6 +60,7 @@ impl Kind {
             Self::Closed => "5d9d1a52b7f94c1a9b3e1f0a6c3e5b05",
             Self::Stuck => "5d9d1a52b7f94c1a9b3e1f0a6c3e5b06",
             Self::Recovered => "5d9d1a52b7f94c1a9b3e1f0a6c3e5b07",
+            Self::Mended => "5d9d1a52b7f94c1a9b3e1f0a6c3e5b08",
         }
     }
 }
@@ -98,9 +121,9 @@ fn to_journal(entry: &Entry) {
     let session = entry.session.as_deref().unwrap_or_default();
     // With the journal's layer these become fields: GODEBUG_SESSION=, MESSAGE_ID= and so on.
     macro_rules! event {
-        ($level:expr) => {
+        ($($how:tt)*) => {
             tracing::event!(
-                $level,
+                $($how)*,
                 message_id = entry.event.message_id(),
                 godebug_session = session,
                 godebug_unit = entry.unit,
@@ -112,8 +135,9 @@ fn to_journal(entry: &Entry) {
         };
     }
     match entry.event {
-        Kind::Stuck => event!(tracing::Level::ERROR),
-        Kind::Refused => event!(tracing::Level::WARN),
+        // Somebody has to come and look.
+        Kind::Stuck => event!(target: logging::ALERT, tracing::Level::ERROR),
+        Kind::Refused | Kind::Mended => event!(tracing::Level::WARN),
         _ => event!(tracing::Level::INFO),
     }
 }
@@ -121,8 +145,7 @@ fn to_journal(entry: &Entry) {
 fn append(path: &Path, entry: &Entry) -> std::io::Result<()> {
     let mut line = serde_json::to_vec(entry)?;
     line.push(b'\n');
-    let flags =
-        OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let flags = OFlags::RDWR | OFlags::APPEND | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     let mut file = File::from(rustix::fs::open(path, flags, Mode::from_raw_mode(0o640))?);
     // godebug-revoke writes here too. A stopped godebugd that has the lock must not hold up a
     // revocation; O_APPEND keeps a line whole without it.
@@ -132,32 +155,41 @@ fn append(path: &Path, entry: &Entry) -> std::io::Result<()> {
             Err(_) => std::thread::sleep(Duration::from_millis(10)),
         }
     }
+    if ends_torn(&file)? {
+        line.insert(0, b'\n');
+    }
     file.write_all(&line)?;
     file.sync_data()
 }
 
-/// The last entry about the end of a session, for `show` after godebugd has forgotten it.
-///
-/// # Errors
-/// When the log is there and cannot be read.
-pub fn last_end(id: &str) -> std::io::Result<Option<Entry>> {
-    let file = match File::open(paths::AUDIT_LOG) {
-        Ok(file) => file,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
-    };
-    let mut found = None;
-    for line in BufReader::new(file).lines() {
-        let line = line?;
-        if !line.contains(id) {
-            continue;
-        }
-        if let Ok(entry) = serde_json::from_str::<Entry>(&line)
-            && entry.session.as_deref() == Some(id)
-            && matches!(entry.event, Kind::Closed | Kind::Stuck)
-        {
-            found = Some(entry);
-        }
+/// Whether the last line has no end, as a full disk or a crash leaves it: the next one would be
+/// lost with it.
+fn ends_torn(file: &File) -> std::io::Result<bool> {
+    let length = file.metadata()?.len();
+    let mut last = [b'\n'];
+    if length > 0 {
+        file.read_exact_at(&mut last, length - 1)?;
     }
-    Ok(found)
+    Ok(last != *b"\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_torn_line_costs_only_itself() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("audit.jsonl");
+        let entry = Entry::new(Kind::Refused, "shop.service", 0, "root", "no");
+        append(&path, &entry).unwrap();
+        let mut torn = std::fs::read(&path).unwrap();
+        torn.extend_from_slice(br#"{"time":"2026"#);
+        std::fs::write(&path, torn).unwrap();
+        append(&path, &entry).unwrap();
+        append(&path, &entry).unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let whole = text.lines().filter(|line| serde_json::from_str::<Entry>(line).is_ok());
+        assert_eq!((whole.count(), text.lines().count()), (3, 4));
+    }
 }

@@ -135,6 +135,24 @@ pub async fn authorize_for_session(
     Ok(Authorized { inner: session.id.clone(), caller })
 }
 
+/// The same for what was recorded of a session, which may be all that is left of it. Where the
+/// records do not tell who opened it, it is nobody's own.
+///
+/// # Errors
+/// The refusal.
+pub async fn authorize_for_records<T>(
+    connection: &Connection,
+    caller: Caller,
+    owner: Option<u32>,
+    unit: Option<&UnitName>,
+    records: T,
+) -> Result<Authorized<T>, Refusal> {
+    if owner != Some(caller.uid) {
+        check(connection, &caller, Action::Read, unit, &[]).await?;
+    }
+    Ok(Authorized { inner: records, caller })
+}
+
 async fn check(
     connection: &Connection,
     caller: &Caller,

@@ -1,11 +1,13 @@
 //! `doctor`: every prerequisite of the host, and of a unit if one is named. Looks, changes nothing.
 
 use crate::config::Config;
+use crate::engine::Host;
 use crate::host::nftables;
-use crate::sessions::{Sessions, all_debuggers};
+use crate::ledger::Ledger;
+use crate::sessions::{Sessions, all_debuggers, left_over as left_over_but};
 use crate::{paths, target};
 use godebug_api::documents::{Check, Diagnosis, Inspection, Verdict};
-use godebug_api::{FreezeLimit, UnitName};
+use godebug_api::{FreezeLimit, SessionId, State, UnitName};
 use godebug_core::delve::{FIRST_WITH_UNIX_SOCKET, supported_go};
 use godebug_core::forecast::{Objection, megabytes};
 use std::path::Path;
@@ -21,6 +23,8 @@ pub async fn diagnose(sessions: &Sessions, unit: Option<&UnitName>) -> Diagnosis
     checks.push(ptrace_scope());
     checks.push(audit_log());
     checks.extend(stuck(sessions));
+    checks.extend(grants_of_live_sessions(sessions).await);
+    checks.push(left_over(sessions).await);
     if let Some(unit) = unit {
         checks.extend(of_unit(sessions, unit).await);
     }
@@ -203,6 +207,61 @@ fn stuck(sessions: &Sessions) -> Vec<Check> {
             })
         })
         .collect()
+}
+
+/// A live session whose grants are not all there is not what it says it is.
+async fn grants_of_live_sessions(sessions: &Sessions) -> Vec<Check> {
+    let mut checks = Vec::new();
+    for session in sessions.list().into_iter().filter(|session| session.state == State::Active) {
+        let name = format!("session {}", session.id);
+        let missing = match missing_grants(sessions, &session.id).await {
+            Ok(missing) => missing,
+            Err(why) => vec![why],
+        };
+        checks.push(if missing.is_empty() {
+            good(&name, format!("on {}, every grant is there", session.unit))
+        } else {
+            check(
+                &name,
+                Verdict::Bad,
+                format!("not there: {}", missing.join("; ")),
+                format!("end it: godebugctl stop {}", session.id),
+            )
+        });
+    }
+    checks
+}
+
+async fn missing_grants(sessions: &Sessions, id: &SessionId) -> Result<Vec<String>, String> {
+    let Some(ledger) = Ledger::open(id).map_err(|error| error.to_string())? else {
+        return Ok(Vec::new()); // it has just ended
+    };
+    let replay = ledger.without_lock().replay().map_err(|error| error.to_string())?;
+    let Some(replay) = replay else { return Ok(Vec::new()) };
+    let mut missing = Vec::new();
+    for (_, grant) in &replay.outstanding {
+        // The first of what is looked at is the grant itself, the others are what it causes.
+        let read = sessions.shared().host.read_back(&replay.opened, grant).await;
+        if let Some((what, None)) = read.first() {
+            missing.push(what.clone());
+        }
+    }
+    Ok(missing)
+}
+
+/// The proof of a session's end, for the host as a whole.
+async fn left_over(sessions: &Sessions) -> Check {
+    let known = Ledger::sessions().unwrap_or_default().into_iter().collect();
+    let left = left_over_but(&sessions.shared().host, &known).await;
+    if left.is_empty() {
+        return good("left over", "no unit, table or rule of a session that has ended");
+    }
+    check(
+        "left over",
+        Verdict::Bad,
+        left.join("; "),
+        "systemctl restart godebugd removes what belongs to no session; see its journal",
+    )
 }
 
 async fn of_unit(sessions: &Sessions, unit: &UnitName) -> Vec<Check> {

@@ -12,9 +12,9 @@ use godebug_core::plan::{Plan, Start};
 use std::time::{Duration, Instant};
 
 /// How long a revocation waits for another process that is at the same session, before it goes
-/// ahead without the lock. Every undo is idempotent, and a stopped godebugd must not hold up the
-/// dead man.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// ahead without the lock. Every undo is idempotent, so two at once do no harm, and a godebugd that
+/// somebody has stopped must not hold up the dead man.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What the engine does to a host. `Material` is what taking needs besides the grant, secrets
 /// among it; undoing needs nothing that is not in the ledger.
@@ -76,6 +76,8 @@ pub async fn open<H: Host>(
     plan: &Plan,
     material: &H::Material,
 ) -> Result<(), Refusal> {
+    #[cfg(feature = "fault-points")]
+    let host = &crate::faults::Watched(host);
     let mut overlapping = FuturesUnordered::new();
     for (index, step) in plan.steps.iter().enumerate() {
         let number = u32::try_from(index).unwrap_or(u32::MAX);
@@ -138,6 +140,8 @@ pub async fn close<H: Host>(
     reason: CloseReason,
     detail: &str,
 ) -> Result<Option<End>, LedgerFileError> {
+    #[cfg(feature = "fault-points")]
+    let host = &crate::faults::Watched(host);
     let begun = Instant::now();
     let locked = match ledger.lock(PATIENCE).await {
         Ok(locked) => locked,
@@ -155,42 +159,51 @@ pub async fn close<H: Host>(
     let (reason, detail) = replay.closing.clone().unwrap_or_else(|| (reason, detail.to_owned()));
     note(&locked, &Record::Closing { reason, detail: detail.clone() });
     let mut stuck = undo_all(host, &locked, &replay).await;
-    let proof = read_back_all(host, &replay, begun).await;
-    let unproved = proof.iter().filter(|proof| !proof.gone).map(|proof| {
-        format!("{}: {}", proof.what, proof.found.as_deref().unwrap_or("still there"))
-    });
-    stuck.extend(unproved);
+    let mut proof = Vec::new();
+    let (dead_men, others): (Vec<&Grant>, Vec<&Grant>) =
+        replay.announced.iter().rev().map(|(_, grant)| grant).partition(|grant| is_dead_man(grant));
+    stuck.extend(read_back_all(host, &replay.opened, &others, begun, &mut proof).await);
+    // The dead man goes last, and only when it is proved that there is nothing left for it to do.
+    if stuck.is_empty() {
+        stuck.extend(undo_dead_men(host, &locked, &replay).await);
+        stuck.extend(read_back_all(host, &replay.opened, &dead_men, begun, &mut proof).await);
+    }
+    if locked.is_gone() {
+        return Ok(None); // another process was at it too, and has told and removed it
+    }
     let freeze_ms = replay.freeze_ms;
     let end = End { reason, detail, proof, stuck, took: begun.elapsed(), freeze_ms };
-    host.record_end(&replay.opened, &end);
+    // What was told once is not told again with every retry.
+    if replay.stuck.as_ref() != Some(&end.stuck) {
+        host.record_end(&replay.opened, &end);
+    }
     if end.is_clean() {
         locked.remove()?;
+    } else {
+        note(&locked, &Record::Stuck { what: end.stuck.clone() });
     }
     Ok(Some(end))
 }
 
-/// Undoes what is outstanding, last first. Returns what could not be undone.
+fn is_dead_man(grant: &Grant) -> bool {
+    matches!(grant, Grant::DeadMan { .. })
+}
+
+/// Undoes all that was ever announced, last first, but the dead men: an undo may have said that it
+/// was done when it was not, and undoing what is gone is a success. Returns what could not be undone.
 async fn undo_all<H: Host>(host: &H, ledger: &Locked<'_>, replay: &Replay) -> Vec<String> {
     let mut stuck = Vec::new();
     let mut network_is_shut = true;
-    // Last first; what watches over the rest goes after it, whenever it was taken.
-    let mut in_order: Vec<_> = replay.outstanding.iter().rev().collect();
-    in_order.sort_by_key(|(_, grant)| match grant {
-        Grant::DeadMan { .. } => 2,
-        Grant::Guard { .. } => 1,
-        _ => 0,
-    });
+    let mut in_order: Vec<_> =
+        replay.announced.iter().rev().filter(|(_, grant)| !is_dead_man(grant)).collect();
+    // Last first; the guard watches over dlv and goes after it, whenever it was taken.
+    in_order.sort_by_key(|(_, grant)| matches!(grant, Grant::Guard { .. }));
     for (step, grant) in in_order {
-        let reason_to_keep = match grant {
-            // The fence is what still shuts the port when firewalld's rule cannot be removed.
-            Grant::Fence { .. } if !network_is_shut => Some("kept while the network is not shut"),
-            // The dead man goes last, and only when there is nothing left for it to do.
-            Grant::DeadMan { .. } if !stuck.is_empty() => continue,
-            _ => None,
-        };
-        let undone = match reason_to_keep {
-            Some(why) => Err(why.to_owned()),
-            None => host.undo(&replay.opened, grant).await,
+        // The fence is what still shuts the port when firewalld's rule cannot be removed.
+        let undone = if matches!(grant, Grant::Fence { .. }) && !network_is_shut {
+            Err("kept while the network is not shut".to_owned())
+        } else {
+            host.undo(&replay.opened, grant).await
         };
         match undone {
             Ok(()) => note(ledger, &Record::Undone { step: *step }),
@@ -204,15 +217,37 @@ async fn undo_all<H: Host>(host: &H, ledger: &Locked<'_>, replay: &Replay) -> Ve
     stuck
 }
 
-async fn read_back_all<H: Host>(host: &H, replay: &Replay, begun: Instant) -> Vec<Proof> {
-    let mut proof = Vec::new();
-    for grant in replay.announced.iter().rev() {
-        for (what, found) in host.read_back(&replay.opened, grant).await {
+async fn undo_dead_men<H: Host>(host: &H, ledger: &Locked<'_>, replay: &Replay) -> Vec<String> {
+    let mut stuck = Vec::new();
+    for (step, grant) in replay.announced.iter().filter(|(_, grant)| is_dead_man(grant)) {
+        match host.undo(&replay.opened, grant).await {
+            Ok(()) => note(ledger, &Record::Undone { step: *step }),
+            Err(why) => stuck.push(format!("{grant}: {why}")),
+        }
+    }
+    stuck
+}
+
+/// Looks whether all of `grants` are gone, and adds what was seen to the proof. Returns what is
+/// not gone.
+async fn read_back_all<H: Host>(
+    host: &H,
+    session: &Opened,
+    grants: &[&Grant],
+    begun: Instant,
+    proof: &mut Vec<Proof>,
+) -> Vec<String> {
+    let mut there = Vec::new();
+    for grant in grants {
+        for (what, found) in host.read_back(session, grant).await {
+            if let Some(found) = &found {
+                there.push(format!("{what}: {found}"));
+            }
             let after_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
             proof.push(Proof { what, gone: found.is_none(), found, after_ms });
         }
     }
-    proof
+    there
 }
 
 /// A record that is nice to have: during a revocation a ledger on a full /run must stop nothing.
@@ -234,6 +269,8 @@ pub async fn move_deadline<H: Host>(
     deadline: Deadline,
     material: &H::Material,
 ) -> Result<(), Refusal> {
+    #[cfg(feature = "fault-points")]
+    let host = &crate::faults::Watched(host);
     let replay = ledger
         .replay()
         .map_err(|error| Refusal::failed(error.to_string(), "stop the session"))?
@@ -244,8 +281,7 @@ pub async fn move_deadline<H: Host>(
         .filter(|(_, grant)| matches!(grant, Grant::DeadMan { .. }))
         .cloned()
         .collect();
-    let generation =
-        replay.announced.iter().filter(|grant| matches!(grant, Grant::DeadMan { .. })).count();
+    let generation = replay.announced.iter().filter(|(_, grant)| is_dead_man(grant)).count();
     let grant = Grant::dead_man(id, u32::try_from(generation).unwrap_or(u32::MAX));
     append(ledger, &Record::Intent { step: replay.next_step, grant: grant.clone() })?;
     host.take(&grant, material).await?;

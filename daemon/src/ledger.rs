@@ -5,7 +5,7 @@
 
 use crate::paths::{self, SessionPaths};
 use godebug_api::SessionId;
-use godebug_core::ledger::{LedgerError, Record, Replay, replay};
+use godebug_core::ledger::{LedgerError, Opened, Record, Replay, first_record, replay};
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -141,14 +141,46 @@ impl Ledger {
         Locked(self)
     }
 
+    /// A full disk or a crash leaves the beginning of a line. Its act has not begun; but the next
+    /// record behind it would make one line of both, and the ledger unreadable for ever.
+    ///
+    /// Returns the length that is left.
+    fn drop_torn_end(&self) -> std::io::Result<u64> {
+        let text = self.text()?;
+        let whole = whole_lines(&text) as u64;
+        if whole < text.len() as u64 {
+            self.file.set_len(whole)?;
+        }
+        Ok(whole)
+    }
+
+    fn text(&self) -> std::io::Result<Vec<u8>> {
+        let mut text = Vec::new();
+        let mut file = &self.file;
+        file.seek(SeekFrom::Start(0))?;
+        file.read_to_end(&mut text)?;
+        Ok(text)
+    }
+
     fn write(&self, record: &Record) -> Result<(), LedgerFileError> {
         let path = self.paths.ledger();
         let line = record.to_line().map_err(|error| io(&path, std::io::Error::other(error)))?;
+        let whole = self.drop_torn_end().map_err(|error| io(&path, error))?;
+        #[cfg(feature = "fault-points")]
+        let _around = crate::faults::Around::write(self, record);
         // One write, so that another reader sees the whole line or none.
         let mut file = &self.file;
-        file.write_all(&line).map_err(|error| io(&path, error))?;
-        file.sync_data().map_err(|error| io(&path, error))
+        file.write_all(&line).and_then(|()| file.sync_data()).map_err(|error| {
+            // The act that it announces will not follow.
+            let _ = self.file.set_len(whole);
+            io(&path, error)
+        })
     }
+}
+
+/// How much of `text` is whole lines.
+fn whole_lines(text: &[u8]) -> usize {
+    text.iter().rposition(|byte| *byte == b'\n').map_or(0, |last| last + 1)
 }
 
 impl Locked<'_> {
@@ -169,17 +201,22 @@ impl Locked<'_> {
         self.0.write(record)
     }
 
+    /// What the session is about, even when what follows was damaged.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn opened(&self) -> Result<Option<Opened>, LedgerFileError> {
+        let text = self.0.text().map_err(|error| io(&self.0.paths.ledger(), error))?;
+        Ok(first_record(&text))
+    }
+
     /// Reads it all back.
     ///
     /// # Errors
     /// When it cannot be read or was damaged. `Ok(None)`: nothing was ever taken.
     pub fn replay(&self) -> Result<Option<Replay>, LedgerFileError> {
         let path = self.0.paths.ledger();
-        let mut text = Vec::new();
-        let mut file = &self.0.file;
-        file.seek(SeekFrom::Start(0))
-            .and_then(|_| file.read_to_end(&mut text))
-            .map_err(|error| io(&path, error))?;
+        let text = self.0.text().map_err(|error| io(&path, error))?;
         replay(&text)
             .map_err(|error| LedgerFileError::Content { path: path.display().to_string(), error })
     }

@@ -7,6 +7,8 @@ pub mod certificates;
 pub mod config;
 pub mod doctor;
 pub mod engine;
+#[cfg(feature = "fault-points")]
+pub mod faults;
 pub mod freeze;
 pub mod host;
 pub mod kept;
@@ -16,3 +18,4 @@ pub mod paths;
 pub mod rescue;
 pub mod sessions;
 pub mod target;
+pub mod watch;

@@ -1,12 +1,11 @@
 //! godebugd: decides, takes grants, gives them back, records. Started by the bus when it is asked
 //! for, gone again when there is nothing to do; sessions outlive it.
 
-use futures_util::StreamExt;
 use godebug::bus::{Activity, Manager, publish};
 use godebug::config::Config;
-use godebug::host::{RealHost, firewalld};
+use godebug::host::RealHost;
 use godebug::sessions::Sessions;
-use godebug::{logging, paths};
+use godebug::{logging, paths, watch};
 use godebug_api::{BUS_NAME, MANAGER_PATH};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -46,7 +45,7 @@ async fn serve() -> Result<(), AnyError> {
     let manager = Manager::new(sessions.clone(), activity.clone());
     connection.object_server().at(MANAGER_PATH, manager).await?;
     connection.object_server().at(MANAGER_PATH, zbus::fdo::ObjectManager).await?;
-    let lost = watch_host(&connection, &sessions).await?;
+    let lost = watch::start(&connection, &sessions).await?;
     tokio::spawn(publish(connection.clone(), heard));
     // Before the name is taken: nobody is answered with half of the truth.
     sessions.recover().await;
@@ -78,49 +77,4 @@ async fn idle(sessions: &Sessions, activity: &Activity, long: Duration) {
         }
         tokio::time::sleep(rest.max(Duration::from_secs(1))).await;
     }
-}
-
-/// Listens for units that go and for firewalld losing its rules. The future it returns is done when
-/// the bus is gone.
-async fn watch_host(
-    connection: &Connection,
-    sessions: &Sessions,
-) -> Result<impl Future<Output = ()> + use<>, AnyError> {
-    let shared = sessions.shared();
-    let manager = shared.host.systemd()?.manager().clone();
-    let mut removed = manager.receive_unit_removed().await?;
-    let units_gone = shared.units_gone.clone();
-    let units = async move {
-        while let Some(signal) = removed.next().await {
-            if let Ok(arguments) = signal.args()
-                && arguments.id.starts_with("godebug-")
-            {
-                let _ = units_gone.send(arguments.id.to_string());
-            }
-        }
-    };
-    let main = firewalld::MainProxy::builder(connection)
-        .cache_properties(zbus::proxy::CacheProperties::No)
-        .build()
-        .await?;
-    let mut reloaded = main.receive_reloaded().await?;
-    let bus = zbus::fdo::DBusProxy::new(connection).await?;
-    let mut started = bus.receive_name_owner_changed_with_args(&[(0, firewalld::BUS_NAME)]).await?;
-    let firewall_reset = shared.firewall_reset.clone();
-    tokio::spawn(async move {
-        loop {
-            tokio::select! {
-                Some(_) = reloaded.next() => {}
-                Some(_) = started.next() => {}
-                else => return,
-            }
-            let _ = firewall_reset.send(());
-        }
-    });
-    let (gone, told) = tokio::sync::oneshot::channel::<()>();
-    tokio::spawn(async move {
-        units.await;
-        drop(gone);
-    });
-    Ok(async move { drop(told.await) })
 }

@@ -5,12 +5,14 @@ use godebug_tests::scenario;
 
 mod answers;
 mod attach;
+mod audit;
 mod authority;
 mod bad_input;
 mod ends;
 mod forecast;
 mod generations;
 mod harness;
+mod outside;
 mod strangers;
 mod support;
 mod survival;
@@ -23,10 +25,12 @@ fn main() {
             strangers::ALL,
             ends::ALL,
             survival::ALL,
+            outside::ALL,
             bad_input::ALL,
             authority::ALL,
             answers::ALL,
             forecast::ALL,
+            audit::ALL,
             generations::ALL,
         ]
         .concat(),

@@ -11,6 +11,9 @@ use crate::support::{Laptop, SOON, Session, is_answered, leaves_nothing, order, 
 
 pub(crate) const ALL: &[Scenario] = &[
     Scenario::new("hot_service_survives_a_dlv_that_is_killed", killed_under_storm).main().shared(),
+    Scenario::new("hot_service_survives_a_kill_of_all_of_godebug", all_killed_under_storm)
+        .main()
+        .shared(),
     Scenario::new("hot_service_survives_the_end_of_its_session", stopped_under_storm).shared(),
     Scenario::new("watchdog_does_not_kill_a_service_that_stands", watchdog).main().shared(),
     Scenario::new("reload_of_systemd_leaves_the_session_alone", systemd_reloads).main().shared(),
@@ -30,6 +33,23 @@ fn killed_under_storm(host: &Host) -> Result<()> {
             session
                 .ends(host, "debugger-exited", SOON)
                 .with_context(|| format!("round {round}"))?;
+        }
+        is_answered(order(host, 8080)?)
+    })
+}
+
+fn all_killed_under_storm(host: &Host) -> Result<()> {
+    leaves_nothing(host, &["myapp"], |_| {
+        let _load = load(host)?;
+        for round in 0..ROUNDS {
+            let session = Session::for_laptop(host, "myapp", "60s")?;
+            let laptop = Laptop::connect(host, &session)?;
+            let _hot = hot_breakpoint(&laptop)?;
+            host.ok("systemctl kill --signal=KILL godebug.slice")?;
+            session.is_gone_within(host, SOON).with_context(|| format!("round {round}"))?;
+            host.wait_until("godebugd answers again", SOON, || {
+                Ok(host.run("godebugctl list")?.status == 0)
+            })?;
         }
         is_answered(order(host, 8080)?)
     })

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::{host::Host, process::Process};
 
-const UNITS: &str = "'godebug-gateway@*' 'godebug-dlv@*' 'godebug-guard@*' 'godebug-deadman@*' 'godebug-image@*' 'godebug-revoke@*'";
+const UNITS: &str = "'godebug-gateway@*' 'godebug-dlv@*' 'godebug-guard@*' 'godebug-repair@*' 'godebug-deadman@*' 'godebug-image@*' 'godebug-revoke@*'";
 const PROGRAMS: &[&str] = &["dlv", "godebug-gateway", "godebug-image", "godebug-revoke"];
 /// What the daemon itself keeps in /run/godebug, session or not.
 const RUN_FILES: &[&str] = &["delve.json", "freeze.json", "lock"];
@@ -41,6 +41,11 @@ impl Snapshot {
             processes.extend(found);
         }
         Ok(Self { firewall: host.snapshot_firewall()?, files: host.changed_files(), processes })
+    }
+
+    /// The same, but for what the firewall says: after somebody else has rightly changed it.
+    pub fn with_firewall_as_now(self, host: &Host) -> Result<Self> {
+        Ok(Self { firewall: host.snapshot_firewall()?, ..self })
     }
 
     /// The watched processes, as they were.

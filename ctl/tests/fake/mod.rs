@@ -3,6 +3,9 @@
 #![allow(clippy::unwrap_used, dead_code)]
 
 use crate::pki::{Authority, SERVER_NAME};
+use godebug_api::audit::{
+    AuditFilter, AuditList, AuditRecord, AuditTrail, AuditedSession, Outcome,
+};
 use godebug_api::bus::BusError;
 use godebug_api::documents::{
     Check, Diagnosis, OpenRequest, Opened, PlanDocument, Proof, SessionInfo, Verdict,
@@ -33,6 +36,8 @@ pub(crate) struct Book {
     pub(crate) stops: usize,
     /// How often a session was wanted.
     pub(crate) wishes: usize,
+    /// What the audit log was asked for last.
+    pub(crate) filter: Option<AuditFilter>,
     /// Removed while a session is opened, to see what happens when the ticket has no place.
     pub(crate) spoils: Option<PathBuf>,
 }
@@ -164,6 +169,50 @@ impl Manager {
         book.info()
     }
 
+    fn audit_list(&self, filter: &str) -> String {
+        let filter: AuditFilter = serde_json::from_str(filter).unwrap();
+        let unit = filter.unit.clone().unwrap_or_else(|| "shop".parse().unwrap());
+        self.0.lock().unwrap().filter = Some(filter);
+        let session = AuditedSession {
+            opened_at: in_seconds(0),
+            id: ID.parse().unwrap(),
+            unit,
+            opened_by: HOSTILE.to_owned(),
+            opened_by_uid: 7,
+            mode: Some("modify".parse().unwrap()),
+            ended_at: Some(in_seconds(9)),
+            close_reason: Some(CloseReason::Expired),
+            outcome: Outcome::Stuck,
+        };
+        json(&AuditList { sessions: vec![session], own_only: true, damaged_lines: 2 })
+    }
+
+    fn audit_show(&self, id: &str) -> Result<String, BusError> {
+        if id != ID {
+            return Err(Refusal::usage("the audit log has no such session", "look again").into());
+        }
+        let record = |event: &str, details| AuditRecord {
+            time: in_seconds(0),
+            event: event.to_owned(),
+            session: Some(ID.parse().unwrap()),
+            unit: "shop.service".to_owned(),
+            uid: 7,
+            user: HOSTILE.to_owned(),
+            message: HOSTILE.to_owned(),
+            details,
+            others: serde_json::Map::default(),
+        };
+        let proof = serde_json::json!([{"what": "no tracer", "gone": true, "after_ms": 12}]);
+        let details = serde_json::json!({"proof": proof, "close_reason": "expired"});
+        let opening = serde_json::json!({"reason": HOSTILE});
+        Ok(json(&AuditTrail {
+            session: ID.parse().unwrap(),
+            entries: vec![record("opening", opening), record("closed", details)],
+            left_out: None,
+            damaged_lines: 2,
+        }))
+    }
+
     fn doctor(&self, _unit: &str) -> String {
         let check = Check {
             name: "dlv".to_owned(),
@@ -220,8 +269,16 @@ impl Host {
         let (bus, address) = start_bus(&directory).await;
         let authority = Authority::new();
         let gateway = authority.gateway(&authority.leaf(2100)).await;
-        let (session, request, spoils) = (None, None, None);
-        let book = Book { authority, gateway, session, request, stops: 0, wishes: 0, spoils };
+        let book = Book {
+            authority,
+            gateway,
+            session: None,
+            request: None,
+            stops: 0,
+            wishes: 0,
+            filter: None,
+            spoils: None,
+        };
         let book = Arc::new(Mutex::new(book));
         let daemon = zbus::connection::Builder::address(address.as_str())
             .serve_at(MANAGER_PATH, Manager(book.clone()))

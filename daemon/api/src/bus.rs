@@ -44,6 +44,13 @@ pub trait Manager {
     /// What the gateway of a session says of itself: a `control::Reply::Status`.
     fn traffic(&self, id: &str) -> Result<String, BusError>;
 
+    /// The audit log's sessions: `filter` is an `AuditFilter`, the answer an `AuditList`. Others'
+    /// sessions are in it for those who may read all.
+    fn audit_list(&self, filter: &str) -> Result<String, BusError>;
+
+    /// What the audit log says of one session: an `AuditTrail`.
+    fn audit_show(&self, id: &str) -> Result<String, BusError>;
+
     #[zbus(property(emits_changed_signal = "const"))]
     fn version(&self) -> zbus::Result<String>;
 

@@ -3,6 +3,7 @@
 //! `godebugctl` and the gateway link this crate and nothing else of ours; the words come from
 //! `godebug-core` and are re-exported here.
 
+pub mod audit;
 pub mod bus;
 pub mod clock;
 pub mod control;

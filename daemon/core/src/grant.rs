@@ -74,6 +74,11 @@ pub fn guard_unit(id: &SessionId) -> String {
     format!("godebug-guard@{id}.service")
 }
 
+/// The unit that puts a target right when dlv and its guard have both failed to.
+pub fn repair_unit(id: &SessionId) -> String {
+    format!("godebug-repair@{id}.service")
+}
+
 pub fn gateway_unit(id: &SessionId) -> String {
     format!("godebug-gateway@{id}.service")
 }

@@ -83,6 +83,10 @@ pub enum Record {
         reason: CloseReason,
         detail: String,
     },
+    /// An attempt to end it has left this.
+    Stuck {
+        what: Vec<String>,
+    },
 }
 
 impl Record {
@@ -107,13 +111,15 @@ pub struct Replay {
     /// Every grant with an intent and no undone record, in the order they were announced.
     pub outstanding: Vec<(u32, Grant)>,
     /// Every grant that was ever announced: what the proof reads back.
-    pub announced: Vec<Grant>,
+    pub announced: Vec<(u32, Grant)>,
     pub next_step: u32,
     pub deadline: Option<Deadline>,
     /// The endpoint, once the session was active.
     pub active: Option<String>,
     pub freeze_ms: Option<u64>,
     pub closing: Option<(CloseReason, String)>,
+    /// What the last attempt to end it has left.
+    pub stuck: Option<Vec<String>>,
 }
 
 /// Why a ledger could not be read.
@@ -148,6 +154,7 @@ pub fn replay(text: &[u8]) -> Result<Option<Replay>, LedgerError> {
                     active: None,
                     freeze_ms: None,
                     closing: None,
+                    stuck: None,
                 });
             }
             (None, Record::Opened { version, .. }) => return Err(LedgerError::Version(version)),
@@ -162,6 +169,15 @@ pub fn replay(text: &[u8]) -> Result<Option<Replay>, LedgerError> {
     Ok(replayed)
 }
 
+/// What the session is about, from a ledger that need not be whole behind its first line.
+pub fn first_record(text: &[u8]) -> Option<Opened> {
+    let end = text.iter().position(|byte| *byte == b'\n')?;
+    match serde_json::from_slice(&text[..end]) {
+        Ok(Record::Opened { version: VERSION, session }) => Some(*session),
+        _ => None,
+    }
+}
+
 /// Adds one record to what is known; `false` when it cannot follow.
 fn apply(replay: &mut Replay, record: &Record) -> bool {
     match record {
@@ -172,7 +188,7 @@ fn apply(replay: &mut Replay, record: &Record) -> bool {
             }
             replay.next_step = step + 1;
             replay.outstanding.push((*step, grant.clone()));
-            replay.announced.push(grant.clone());
+            replay.announced.push((*step, grant.clone()));
         }
         Record::Done { step } => return *step < replay.next_step,
         Record::Undone { step } => replay.outstanding.retain(|(known, _)| known != step),
@@ -185,6 +201,7 @@ fn apply(replay: &mut Replay, record: &Record) -> bool {
             // The first reason is the true one; a retry must not overwrite it.
             replay.closing.get_or_insert_with(|| (*reason, detail.clone()));
         }
+        Record::Stuck { what } => replay.stuck = Some(what.clone()),
     }
     true
 }
@@ -250,6 +267,8 @@ mod tests {
         let mut damaged = whole.clone();
         damaged[3] = b'#';
         assert_eq!(replay(&damaged), Err(LedgerError::Damaged(1)));
+        assert_eq!(first_record(&damaged), None);
+        assert_eq!(first_record(torn).unwrap().pid, 77.try_into().unwrap());
         assert_eq!(replay(b""), Ok(None));
     }
 

@@ -155,10 +155,20 @@ fn gateway(wanted: &Wanted) -> Step {
     }
 }
 
+/// How every rich rule of ours begins, as firewalld prints it. It has no name or comment to tell it
+/// by, but a priority (firewalld.richlanguage(5)), which nobody else has a reason to choose. A
+/// positive one comes after what others deny.
+const RULE_MARK: &str = "rule priority=\"2345\"";
+
+/// Whether a rich rule, as firewalld prints it, is one of a session.
+pub fn is_ours(rule: &str) -> bool {
+    rule.starts_with(RULE_MARK) && rule.ends_with("protocol=\"tcp\" accept")
+}
+
 fn firewalld_rule(wanted: &Wanted, version: &str, source: Cidr, zone: &str) -> Step {
     let family = if source.is_ipv4() { "ipv4" } else { "ipv6" };
     let rule = format!(
-        "rule family=\"{family}\" source address=\"{source}\" port port=\"{}\" protocol=\"tcp\" accept",
+        "{RULE_MARK} family=\"{family}\" source address=\"{source}\" port port=\"{}\" protocol=\"tcp\" accept",
         wanted.port
     );
     let ends_by_itself = if firewalld_timeout_is_safe(version) {

@@ -99,6 +99,17 @@ pub(crate) fn let_run(pid: Pid) -> io::Result<()> {
     Ok(kill_process(raw(pid)?, Signal::CONT)?)
 }
 
+/// Lets the tracer of a process run on, if it has one that a signal has stopped. Any other takes no
+/// notice of it.
+pub(crate) fn let_tracer_run(pid: Pid) -> io::Result<()> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let tracer = status.lines().find_map(|line| line.strip_prefix("TracerPid:"));
+    match tracer.and_then(|tracer| tracer.trim().parse::<Pid>().ok()) {
+        Some(tracer) => let_run(tracer),
+        None => Ok(()),
+    }
+}
+
 /// Sees when a process ends.
 pub(crate) enum Watch {
     Pidfd(OwnedFd),

@@ -3,8 +3,9 @@
 
 use godebug::engine;
 use godebug::host::RealHost;
-use godebug::ledger::Ledger;
+use godebug::ledger::{Ledger, LedgerFileError};
 use godebug::logging;
+use godebug::sessions::revoke_by_name;
 use godebug_api::{CloseReason, SessionId, clock};
 use std::process::ExitCode;
 
@@ -70,10 +71,17 @@ async fn revoke(id: &SessionId, only_if_due: bool) -> Result<(), String> {
     let Some(ledger) = Ledger::open(id).map_err(|error| error.to_string())? else {
         return Ok(()); // somebody was quicker
     };
-    if only_if_due && !is_due(&ledger)? {
-        return Ok(());
-    }
+    let due = is_due(&ledger);
     let host = RealHost::direct().await;
+    match due {
+        Err(error @ LedgerFileError::Content { .. }) => {
+            tracing::error!("session {id} is revoked by its name: {error}");
+            return revoke_by_name(&host, id).await;
+        }
+        Err(error) => return Err(error.to_string()),
+        Ok(false) if only_if_due => return Ok(()),
+        Ok(_) => {}
+    }
     let reason = if only_if_due { CloseReason::Expired } else { CloseReason::Stopped };
     let end = engine::close(&host, &ledger, reason, "revoked without godebugd")
         .await
@@ -85,8 +93,8 @@ async fn revoke(id: &SessionId, only_if_due: bool) -> Result<(), String> {
 }
 
 /// Whether the end has come. An extended session has another dead man, for its later end.
-fn is_due(ledger: &Ledger) -> Result<bool, String> {
-    let replay = ledger.without_lock().replay().map_err(|error| error.to_string())?;
+fn is_due(ledger: &Ledger) -> Result<bool, LedgerFileError> {
+    let replay = ledger.without_lock().replay()?;
     let deadline = replay.and_then(|replay| replay.deadline);
     Ok(deadline.is_none_or(|deadline| deadline.has_passed(clock::now())))
 }

@@ -2,17 +2,21 @@
 
 use super::Activity;
 use crate::audit::{self, Entry, Kind};
-use crate::authority::{Action, Authorized, Caller, authorize, authorize_for_session};
+use crate::authority::{
+    Action, Authorized, Caller, authorize, authorize_for_records, authorize_for_session,
+};
 use crate::config::Config;
 use crate::host::gateway;
 use crate::paths::SessionPaths;
 use crate::sessions::{Sessions, Symbols, prepare};
 use crate::target;
+use godebug_api::audit::{AuditFilter, AuditList, AuditTrail, Outcome};
 use godebug_api::bus::BusError;
 use godebug_api::control::Request;
 use godebug_api::documents::OpenRequest;
 use godebug_api::{Pid, Refusal, SessionId, Ttl, UnitName};
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use std::fs::File;
 use std::time::Duration;
 use zbus::message::Header;
@@ -45,7 +49,7 @@ impl Manager {
         action: Action,
         id: SessionId,
     ) -> Result<Authorized<SessionId>, Refusal> {
-        let session = self.sessions.get(&id)?;
+        let session = self.sessions.get(&id).await?;
         authorize_for_session(connection, caller, action, &session).await
     }
 
@@ -69,6 +73,63 @@ impl Manager {
             authorize(connection, caller, Action::Attach, Some(&unit), &details, request).await?;
         json(&self.sessions.open(&unit, allowed, symbols).await?)
     }
+
+    /// The records of a session, for its owner and for those who may read others'.
+    async fn trail(
+        &self,
+        connection: &Connection,
+        caller: Caller,
+        id: SessionId,
+    ) -> Result<AuditTrail, Refusal> {
+        let wanted = id.clone();
+        let trail = self.sessions.ask_log(move || audit::trail(&wanted)).await?;
+        let Some(first) = trail.entries.first() else { return Err(not_recorded(&trail)) };
+        let (owner, unit) = (audit::owner(&trail.entries), first.unit.parse::<UnitName>().ok());
+        let allowed =
+            authorize_for_records(connection, caller, owner, unit.as_ref(), trail).await?;
+        Ok(allowed.into_inner().0)
+    }
+
+    /// The recorded sessions, or the caller's own for those who may not read others'.
+    async fn audited(
+        &self,
+        connection: &Connection,
+        caller: Caller,
+        mut filter: AuditFilter,
+    ) -> Result<AuditList, Refusal> {
+        if let Some(unit) = &filter.unit {
+            // A unit that is not there any more has records still.
+            let systemd = self.sessions.shared().host.systemd()?;
+            filter.unit =
+                Some(target::find::canonical(systemd, unit).await.unwrap_or_else(|_| unit.clone()));
+        }
+        let uid = caller.uid;
+        let all = authorize(connection, caller, Action::Read, filter.unit.as_ref(), &[], ())
+            .await
+            .is_ok();
+        let only_of = (!all).then_some(uid);
+        let mut list = self.sessions.ask_log(move || audit::list(&filter, only_of)).await?;
+        let running = self.sessions.list();
+        for session in &mut list.sessions {
+            if session.outcome == Outcome::NotRecorded
+                && running.iter().any(|info| info.id == session.id)
+            {
+                session.outcome = Outcome::Running;
+            }
+        }
+        Ok(list)
+    }
+}
+
+fn not_recorded(trail: &AuditTrail) -> Refusal {
+    let damaged = match trail.damaged_lines {
+        0 => String::new(),
+        lines => format!("; damaged lines in it, which may have been about it: {lines}"),
+    };
+    Refusal::usage(
+        format!("the audit log has no session {}{damaged}", trail.session),
+        "`godebugctl audit list` shows the latest; older ones may be in a rotated log",
+    )
 }
 
 #[interface(name = "org.godebug1.Manager")]
@@ -140,7 +201,7 @@ impl Manager {
         let _busy = self.activity.begin();
         let caller = Caller::of(&header, connection).await?;
         let id = self.for_session(connection, caller, Action::Read, parse_id(id)?).await?;
-        Ok(json(&self.sessions.get(id.get())?)?)
+        Ok(json(&self.sessions.get(id.get()).await?)?)
     }
 
     async fn extend(
@@ -220,17 +281,37 @@ impl Manager {
         let caller = Caller::of(&header, connection).await?;
         let id = self.for_session(connection, caller, Action::Read, parse_id(id)?).await?;
         let control = SessionPaths::of(id.get()).control_socket();
-        let asked = gateway::ask(&control, &Request::Status);
-        let answer = tokio::time::timeout(Duration::from_secs(2), asked).await;
-        match answer {
-            Ok(Ok(reply)) => Ok(json(&reply)?),
-            _ => Err(Refusal::new(
+        match gateway::ask(&control, &Request::Status, Duration::from_secs(2)).await {
+            Ok(reply) => Ok(json(&reply)?),
+            Err(_) => Err(Refusal::new(
                 godebug_api::Code::Ended,
                 format!("the gateway of session {} does not answer", id.get()),
                 "",
             )
             .into()),
         }
+    }
+
+    async fn audit_list(
+        &self,
+        filter: &str,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<String, BusError> {
+        let _busy = self.activity.begin();
+        let caller = Caller::of(&header, connection).await?;
+        Ok(json(&self.audited(connection, caller, parse_document(filter, "filter")?).await?)?)
+    }
+
+    async fn audit_show(
+        &self,
+        id: &str,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<String, BusError> {
+        let _busy = self.activity.begin();
+        let caller = Caller::of(&header, connection).await?;
+        Ok(json(&self.trail(connection, caller, parse_id(id)?).await?)?)
     }
 
     #[zbus(property(emits_changed_signal = "const"))]
@@ -263,16 +344,20 @@ fn parse_id(text: &str) -> Result<SessionId, Refusal> {
     text.parse().map_err(|error: godebug_api::WordError| Refusal::usage(error.to_string(), ""))
 }
 
-fn parse_request(text: &str) -> Result<OpenRequest, Refusal> {
+fn parse_document<T: DeserializeOwned>(text: &str, what: &str) -> Result<T, Refusal> {
     if text.len() > LONGEST_REQUEST {
-        return Err(Refusal::usage("the request is too long", ""));
+        return Err(Refusal::usage(format!("the {what} is too long"), ""));
     }
-    let request: OpenRequest = serde_json::from_str(text).map_err(|error| {
+    serde_json::from_str(text).map_err(|error| {
         Refusal::usage(
-            format!("the request cannot be understood: {error}"),
+            format!("the {what} cannot be understood: {error}"),
             "use godebugctl of the same version as godebugd",
         )
-    })?;
+    })
+}
+
+fn parse_request(text: &str) -> Result<OpenRequest, Refusal> {
+    let request: OpenRequest = parse_document(text, "request")?;
     let host_is_safe = |host: &String| {
         !host.is_empty()
             && host.len() <= 253

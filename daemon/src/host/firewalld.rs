@@ -1,12 +1,16 @@
-//! firewalld over D-Bus: rich rules in the runtime configuration, never in the permanent one.
+//! firewalld over D-Bus: rich rules in the runtime configuration. In the permanent one they are only
+//! looked for and removed, where somebody else has put them.
 
 use godebug_api::Cidr;
+use godebug_core::plan::is_ours;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::Duration;
 use zbus::Connection;
 
 pub const BUS_NAME: &str = "org.fedoraproject.FirewallD1";
+/// The interface of a zone's permanent settings.
+pub const ZONE_SETTINGS: &str = "org.fedoraproject.FirewallD1.config.zone";
 
 /// No call of ours may hang the engine; firewalld takes milliseconds, and seconds while reloading.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -49,6 +53,10 @@ trait Zone {
     fn remove_rich_rule(&self, zone: &str, rule: &str) -> zbus::Result<String>;
     #[zbus(name = "queryRichRule")]
     fn query_rich_rule(&self, zone: &str, rule: &str) -> zbus::Result<bool>;
+    #[zbus(name = "getRichRules")]
+    fn rich_rules(&self, zone: &str) -> zbus::Result<Vec<String>>;
+    #[zbus(name = "getZones")]
+    fn zones(&self) -> zbus::Result<Vec<String>>;
     #[zbus(name = "getActiveZones")]
     fn active_zones(&self) -> zbus::Result<HashMap<String, HashMap<String, Vec<String>>>>;
 }
@@ -70,6 +78,10 @@ trait Config {
 trait ConfigZone {
     #[zbus(name = "queryRichRule")]
     fn query_rich_rule(&self, rule: &str) -> zbus::Result<bool>;
+    #[zbus(name = "getRichRules")]
+    fn rich_rules(&self) -> zbus::Result<Vec<String>>;
+    #[zbus(name = "removeRichRule")]
+    fn remove_rich_rule(&self, rule: &str) -> zbus::Result<()>;
 }
 
 /// firewalld, running.
@@ -154,19 +166,28 @@ impl Firewalld {
         }
     }
 
-    /// Removes a rule. One that is not there, or whose zone is not, is a success.
+    /// Removes a rule, from the permanent configuration too if somebody has put it there. One that
+    /// is not there, or whose zone is not, is a success.
     ///
     /// # Errors
     /// When firewalld refuses or does not answer.
     pub async fn remove(&self, zone: &str, rule: &str) -> Result<(), FirewalldError> {
-        match within(self.zone.remove_rich_rule(zone, rule)).await {
-            Err(FirewalldError::Refused(text))
-                if text.starts_with("NOT_ENABLED") || text.starts_with("INVALID_ZONE") =>
-            {
-                Ok(())
-            }
-            other => other.map(drop),
+        let removed = absent_is_fine(within(self.zone.remove_rich_rule(zone, rule)).await);
+        self.forget_permanent(zone, rule).await?;
+        removed
+    }
+
+    /// Takes a rule out of the permanent configuration; whether it was there.
+    ///
+    /// # Errors
+    /// When firewalld refuses or does not answer.
+    pub async fn forget_permanent(&self, zone: &str, rule: &str) -> Result<bool, FirewalldError> {
+        let Some(settings) = self.permanent(zone).await? else { return Ok(false) };
+        if !within(settings.query_rich_rule(rule)).await? {
+            return Ok(false);
         }
+        absent_is_fine(within(settings.remove_rich_rule(rule)).await)?;
+        Ok(true)
     }
 
     /// Where the rule still is: `runtime`, `permanent`, or nowhere.
@@ -185,24 +206,61 @@ impl Firewalld {
             Err(error) => return Err(error),
         }
         // An administrator's --runtime-to-permanent would have kept it for ever (firewalld#271).
-        Ok(self.is_permanent(zone, rule).await?.then_some("the permanent configuration"))
+        let Some(settings) = self.permanent(zone).await? else { return Ok(None) };
+        let kept = within(settings.query_rich_rule(rule)).await?;
+        Ok(kept.then_some("the permanent configuration"))
     }
 
-    async fn is_permanent(&self, zone: &str, rule: &str) -> Result<bool, FirewalldError> {
+    /// Every rule that carries our mark, with its zone, in the runtime or the permanent settings.
+    ///
+    /// # Errors
+    /// When firewalld does not answer.
+    pub async fn all_of_ours(&self) -> Result<Vec<(String, String)>, FirewalldError> {
+        let mut found = Vec::new();
+        for zone in within(self.zone.zones()).await? {
+            let mut rules = within(self.zone.rich_rules(&zone)).await?;
+            if let Some(settings) = self.permanent(&zone).await? {
+                rules.extend(within(settings.rich_rules()).await?);
+            }
+            rules.retain(|rule| is_ours(rule));
+            rules.sort();
+            rules.dedup();
+            found.extend(rules.into_iter().map(|rule| (zone.clone(), rule)));
+        }
+        Ok(found)
+    }
+
+    /// The permanent settings of a zone, if it has any.
+    async fn permanent(
+        &self,
+        zone: &str,
+    ) -> Result<Option<ConfigZoneProxy<'static>>, FirewalldError> {
         let config = ConfigProxy::new(&self.connection).await.map_err(unreachable)?;
         let path = match within(config.zone_by_name(zone)).await {
             Ok(path) => path,
             Err(FirewalldError::Refused(text)) if text.starts_with("INVALID_ZONE") => {
-                return Ok(false);
+                return Ok(None);
             }
             Err(error) => return Err(error),
         };
         let zone = ConfigZoneProxy::builder(&self.connection)
             .path(path)
+            .cache_properties(zbus::proxy::CacheProperties::No)
             .build()
             .await
             .map_err(unreachable)?;
-        within(zone.query_rich_rule(rule)).await
+        Ok(Some(zone))
+    }
+}
+
+fn absent_is_fine<T>(removed: Result<T, FirewalldError>) -> Result<(), FirewalldError> {
+    match removed {
+        Err(FirewalldError::Refused(text))
+            if text.starts_with("NOT_ENABLED") || text.starts_with("INVALID_ZONE") =>
+        {
+            Ok(())
+        }
+        other => other.map(drop),
     }
 }
 

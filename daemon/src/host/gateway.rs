@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 
@@ -23,11 +24,18 @@ pub fn sealed_configuration(configuration: &GatewayConfig) -> std::io::Result<Ow
     Ok(file.into())
 }
 
-/// One question to a gateway. The caller puts a deadline on it.
+/// One question to a gateway.
 ///
 /// # Errors
-/// When the gateway is not there, or answers something else than a reply.
-pub async fn ask(control: &Path, request: &Request) -> std::io::Result<Reply> {
+/// When the gateway is not there, does not answer within `patience`, or answers something else than
+/// a reply.
+pub async fn ask(control: &Path, request: &Request, patience: Duration) -> std::io::Result<Reply> {
+    tokio::time::timeout(patience, asked(control, request))
+        .await
+        .map_err(|_| std::io::Error::from(std::io::ErrorKind::TimedOut))?
+}
+
+async fn asked(control: &Path, request: &Request) -> std::io::Result<Reply> {
     let mut stream = UnixStream::connect(control).await?;
     let mut line = serde_json::to_vec(request)?;
     line.push(b'\n');

@@ -6,17 +6,18 @@ pub mod nftables;
 pub mod routes;
 pub mod systemctl;
 pub mod systemd;
+mod target;
 pub mod units;
 
 use crate::audit::{self, Entry, Kind};
 use crate::engine::{End, Host};
 use crate::paths::SessionPaths;
-use crate::rescue::Baseline;
+use crate::rescue;
 use crate::target::process;
 use firewalld::Firewalld;
 use godebug_api::control::GatewayConfig;
 use godebug_api::{Deadline, Port, Refusal, clock};
-use godebug_core::grant::Grant;
+use godebug_core::grant::{Grant, guard_unit, repair_unit};
 use godebug_core::ledger::Opened;
 use std::io::{Seek, SeekFrom};
 use std::os::unix::fs::PermissionsExt;
@@ -87,12 +88,55 @@ impl RealHost {
         }
     }
 
-    async fn stop_unit(&self, unit: &str, timeout: Duration) -> Result<(), String> {
+    /// The names of all units that match.
+    ///
+    /// # Errors
+    /// When systemd does not answer.
+    pub async fn units_matching(&self, pattern: &str) -> Result<Vec<String>, SystemdError> {
+        match &self.systemd {
+            Some(systemd) => systemd.matching(pattern).await,
+            None => systemctl::matching(pattern).await,
+        }
+    }
+
+    /// Stops a unit and waits for it. A unit that is not there is a success.
+    ///
+    /// # Errors
+    /// When systemd refuses, or after `timeout`.
+    pub async fn stop_unit(&self, unit: &str, timeout: Duration) -> Result<(), String> {
         let stopped = match &self.systemd {
             Some(systemd) => systemd.stop(unit, timeout).await,
             None => systemctl::stop(unit, timeout).await,
         };
         stopped.map_err(|error| error.to_string())
+    }
+
+    /// Lets a unit's processes go on that somebody has stopped. A unit that is not there, or has
+    /// none, needs nothing.
+    async fn continue_unit(&self, unit: &str) {
+        match &self.systemd {
+            Some(systemd) => systemd.continue_unit(unit).await,
+            None => systemctl::continue_unit(unit).await,
+        }
+    }
+
+    /// What dlv's unit and its guard should have done when they ended, and could not if they were
+    /// killed together.
+    async fn repair_target(&self, session: &Opened) -> Result<(), String> {
+        if target::is_as_before(session) {
+            return Ok(());
+        }
+        let id = session.id.clone();
+        let Some(systemd) = &self.systemd else {
+            let repaired = tokio::task::spawn_blocking(move || rescue::after_debugger(&id)).await;
+            return repaired.map_err(|error| error.to_string())?;
+        };
+        // godebugd's own sandbox lets it neither write the memory of others nor freeze them.
+        let unit = repair_unit(&id);
+        systemd
+            .start_transient(&unit, units::repair(session), Vec::new(), Duration::from_secs(20))
+            .await
+            .map_err(|error| format!("the program cannot be put right: {error}"))
     }
 
     /// firewalld, if it runs.
@@ -212,7 +256,8 @@ impl RealHost {
 
     async fn read_back_rule(&self, zone: &str, rule: &str) -> Option<String> {
         match self.firewalld().await {
-            Ok(None) => None, // its runtime configuration went with it
+            // Its runtime configuration went with it; the kernel is asked for itself.
+            Ok(None) => None,
             Ok(Some(firewalld)) => match firewalld.find(zone, rule).await {
                 Ok(None) => None,
                 Ok(Some(place)) => Some(format!("it is in {place}")),
@@ -254,11 +299,11 @@ impl Host for RealHost {
     async fn cut(&self, session: &Opened) {
         let control = SessionPaths::of(&session.id).control_socket();
         // A gateway that does not answer is stopped in a moment anyway.
-        let cut = gateway::ask(&control, &godebug_api::control::Request::Cut);
-        let _ = tokio::time::timeout(Duration::from_millis(500), cut).await;
+        let request = godebug_api::control::Request::Cut;
+        let _ = gateway::ask(&control, &request, Duration::from_millis(500)).await;
     }
 
-    async fn undo(&self, _session: &Opened, grant: &Grant) -> Result<(), String> {
+    async fn undo(&self, session: &Opened, grant: &Grant) -> Result<(), String> {
         const STOP: Duration = Duration::from_secs(10);
         match grant {
             Grant::DeadMan { unit } => {
@@ -267,8 +312,12 @@ impl Host for RealHost {
             }
             Grant::Gateway { unit, .. } | Grant::Guard { unit } => self.stop_unit(unit, STOP).await,
             Grant::Debugger { unit, .. } => {
+                // dlv cannot be asked to detach, nor end under a guard, while they are stopped.
+                self.continue_unit(&guard_unit(&session.id)).await;
+                self.continue_unit(unit).await;
                 let patience = 2 * units::DETACH_TIMEOUT + STOP;
-                self.stop_unit(unit, patience).await
+                self.stop_unit(unit, patience).await?;
+                self.repair_target(session).await
             }
             Grant::Fence { table } => {
                 nftables::remove(table).await.map_err(|error| error.to_string())
@@ -277,7 +326,7 @@ impl Host for RealHost {
                 Some(firewalld) => {
                     firewalld.remove(zone, rule).await.map_err(|error| error.to_string())
                 }
-                None => Ok(()),
+                None => remove_from_kernel(session.port).await,
             },
         }
     }
@@ -289,7 +338,7 @@ impl Host for RealHost {
             }
             Grant::Debugger { unit, .. } => {
                 let mut read = vec![(unit.clone(), self.read_back_unit(unit).await)];
-                read.extend(read_back_target(session));
+                read.extend(target::read_back(session));
                 read
             }
             Grant::Gateway { unit, port } => vec![
@@ -304,7 +353,14 @@ impl Host for RealHost {
                 vec![(format!("nftables table {table}"), found)]
             }
             Grant::FirewalldRule { zone, rule } => {
-                vec![(format!("firewalld {zone}: {rule}"), self.read_back_rule(zone, rule).await)]
+                let kernel = match nftables::left_by_firewalld(session.port).await {
+                    Ok(left) => (!left.is_empty()).then(|| "it is let in".to_owned()),
+                    Err(error) => Some(error.to_string()),
+                };
+                vec![
+                    (format!("firewalld {zone}: {rule}"), self.read_back_rule(zone, rule).await),
+                    (format!("port {} in firewalld's nftables", session.port), kernel),
+                ]
             }
         }
     }
@@ -335,32 +391,13 @@ pub fn id_of(unit: &str) -> Option<godebug_api::SessionId> {
     rest.split(['.', '-']).next()?.parse().ok()
 }
 
-/// What can be told of the target after dlv has gone. A target that has ended holds nothing.
-fn read_back_target(session: &Opened) -> Vec<(String, Option<String>)> {
-    let pid = session.pid;
-    let same = process::Process::pin(pid).ok().filter(|p| p.start_ticks == session.start_ticks);
-    let Some(target) = same else {
-        return vec![(format!("process {pid} (it has ended)"), None)];
-    };
-    let (tracer, state) = match target.status() {
-        Ok(status) => (
-            status.tracer_pid.map(|tracer| format!("it is traced by process {tracer}")),
-            matches!(status.state, 't' | 'T').then(|| "it is stopped".to_owned()),
-        ),
-        Err(error) => (Some(error.to_string()), None),
-    };
-    let text = match process::text_differences(pid) {
-        Ok(compared) => {
-            let left = Baseline::of(&session.id).new_in(&compared).len();
-            (left > 0).then(|| format!("{left} bytes differ from the file"))
-        }
-        Err(error) => Some(error.to_string()),
-    };
-    vec![
-        (format!("tracer of process {pid}"), tracer),
-        (format!("process {pid} stopped"), state),
-        (format!("breakpoints in the text of process {pid}"), text),
-    ]
+/// firewalld has gone; when it was killed, its rules are still in force.
+async fn remove_from_kernel(port: Port) -> Result<(), String> {
+    let left = nftables::left_by_firewalld(port).await.map_err(|error| error.to_string())?;
+    for rule in left {
+        nftables::remove_left(&rule).await.map_err(|error| error.to_string())?;
+    }
+    Ok(())
 }
 
 fn read_back_listener(port: Port) -> Option<String> {

@@ -5,9 +5,15 @@
 //! (nft(8)). So it holds whatever happens to firewalld, and needs no process to end.
 
 use godebug_api::{Cidr, Port};
+use rustix::net::{
+    AddressFamily, RecvFlags, SocketFlags, SocketType, bind, netlink, recv, socket_with,
+};
+use serde_json::Value;
+use std::os::fd::OwnedFd;
 use std::process::Stdio;
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
+use tokio::io::unix::AsyncFd;
 use tokio::process::Command;
 
 const NFT: &str = "nft";
@@ -60,6 +66,102 @@ pub async fn list() -> Result<Vec<String>, NftError> {
         .filter(|name| name.starts_with("godebug_"))
         .map(str::to_owned)
         .collect())
+}
+
+/// A rule of a session in the kernel's copy of firewalld's ruleset.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Left {
+    chain: String,
+    handle: u64,
+}
+
+/// Looks for rules that let `port` in by the way that ours take through firewalld: the chains for
+/// positive priorities. A firewalld that was killed leaves its whole ruleset in the kernel.
+///
+/// # Errors
+/// When nft refuses or is not there.
+pub async fn left_by_firewalld(port: Port) -> Result<Vec<Left>, NftError> {
+    let text = match run(&["--json", "list", "table", "inet", "firewalld"], "").await {
+        Err(NftError::Refused(why)) if why.contains("No such file or directory") => {
+            return Ok(Vec::new());
+        }
+        other => other?,
+    };
+    let ruleset = serde_json::from_str(&text)
+        .map_err(|error| NftError::Refused(format!("its answer is no JSON: {error}")))?;
+    Ok(find_left(&ruleset, port))
+}
+
+/// Removes such a rule.
+///
+/// # Errors
+/// When nft refuses or is not there.
+pub async fn remove_left(left: &Left) -> Result<(), NftError> {
+    let handle = left.handle.to_string();
+    run(&["delete", "rule", "inet", "firewalld", &left.chain, "handle", &handle], "")
+        .await
+        .map(drop)
+}
+
+fn find_left(ruleset: &Value, port: Port) -> Vec<Left> {
+    let items = ruleset["nftables"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let is_port = |expression: &Value| {
+        expression["match"]["left"]["payload"]["field"] == "dport"
+            && expression["match"]["right"] == port.get()
+    };
+    items
+        .iter()
+        .map(|item| &item["rule"])
+        .filter_map(|rule| {
+            let chain = rule["chain"].as_str().filter(|chain| chain.ends_with("_post"))?;
+            let expressions = rule["expr"].as_array()?;
+            let accepts = expressions.iter().any(|expression| expression.get("accept").is_some());
+            (accepts && expressions.iter().any(is_port))
+                .then_some(Left { chain: chain.to_owned(), handle: rule["handle"].as_u64()? })
+        })
+        .collect()
+}
+
+/// Tells when any ruleset of this host has changed, by whomever.
+pub struct Changes(AsyncFd<OwnedFd>);
+
+impl Changes {
+    /// # Errors
+    /// When the kernel does not let us: nfnetlink wants CAP_NET_ADMIN.
+    pub fn watch() -> std::io::Result<Self> {
+        /// Group 7 of nfnetlink, NFNLGRP_NFTABLES (linux/netfilter/nfnetlink.h).
+        const NFTABLES: u32 = 1 << (7 - 1);
+        let socket = socket_with(
+            AddressFamily::NETLINK,
+            SocketType::RAW,
+            SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
+            Some(netlink::NETFILTER),
+        )?;
+        bind(&socket, &netlink::SocketAddrNetlink::new(0, NFTABLES))?;
+        #[expect(deprecated, reason = "an OwnedFd is the file descriptor's only owner")]
+        let socket = AsyncFd::new(socket)?;
+        Ok(Self(socket))
+    }
+
+    /// Waits for the next change; what came meanwhile counts as one.
+    ///
+    /// # Errors
+    /// When the socket fails.
+    pub async fn next(&mut self) -> std::io::Result<()> {
+        let mut ready = self.0.readable().await?;
+        let mut message = [0_u8; 8192];
+        loop {
+            match recv(ready.get_inner(), &mut message, RecvFlags::empty()) {
+                Ok(_) => {}
+                // More than fitted: something has changed, which is all we want to know.
+                Err(rustix::io::Errno::NOBUFS | rustix::io::Errno::INTR) => {}
+                Err(rustix::io::Errno::AGAIN) => break,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        ready.clear_ready();
+        Ok(())
+    }
 }
 
 fn ruleset(table: &str, port: Port, sources: &[Cidr], ends_in: Duration) -> String {
@@ -133,5 +235,24 @@ mod tests {
         assert!(text.contains("{ 10.0.0.0/8 timeout 10s }"), "{text}");
         assert!(text.contains("{ fd00::1/128 timeout 10s }"), "{text}");
         assert!(text.trim_end().ends_with("tcp dport 2345 drop\n  }\n}"), "{text}");
+    }
+
+    #[test]
+    fn a_rule_in_the_kernels_copy_of_firewalld_is_found_by_its_port() {
+        let rule = |chain: &str, port: u16| {
+            serde_json::json!({"rule": {"family": "inet", "table": "firewalld", "chain": chain,
+                "handle": 182, "expr": [
+                    {"match": {"op": "==", "left": {"payload": {"protocol": "ip", "field": "saddr"}}, "right": "10.77.1.2"}},
+                    {"match": {"op": "==", "left": {"payload": {"protocol": "tcp", "field": "dport"}}, "right": port}},
+                    {"accept": null}]}})
+        };
+        let ruleset = serde_json::json!({"nftables": [
+            {"metainfo": {"version": "1.1.3"}},
+            rule("filter_IN_public_allow", 2345),
+            rule("filter_IN_public_post", 2346),
+            rule("filter_IN_public_post", 2345)]});
+        let found = find_left(&ruleset, 2345.try_into().unwrap());
+        assert_eq!(found, [Left { chain: "filter_IN_public_post".to_owned(), handle: 182 }]);
+        assert!(find_left(&Value::Null, 2345.try_into().unwrap()).is_empty());
     }
 }

@@ -27,6 +27,25 @@ pub async fn stop(unit: &str, timeout: Duration) -> Result<(), SystemdError> {
     }
 }
 
+/// Lets a unit's processes go on that somebody has stopped; best effort.
+pub async fn continue_unit(unit: &str) {
+    let _ = run(&["kill", "--signal=CONT", "--", unit], unit, Duration::from_secs(5)).await;
+}
+
+/// The names of all units that match.
+///
+/// # Errors
+/// When systemd does not answer.
+pub async fn matching(pattern: &str) -> Result<Vec<String>, SystemdError> {
+    let arguments = ["list-units", "--all", "--plain", "--no-legend", "--", pattern];
+    let output = run(&arguments, pattern, Duration::from_secs(10)).await?;
+    if !output.status.success() {
+        return Err(refused("to list", pattern, &output));
+    }
+    let text = String::from_utf8_lossy(&output.stdout);
+    Ok(text.lines().filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect())
+}
+
 /// The state of a unit, `None` when systemd has no unit of that name in memory.
 ///
 /// # Errors

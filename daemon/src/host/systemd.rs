@@ -38,6 +38,7 @@ pub trait Manager {
         aux: &[(&str, Vec<(&str, Variant<'_>)>)],
     ) -> zbus::Result<OwnedObjectPath>;
     fn stop_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
+    fn kill_unit(&self, name: &str, whom: &str, signal: i32) -> zbus::Result<()>;
     fn reset_failed_unit(&self, name: &str) -> zbus::Result<()>;
     fn load_unit(&self, name: &str) -> zbus::Result<OwnedObjectPath>;
     fn get_unit(&self, name: &str) -> zbus::Result<OwnedObjectPath>;
@@ -183,6 +184,13 @@ impl Systemd {
         Ok(())
     }
 
+    /// Lets a unit's processes go on that somebody has stopped; best effort.
+    pub async fn continue_unit(&self, name: &str) {
+        const SIGCONT: i32 = 18;
+        // There is no such unit, or no process in it: both need nothing.
+        let _ = self.manager.kill_unit(name, "all", SIGCONT).await;
+    }
+
     /// The state of a unit, `None` when systemd has no unit of that name in memory.
     ///
     /// # Errors
@@ -199,17 +207,17 @@ impl Systemd {
             .map(|unit| unit.3))
     }
 
-    /// All units whose names match, with their states.
+    /// The names of all units that match.
     ///
     /// # Errors
     /// When systemd does not answer.
-    pub async fn matching(&self, patterns: &[&str]) -> Result<Vec<(String, String)>, SystemdError> {
+    pub async fn matching(&self, pattern: &str) -> Result<Vec<String>, SystemdError> {
         let listed = self
             .manager
-            .list_units_by_patterns(&[], patterns)
+            .list_units_by_patterns(&[], &[pattern])
             .await
             .map_err(SystemdError::Unreachable)?;
-        Ok(listed.into_iter().map(|unit| (unit.0, unit.3)).collect())
+        Ok(listed.into_iter().map(|unit| unit.0).collect())
     }
 
     /// The properties of a unit: those of every unit, and those of its type.

@@ -5,6 +5,7 @@
 use super::systemd::Properties;
 use crate::paths::{self, SessionPaths};
 use godebug_api::{Cidr, Deadline, Now, Pid, Port, SessionId, UnitName};
+use godebug_core::ledger::Opened;
 use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
@@ -56,7 +57,7 @@ pub fn debugger(unit: &DebuggerUnit) -> Properties {
     let configuration = text(&files.debugger_configuration());
     let pid = unit.pid.to_string();
     let attendant = text(&paths::programs().join("godebug-dlvctl"));
-    let revoke = text(&paths::programs().join("godebug-revoke"));
+    let revoke = revoke_program();
     let listen = format!("--listen=unix:{socket}");
     let attach = [
         unit.debugger.as_str(),
@@ -128,18 +129,43 @@ pub fn guard(unit: &DebuggerUnit) -> Properties {
     // SYS_ADMIN is what the kernel wants of a process that speaks to systemd for another one, for
     // services with a watchdog; it is not given where there is nothing to say.
     let speaks = unit.target_has_demands || unit.target_is_starting;
-    let capabilities =
-        CAP_SYS_PTRACE | CAP_KILL | CAP_DAC_OVERRIDE | if speaks { CAP_SYS_ADMIN } else { 0 };
-    let revoke = paths::programs().join("godebug-revoke").to_string_lossy().into_owned();
-    let mut properties = common(&unit.id, format!("godebug {}: guard of {}", unit.id, unit.target));
-    // Its work is in the control groups, which `common` protects.
-    properties.retain(|(name, _)| *name != "ProtectControlGroups");
+    let description = format!("godebug {}: guard of {}", unit.id, unit.target);
+    let mut properties = rescuer(&unit.id, description, if speaks { CAP_SYS_ADMIN } else { 0 });
+    // Whoever kills all of godebug.slice shall not kill what keeps the target alive then.
+    properties.retain(|(name, _)| *name != "Slice");
+    let revoke = revoke_program();
     properties.extend([
         ("Type", "exec".into()),
         ("ExecStart", commands(&[&[&revoke, "--guard", unit.id.as_str()]])),
         ("Restart", "on-failure".into()),
         ("RestartUSec", micros(Duration::from_millis(100))),
         ("TimeoutStopUSec", micros(Duration::from_secs(5))),
+        ("OOMScoreAdjust", (-1000_i32).into()),
+        ("Nice", (-20_i32).into()),
+    ]);
+    properties
+}
+
+/// The repair of a target after dlv and its guard were killed together. Ends when it is done.
+pub fn repair(session: &Opened) -> Properties {
+    let description = format!("godebug {}: repair of {}", session.id, session.unit);
+    let mut properties = rescuer(&session.id, description, 0);
+    let revoke = revoke_program();
+    properties.extend([
+        ("Type", "oneshot".into()),
+        ("ExecStart", commands(&[&[&revoke, "--dlv-ended", session.id.as_str()]])),
+        ("TimeoutStartUSec", micros(Duration::from_secs(15))),
+    ]);
+    properties
+}
+
+/// What writes the target's memory and freezes its control group may do.
+fn rescuer(id: &SessionId, description: String, more_capabilities: u64) -> Properties {
+    let capabilities = CAP_SYS_PTRACE | CAP_KILL | CAP_DAC_OVERRIDE | more_capabilities;
+    let mut properties = common(id, description);
+    // Its work is in the control groups, which `common` protects.
+    properties.retain(|(name, _)| *name != "ProtectControlGroups");
+    properties.extend([
         ("CapabilityBoundingSet", capabilities.into()),
         ("PrivateNetwork", true.into()),
         ("RestrictAddressFamilies", allow(&["AF_UNIX"])),
@@ -147,12 +173,14 @@ pub fn guard(unit: &DebuggerUnit) -> Properties {
         ("SystemCallErrorNumber", EPERM.into()),
         (
             "ReadWritePaths",
-            strings(&[&SessionPaths::of(&unit.id).root().to_string_lossy(), paths::CGROUP]),
+            strings(&[&SessionPaths::of(id).root().to_string_lossy(), paths::CGROUP]),
         ),
-        ("OOMScoreAdjust", (-1000_i32).into()),
-        ("Nice", (-20_i32).into()),
     ]);
     properties
+}
+
+fn revoke_program() -> String {
+    paths::programs().join("godebug-revoke").to_string_lossy().into_owned()
 }
 
 /// What the gateway's unit needs to know.
@@ -225,7 +253,7 @@ pub fn dead_man(
         ("AccuracyUSec", micros(Duration::from_millis(50))),
         ("RemainAfterElapse", false.into()),
     ];
-    let revoke = paths::programs().join("godebug-revoke").to_string_lossy().into_owned();
+    let revoke = revoke_program();
     let service = vec![
         ("Description", format!("godebug {id}: revocation by the dead man").into()),
         ("CollectMode", "inactive-or-failed".into()),

@@ -7,7 +7,7 @@
 //! while the target is still held. Then the target is frozen, dlv let go, and the target repaired.
 
 use super::watchdog::{self, Demands};
-use super::{Turn, freeze, needs_repair, repair_frozen, target_of, told};
+use super::{Turn, freeze, needs_repair, repair, repair_frozen, target_of, told};
 use crate::target::process::Process;
 use godebug_api::SessionId;
 use godebug_core::ledger::Opened;
@@ -26,6 +26,7 @@ pub fn guard(id: &SessionId) -> Result<(), String> {
     let Some((session, target)) = target_of(id)? else { return Ok(()) };
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     keep_alive(&session)?;
+    repair_what_an_earlier_guard_could_not(id, &session, &target)?;
     let Some(tracer) = await_tracer(id, &target)? else { return Ok(()) };
     ptrace::seize(tracer, ptrace::Options::PTRACE_O_TRACEEXIT)
         .map_err(|error| format!("dlv's thread {tracer} cannot be watched: {error}"))?;
@@ -42,6 +43,25 @@ pub fn guard(id: &SessionId) -> Result<(), String> {
     // Now the kernel may free the target: it does not run.
     ptrace::detach(tracer, None).map_err(|error| format!("dlv cannot be let go: {error}"))?;
     told(&session, &repair_frozen(id, &target, frozen, begun)?);
+    Ok(())
+}
+
+/// A guard that was killed together with dlv has left the target as it was then; systemd starts
+/// another one, this one. Before dlv has attached there is nothing to find.
+fn repair_what_an_earlier_guard_could_not(
+    id: &SessionId,
+    session: &Opened,
+    target: &Process,
+) -> Result<(), String> {
+    let is_free = || target.status().is_ok_and(|status| status.tracer_pid.is_none());
+    if !is_free() || !needs_repair(id, target) {
+        return Ok(());
+    }
+    let _turn = Turn::take(id)?;
+    // Somebody else may have been quicker, dlv to attach or dlv's unit to repair.
+    if is_free() && needs_repair(id, target) {
+        told(session, &repair(id, target)?);
+    }
     Ok(())
 }
 

@@ -18,6 +18,7 @@ use crate::paths::{self, SessionPaths};
 use crate::target::process::{self, Process};
 use freezer::Frozen;
 use godebug_api::SessionId;
+use godebug_core::grant::guard_unit;
 use godebug_core::ledger::Opened;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use std::fs::File;
@@ -46,6 +47,7 @@ pub struct Repair {
 /// What could not be put right.
 pub fn after_debugger(id: &SessionId) -> Result<(), String> {
     let Some((session, target)) = target_of(id)? else { return Ok(()) };
+    wake_guard(id, &target);
     let _turn = Turn::take(id)?;
     if needs_repair(id, &target) {
         told(&session, &repair(id, &target)?);
@@ -61,8 +63,8 @@ fn target_of(id: &SessionId) -> Result<Option<(Opened, Process)>, String> {
     let Some(ledger) = Ledger::open(id).map_err(|error| error.to_string())? else {
         return Ok(None);
     };
-    let replay = ledger.without_lock().replay().map_err(|error| error.to_string())?;
-    let Some(session) = replay.map(|replay| replay.opened) else { return Ok(None) };
+    let opened = ledger.without_lock().opened().map_err(|error| error.to_string())?;
+    let Some(session) = opened else { return Ok(None) };
     let target = Process::pin(session.pid).ok().filter(|p| p.start_ticks == session.start_ticks);
     Ok(target.map(|target| (session, target)))
 }
@@ -92,6 +94,22 @@ fn needs_repair(id: &SessionId, target: &Process) -> bool {
 /// Lets a stopped target run: a tracer that dies while it attaches can leave it stopped.
 fn wake(target: &Process) -> Result<(), String> {
     if target.status().is_ok_and(|status| status.state == 'T') { go_on(target) } else { Ok(()) }
+}
+
+/// A guard that somebody has stopped holds a dlv that was killed, and dlv the target.
+fn wake_guard(id: &SessionId, target: &Process) {
+    let tracer_of = |pid: u32| {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let pid = text.lines().find_map(|line| line.strip_prefix("TracerPid:"))?;
+        pid.trim().parse::<u32>().ok().filter(|pid| *pid != 0)
+    };
+    let dlv = target.status().ok().and_then(|status| status.tracer_pid);
+    let Some(guard) = dlv.and_then(tracer_of) else { return };
+    let cgroup = std::fs::read_to_string(format!("/proc/{guard}/cgroup")).unwrap_or_default();
+    let pid = i32::try_from(guard).ok().and_then(rustix::process::Pid::from_raw);
+    if let Some(pid) = pid.filter(|_| cgroup.contains(&guard_unit(id))) {
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::CONT);
+    }
 }
 
 /// SIGCONT, which also takes away every SIGSTOP that waits for a thread: dlv stops threads by those,

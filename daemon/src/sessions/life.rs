@@ -1,7 +1,7 @@
 //! One session from its first grant to its proof: a task that owns its ledger, and the only one
 //! that moves its state.
 
-use super::{Command, Handle, News, Prepared, Sessions};
+use super::{Actor, Command, FirewallChange, Handle, News, Prepared, Sessions};
 use crate::audit::{self, Entry, Kind};
 use crate::certificates::SessionCertificates;
 use crate::config::Config;
@@ -9,7 +9,7 @@ use crate::engine::{self, End};
 use crate::freeze;
 use crate::host::firewalld::Firewalld;
 use crate::host::{Material, SessionMaterial, gateway, nftables, units};
-use crate::ledger::{Ledger, LedgerFileError};
+use crate::ledger::{Ledger, LedgerFileError, Locked};
 use crate::paths::SessionPaths;
 use crate::rescue::Baseline;
 use crate::target::process::Process;
@@ -29,6 +29,8 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 /// How long a ledger may be held by somebody else before an opening or an extension gives up.
 const LOCK_PATIENCE: Duration = Duration::from_secs(5);
+/// A gateway answers at once; one that somebody has stopped must not keep the ledger locked.
+const GATEWAY_PATIENCE: Duration = Duration::from_secs(2);
 /// The bounds of one gateway.
 const MAX_CONNECTIONS: usize = 8;
 const MAX_HANDSHAKES: usize = 16;
@@ -149,7 +151,9 @@ impl Life {
         };
         let entry =
             Entry::new(Kind::Recovered, session.unit.as_str(), session.uid, &session.user, message);
-        if let Err(error) = audit::record(&entry.session(id)) {
+        // The log may have been rotated since it was opened: who, when and why stand here again.
+        let details = serde_json::to_value(info(&session)).unwrap_or_default();
+        if let Err(error) = audit::record(&entry.session(id).details(details)) {
             tracing::error!("the recovery of session {id} is not in the audit log: {error}");
         }
         let (mut life, _) = Self::new(sessions, session, ledger, target, deadline, None);
@@ -206,6 +210,12 @@ impl Life {
                 Ok(watched) => watched,
                 Err(error) => return (CloseReason::Failed, error),
             };
+        if self.opening.is_none()
+            && let Some(unit) = self.missing_unit(&watched.units).await
+            && let Some(ending) = self.judge(Seen::UnitGone(unit)).await
+        {
+            return ending;
+        }
         if let Some(opening) = self.opening.take() {
             let active = opening.active;
             match self.open(opening.plan, opening.material, &mut watched).await {
@@ -228,8 +238,8 @@ impl Life {
                     }
                 }
                 command = self.commands.recv() => match command {
-                    Some(Command::Extend { ttl, answer }) => {
-                        let extended = self.extend(ttl).await;
+                    Some(Command::Extend { ttl, by, answer }) => {
+                        let extended = self.extend(ttl, &by).await;
                         let _ = answer.send(extended);
                     }
                     Some(Command::Stop { detail }) => return (CloseReason::Stopped, detail),
@@ -272,11 +282,25 @@ impl Life {
                 CloseReason::ClientGone,
                 "the godebugctl that held the session is gone".to_owned(),
             )),
-            Seen::FirewallReset => {
-                self.open_firewall_again().await;
+            Seen::Firewall(change) => {
+                match change {
+                    FirewallChange::RulesLost => self.open_firewall_again().await,
+                    FirewallChange::RulesKept => self.forget_kept_rules().await,
+                    FirewallChange::RulesetChanged => self.mend_fence().await,
+                }
                 None
             }
         }
+    }
+
+    /// A unit of a session that was taken over, which has gone while nobody watched.
+    async fn missing_unit(&self, units: &[String]) -> Option<String> {
+        for unit in units {
+            if !self.is_there(unit).await {
+                return Some(unit.clone());
+            }
+        }
+        None
     }
 
     async fn is_there(&self, unit: &str) -> bool {
@@ -339,7 +363,7 @@ impl Life {
                         Refusal::target("the target ended while dlv was attaching", "see its log, then try again"),
                     )),
                     // A unit that fails to start is reported by its own job, with a better word.
-                    Seen::UnitGone(_) | Seen::FirewallReset => {}
+                    Seen::UnitGone(_) | Seen::Firewall(_) => {}
                 },
             }
         }
@@ -393,7 +417,7 @@ impl Life {
         let request = Request::SetDeadline { deadline };
         let (dead_man, gateway, fence) = tokio::join!(
             engine::move_deadline(host, &locked, &self.session.id, deadline, &material),
-            gateway::ask(&control, &request),
+            gateway::ask(&control, &request, GATEWAY_PATIENCE),
             self.raise_fence(deadline),
         );
         dead_man?;
@@ -421,7 +445,7 @@ impl Life {
             .map_err(|error| Refusal::host(format!("the fence cannot be moved: {error}"), ""))
     }
 
-    async fn extend(&mut self, ttl: Ttl) -> Result<SessionInfo, Refusal> {
+    async fn extend(&mut self, ttl: Ttl, by: &Actor) -> Result<SessionInfo, Refusal> {
         let config = Config::load()?;
         if ttl.get() > config.max_ttl {
             let longest = humantime::format_duration(config.max_ttl);
@@ -442,13 +466,11 @@ impl Life {
         self.move_end(deadline).await?;
         self.open_firewall_again().await;
         let expires_at = clock::rfc3339(deadline.wall_ms);
-        self.record(
-            Kind::Extended,
-            format!(
-                "session {} on {} now ends at {expires_at}",
-                self.session.id, self.session.unit
-            ),
-        )?;
+        let message = format!(
+            "session {} on {} now ends at {expires_at}, extended by {}",
+            self.session.id, self.session.unit, by.user
+        );
+        self.record_of(Kind::Extended, by, message)?;
         let news = News::Extended { id: self.session.id.clone(), expires_at };
         let _ = self.sessions.shared().news.send(news);
         Ok(self.info.borrow().clone())
@@ -456,25 +478,15 @@ impl Life {
 
     /// Puts firewalld's rules back with the time that remains, after a reload or an extension.
     async fn open_firewall_again(&self) {
-        let host = &self.sessions.shared().host;
-        let Ok(locked) = self.ledger.lock(LOCK_PATIENCE).await else { return };
-        let Ok(Some(replay)) = locked.replay() else { return };
-        let rules = replay.outstanding.iter().filter_map(|(_, grant)| match grant {
-            Grant::FirewalldRule { zone, rule } => Some((zone, rule)),
-            _ => None,
-        });
-        let mut firewalld: Option<Firewalld> = None;
-        for (zone, rule) in rules {
-            if firewalld.is_none() {
-                firewalld = host.firewalld().await.ok().flatten();
-            }
-            let Some(firewalld) = &firewalld else { return };
-            let remaining = self.deadline.remaining(clock::now()) + Duration::from_secs(1);
-            let timeout = plan::firewalld_timeout_is_safe(&firewalld.version).then_some(remaining);
+        self.mend_fence().await;
+        let Some(ours) = self.rules().await else { return };
+        let remaining = self.deadline.remaining(clock::now()) + Duration::from_secs(1);
+        let timeout = plan::firewalld_timeout_is_safe(&ours.firewalld.version).then_some(remaining);
+        for (zone, rule) in &ours.rules {
             // Taken away first: firewalld keeps the old timeout of a rule that is there already.
             let again = async {
-                firewalld.remove(zone, rule).await?;
-                firewalld.add(zone, rule, timeout).await
+                ours.firewalld.remove(zone, rule).await?;
+                ours.firewalld.add(zone, rule, timeout).await
             };
             if let Err(error) = again.await {
                 tracing::warn!(
@@ -483,6 +495,85 @@ impl Life {
                 );
             }
         }
+    }
+
+    /// `firewall-cmd --runtime-to-permanent` would keep the session's rules over a restart of the
+    /// host, which takes the ledger away.
+    async fn forget_kept_rules(&self) {
+        let Some(ours) = self.rules().await else { return };
+        for (zone, rule) in &ours.rules {
+            let message = match ours.firewalld.forget_permanent(zone, rule).await {
+                Ok(false) => continue,
+                Ok(true) => format!(
+                    "somebody made a firewalld rule of session {} permanent; it was taken out of the permanent settings",
+                    self.session.id
+                ),
+                Err(error) => format!(
+                    "firewalld's permanent settings may hold a rule of session {}: {error}",
+                    self.session.id
+                ),
+            };
+            self.record_mended(message);
+        }
+    }
+
+    /// firewalld and the session's rules in it; the ledger is locked, so that nobody ends the
+    /// session meanwhile.
+    async fn rules(&self) -> Option<Rules<'_>> {
+        let locked = self.ledger.lock(LOCK_PATIENCE).await.ok()?;
+        let replay = locked.replay().ok()??;
+        let rules: Vec<_> = replay
+            .outstanding
+            .into_iter()
+            .filter_map(|(_, grant)| match grant {
+                Grant::FirewalldRule { zone, rule } => Some((zone, rule)),
+                _ => None,
+            })
+            .collect();
+        if rules.is_empty() {
+            return None;
+        }
+        let firewalld = self.sessions.shared().host.firewalld().await.ok()??;
+        Some(Rules { firewalld, rules, _locked: locked })
+    }
+
+    fn record_mended(&self, message: String) {
+        if let Err(refusal) = self.record(Kind::Mended, message) {
+            tracing::error!("{}", refusal.message);
+        }
+    }
+
+    /// Puts the fence up again when somebody has removed it, as `nft flush ruleset` does.
+    async fn mend_fence(&self) {
+        if self.session.sources.iter().all(godebug_api::Cidr::is_loopback) {
+            return;
+        }
+        // Not while, nor after, somebody else ends the session.
+        let Ok(locked) = self.ledger.lock(LOCK_PATIENCE).await else { return };
+        let Ok(Some(replay)) = locked.replay() else { return };
+        if locked.is_gone() || replay.closing.is_some() {
+            return;
+        }
+        let table = godebug_core::grant::fence_table(&self.session.id);
+        // Where nft gives no answer, nothing is known, and nothing could be done.
+        if nftables::list().await.is_ok_and(|tables| !tables.contains(&table)) {
+            self.raise_fence_again().await;
+        }
+    }
+
+    async fn raise_fence_again(&self) {
+        let mended = self.raise_fence(self.deadline).await;
+        let message = match &mended {
+            Ok(()) => format!(
+                "the fence of session {} was removed by somebody, and is up again",
+                self.session.id
+            ),
+            Err(refusal) => format!(
+                "the fence of session {} was removed by somebody, and cannot be put up again: {}",
+                self.session.id, refusal.message
+            ),
+        };
+        self.record_mended(message);
     }
 
     /// Ends the session whose opening failed, and answers whoever asked when that is done, so that
@@ -539,6 +630,8 @@ impl Life {
         let end = match engine::close(&host, &self.ledger, reason, detail).await {
             Ok(Some(end)) => end,
             Ok(None) => {
+                // It may have been revoked in the middle of a step of ours, which no ledger knows.
+                super::orphans::sweep_session(&host, &self.session.id).await;
                 self.moved(Event::Proved, |info| {
                     info.close_reason = Some(reason);
                     info.close_detail = Some("revoked by the dead man".to_owned());
@@ -585,15 +678,14 @@ impl Life {
     }
 
     fn record(&self, kind: Kind, message: String) -> Result<(), Refusal> {
-        let entry = Entry::new(
-            kind,
-            self.session.unit.as_str(),
-            self.session.uid,
-            &self.session.user,
-            message,
-        )
-        .session(&self.session.id)
-        .details(serde_json::to_value(&*self.info.borrow()).unwrap_or_default());
+        let opener = Actor { uid: self.session.uid, user: self.session.user.clone() };
+        self.record_of(kind, &opener, message)
+    }
+
+    fn record_of(&self, kind: Kind, by: &Actor, message: String) -> Result<(), Refusal> {
+        let entry = Entry::new(kind, self.session.unit.as_str(), by.uid, &by.user, message)
+            .session(&self.session.id)
+            .details(serde_json::to_value(&*self.info.borrow()).unwrap_or_default());
         audit::record(&entry).map_err(|error| {
             Refusal::host(
                 format!("the audit log cannot be written: {error}"),
@@ -656,12 +748,19 @@ fn material(
     }
 }
 
+/// A session's rules in firewalld, safe from an end of the session.
+struct Rules<'a> {
+    firewalld: Firewalld,
+    rules: Vec<(String, String)>,
+    _locked: Locked<'a>,
+}
+
 /// What can happen to a session from outside.
 enum Seen {
     TargetExited,
     UnitGone(String),
     HolderGone,
-    FirewallReset,
+    Firewall(FirewallChange),
 }
 
 /// The places where it shows.
@@ -669,7 +768,7 @@ struct Watched {
     units: Vec<String>,
     target: Option<AsyncFd<std::os::fd::OwnedFd>>,
     units_gone: broadcast::Receiver<String>,
-    firewall_reset: broadcast::Receiver<()>,
+    firewall_changes: broadcast::Receiver<FirewallChange>,
     holder: Option<zbus::fdo::NameOwnerChangedStream>,
     holder_is_gone: bool,
 }
@@ -710,7 +809,7 @@ impl Watched {
             ],
             target,
             units_gone: shared.units_gone.subscribe(),
-            firewall_reset: shared.firewall_reset.subscribe(),
+            firewall_changes: shared.firewall_changes.subscribe(),
             holder,
             holder_is_gone,
         })
@@ -751,7 +850,9 @@ impl Watched {
             () = exited => Seen::TargetExited,
             () = gone => Seen::HolderGone,
             unit = unit => Seen::UnitGone(unit),
-            _ = self.firewall_reset.recv() => Seen::FirewallReset,
+            // Of more changes than are remembered, the worst is assumed: all is looked at again.
+            change = self.firewall_changes.recv() =>
+                Seen::Firewall(change.unwrap_or(FirewallChange::RulesLost)),
         }
     }
 }

@@ -4,13 +4,14 @@ mod life;
 mod orphans;
 mod prepare;
 
+pub use orphans::{left_over, revoke_by_name};
 pub use prepare::{Freeze, Prepared, Symbols, all_debuggers, fitting_debugger, prepare};
 
 use crate::authority::Authorized;
 use crate::config::Config;
 use crate::engine::End;
 use crate::host::RealHost;
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, LedgerFileError};
 use crate::paths::SessionPaths;
 use crate::{audit, certificates};
 use godebug_api::documents::{OpenRequest, Opened as OpenedDocument, SessionInfo};
@@ -28,7 +29,13 @@ const REMEMBERED: usize = 32;
 /// What a session can be told.
 enum Command {
     Stop { detail: String },
-    Extend { ttl: Ttl, answer: oneshot::Sender<Result<SessionInfo, Refusal>> },
+    Extend { ttl: Ttl, by: Actor, answer: oneshot::Sender<Result<SessionInfo, Refusal>> },
+}
+
+/// Who does something to a session, for the record.
+struct Actor {
+    uid: u32,
+    user: String,
 }
 
 /// What the bus is told about sessions, in the order it happened.
@@ -38,6 +45,17 @@ pub enum News {
     Moved { id: SessionId, old: State, new: State, reason: Option<CloseReason> },
     Extended { id: SessionId, expires_at: String },
     Removed { id: SessionId },
+}
+
+/// What somebody else has done to the host's firewall.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FirewallChange {
+    /// firewalld has started or reloaded, and with that lost its runtime rules.
+    RulesLost,
+    /// firewalld has written permanent settings, ours perhaps among them.
+    RulesKept,
+    /// A ruleset of nftables is not what it was.
+    RulesetChanged,
 }
 
 struct Handle {
@@ -51,13 +69,13 @@ pub struct Shared {
     pub connection: Connection,
     /// Names of units that systemd has just dropped.
     pub units_gone: broadcast::Sender<String>,
-    /// firewalld has lost its runtime rules.
-    pub firewall_reset: broadcast::Sender<()>,
+    pub firewall_changes: broadcast::Sender<FirewallChange>,
     news: mpsc::UnboundedSender<News>,
     live: Mutex<HashMap<SessionId, Handle>>,
     ended: Mutex<VecDeque<SessionInfo>>,
     /// One session is prepared at a time up to its ledger, so that two do not choose one port.
     preparing: tokio::sync::Mutex<()>,
+    reading: tokio::sync::Mutex<()>,
     group: u32,
 }
 
@@ -80,11 +98,12 @@ impl Sessions {
             host,
             connection,
             units_gone: broadcast::channel(64).0,
-            firewall_reset: broadcast::channel(4).0,
+            firewall_changes: broadcast::channel(16).0,
             news,
             live: Mutex::default(),
             ended: Mutex::default(),
             preparing: tokio::sync::Mutex::default(),
+            reading: tokio::sync::Mutex::default(),
             group,
         }))
     }
@@ -169,18 +188,40 @@ impl Sessions {
     ///
     /// # Errors
     /// When there never was one of that ID, as far as memory and the audit log tell.
-    pub fn get(&self, id: &SessionId) -> Result<SessionInfo, Refusal> {
+    pub async fn get(&self, id: &SessionId) -> Result<SessionInfo, Refusal> {
         if let Some(handle) = unpoisoned(&self.0.live).get(id) {
             return Ok(handle.info.borrow().clone());
         }
         if let Some(info) = unpoisoned(&self.0.ended).iter().find(|info| info.id == *id) {
             return Ok(info.clone());
         }
-        let entry = audit::last_end(id.as_str())
-            .map_err(|error| Refusal::host(format!("the audit log cannot be read: {error}"), ""))?;
-        entry
+        let wanted = id.clone();
+        self.ask_log(move || audit::last_end(&wanted))
+            .await?
             .and_then(|entry| serde_json::from_value(entry.details).ok())
             .ok_or_else(|| no_such(id))
+    }
+
+    /// Reads the audit log. It may be long, so that happens beside everything else; one reader at a
+    /// time, whoever asks how often.
+    ///
+    /// # Errors
+    /// When the log is there and cannot be read.
+    pub async fn ask_log<T: Send + 'static>(
+        &self,
+        question: impl FnOnce() -> std::io::Result<T> + Send + 'static,
+    ) -> Result<T, Refusal> {
+        let failed = |why: String| {
+            Refusal::host(
+                format!("the audit log cannot be read: {why}"),
+                format!("see what {} is", crate::paths::AUDIT_LOG),
+            )
+        };
+        let _one_at_a_time = self.0.reading.lock().await;
+        let answer = tokio::task::spawn_blocking(question).await;
+        answer
+            .map_err(|error| failed(error.to_string()))?
+            .map_err(|error| failed(error.to_string()))
     }
 
     /// Ends a session and waits until it is closed or stuck.
@@ -196,7 +237,7 @@ impl Sessions {
         let found = unpoisoned(&self.0.live)
             .get(id)
             .map(|handle| (handle.commands.clone(), handle.info.clone()));
-        let Some((commands, mut info)) = found else { return self.get(id) };
+        let Some((commands, mut info)) = found else { return self.get(id).await };
         // A session that is just ending takes no command, and needs none.
         let _ = commands.send(Command::Stop { detail }).await;
         let over = |info: &SessionInfo| matches!(info.state, State::Closed | State::Stuck);
@@ -223,12 +264,13 @@ impl Sessions {
         id: &Authorized<SessionId>,
         ttl: Ttl,
     ) -> Result<SessionInfo, Refusal> {
+        let by = Actor { uid: id.caller().uid, user: id.caller().user.clone() };
         let id = id.get();
         let commands = unpoisoned(&self.0.live).get(id).map(|handle| handle.commands.clone());
         let Some(commands) = commands else { return Err(no_such(id)) };
         let (answer, answered) = oneshot::channel();
         let ended = || Refusal::refused(format!("session {id} is ending"), "open a new one");
-        commands.send(Command::Extend { ttl, answer }).await.map_err(|_| ended())?;
+        commands.send(Command::Extend { ttl, by, answer }).await.map_err(|_| ended())?;
         answered.await.map_err(|_| ended())?
     }
 
@@ -256,12 +298,24 @@ impl Sessions {
                     tokio::spawn(life.run());
                 }
                 Ok(None) => empty.push(id),
-                // Nothing can be adopted without its ledger; what can be found by name is removed
-                // below, and the directory stays as evidence.
-                Err(error) => tracing::error!("session {id} cannot be taken over: {error}"),
+                // What it took is found by name.
+                Err(error @ LedgerFileError::Content { .. }) => {
+                    tracing::error!("session {id} cannot be taken over: {error}");
+                    if let Err(why) = orphans::revoke_by_name(&self.0.host, &id).await {
+                        tracing::error!("session {id} is not all gone: {why}");
+                    }
+                }
+                // Its grants are known and must not be swept; the dead man can try.
+                Err(error) => {
+                    tracing::error!("session {id} cannot be taken over: {error}");
+                    known.insert(id);
+                }
             }
         }
         orphans::sweep(&self.0.host, &known).await;
+        // Takes firewalld too long to wait for, and is safe beside sessions that open.
+        let host = self.0.host.clone();
+        tokio::spawn(async move { orphans::sweep_rules(&host).await });
         for id in empty {
             // Only now: dlv is detached through its socket in there.
             let root = SessionPaths::of(&id);

@@ -1,63 +1,207 @@
-//! Grants that no ledger knows: what is left when a ledger was lost or damaged. Removed when
-//! godebugd starts, and reported.
-//!
-//! Only what carries a session's ID in its name can be told to be ours. A rich rule of firewalld
-//! cannot, and is not touched; without its gateway nobody listens behind it.
+//! Grants that no ledger knows, or whose ledger was damaged: found by the names and marks that
+//! everything of a session carries, removed, and reported.
 
 use crate::audit::{self, Entry, Kind};
 use crate::host::{RealHost, id_of, nftables, units};
+use crate::ledger::Ledger;
+use crate::paths::{self, SessionPaths};
 use godebug_api::SessionId;
+use godebug_core::grant::Grant;
 use std::collections::HashSet;
+use std::fmt;
+use std::path::Path;
 use std::time::Duration;
 
-/// Units of a session. dlv after the gateway, its guard after it.
-const PATTERNS: [&str; 4] = [
+/// Units of a session, in the order in which they are stopped: dlv after the gateway, its guard
+/// after it, the dead man last.
+const PATTERNS: [&str; 5] = [
     "godebug-gateway@*.service",
     "godebug-dlv@*.service",
     "godebug-guard@*.service",
+    "godebug-repair@*.service",
     "godebug-deadman@*.timer",
 ];
 
+/// Something of a session, on the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Orphan {
+    Unit(String),
+    Table(String),
+    Rule { zone: String, rule: String },
+}
+
+impl fmt::Display for Orphan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unit(unit) => f.write_str(unit),
+            Self::Table(table) => write!(f, "nftables table {table}"),
+            Self::Rule { zone, rule } => write!(f, "firewalld {zone}: {rule}"),
+        }
+    }
+}
+
+/// What was found, and what could not be looked at.
+#[derive(Default)]
+struct Found {
+    orphans: Vec<Orphan>,
+    failures: Vec<String>,
+}
+
 /// Removes every unit and table of a session that is not among `known`.
 pub(super) async fn sweep(host: &RealHost, known: &HashSet<SessionId>) {
-    let Ok(systemd) = host.systemd() else { return };
+    remove(host, by_name(host, |id| !known.contains(id)).await).await;
+}
+
+/// Removes every rule of firewalld that carries our mark and stands in no ledger, from the runtime
+/// and the permanent settings.
+pub(super) async fn sweep_rules(host: &RealHost) {
+    remove(host, rules(host).await).await;
+}
+
+/// Removes whatever is there of one session that has no ledger any more.
+pub(super) async fn sweep_session(host: &RealHost, id: &SessionId) {
+    remove(host, by_name(host, |found| found == id).await).await;
+    sweep_rules(host).await;
+}
+
+/// Everything of sessions that are not among `known`, and what could not be looked at, for
+/// `doctor`. Changes nothing.
+pub async fn left_over(host: &RealHost, known: &HashSet<SessionId>) -> Vec<String> {
+    let (named, rules) = tokio::join!(by_name(host, |id| !known.contains(id)), rules(host));
+    let orphans = named.orphans.iter().chain(&rules.orphans).map(ToString::to_string);
+    let failures = named.failures.iter().chain(&rules.failures).cloned();
+    orphans.chain(failures).collect()
+}
+
+/// Gives back what one session took, when its ledger cannot be read. The ledger is kept in the log
+/// directory, for whoever has to find out what happened to it.
+///
+/// # Errors
+/// What could not be given back.
+pub async fn revoke_by_name(host: &RealHost, id: &SessionId) -> Result<(), String> {
+    let mut failures = remove(host, by_name(host, |found| found == id).await).await;
+    failures.extend(remove(host, rules(host).await).await);
+    if !failures.is_empty() {
+        return Err(failures.join("; "));
+    }
+    let paths = SessionPaths::of(id);
+    let kept = Path::new(paths::AUDIT_LOG).with_file_name(format!("{id}.ledger"));
+    let why = format!("the ledger of session {id} was damaged");
+    let message = match std::fs::copy(paths.ledger(), &kept) {
+        Ok(_) => format!("{why}; it is kept as {}", kept.display()),
+        Err(error) => format!("{why}, and cannot be kept as {}: {error}", kept.display()),
+    };
+    record(Some(id), message);
+    std::fs::remove_dir_all(paths.root())
+        .map_err(|error| format!("{}: {error}", paths.root().display()))
+}
+
+/// Units and tables that carry the ID of such a session.
+async fn by_name(host: &RealHost, is_orphan: impl Fn(&SessionId) -> bool) -> Found {
+    let mut found = Found::default();
     for pattern in PATTERNS {
-        let listed = match systemd.matching(&[pattern]).await {
-            Ok(listed) => listed,
-            Err(error) => {
-                tracing::error!("left-over units cannot be looked for: {error}");
-                return;
+        match host.units_matching(pattern).await {
+            Ok(mut units) => {
+                units.retain(|unit| id_of(unit).is_some_and(|id| is_orphan(&id)));
+                found.orphans.extend(units.into_iter().map(Orphan::Unit));
             }
-        };
-        for (unit, _) in listed {
-            if id_of(&unit).is_some_and(|id| !known.contains(&id)) {
-                let patience = 2 * units::DETACH_TIMEOUT + Duration::from_secs(10);
-                let stopped = systemd.stop(&unit, patience).await;
-                report(&unit, stopped.map_err(|error| error.to_string()));
+            Err(error) => {
+                found.failures.push(format!("units {pattern} cannot be looked for: {error}"));
             }
         }
     }
     match nftables::list().await {
-        Ok(tables) => {
-            for table in tables {
-                let id = table.strip_prefix("godebug_").and_then(|id| id.parse().ok());
-                if id.is_some_and(|id: SessionId| !known.contains(&id)) {
-                    let removed = nftables::remove(&table).await;
-                    report(&table, removed.map_err(|error| error.to_string()));
-                }
-            }
+        Ok(mut tables) => {
+            let id = |table: &str| table.strip_prefix("godebug_")?.parse().ok();
+            tables.retain(|table| id(table).is_some_and(|id| is_orphan(&id)));
+            found.orphans.extend(tables.into_iter().map(Orphan::Table));
         }
         // On a host without nft there is nothing of ours in it.
         Err(error) => tracing::debug!("left-over tables cannot be looked for: {error}"),
     }
+    found
 }
 
-fn report(what: &str, removed: Result<(), String>) {
-    let message = match removed {
-        Ok(()) => format!("{what} belonged to no session and was removed"),
-        Err(why) => format!("{what} belongs to no session and could not be removed: {why}"),
+/// Rules of firewalld that carry our mark and stand in no ledger.
+async fn rules(host: &RealHost) -> Found {
+    let failed = |why: String| Found {
+        orphans: Vec::new(),
+        failures: vec![format!("firewalld's rules cannot be looked at: {why}")],
     };
-    if let Err(error) = audit::record(&Entry::new(Kind::Recovered, "", 0, "godebugd", message)) {
-        tracing::error!("the removal of {what} is not in the audit log: {error}");
+    let firewalld = match host.firewalld().await {
+        Ok(Some(firewalld)) => firewalld,
+        Ok(None) => return Found::default(),
+        Err(why) => return failed(why),
+    };
+    // Before the ledgers are read: a rule that is seen now was announced before.
+    let ours = match firewalld.all_of_ours().await {
+        Ok(ours) if ours.is_empty() => return Found::default(),
+        Ok(ours) => ours,
+        Err(error) => return failed(error.to_string()),
+    };
+    let known = rules_in_ledgers();
+    let orphans = ours
+        .into_iter()
+        .filter(|rule| !known.contains(rule))
+        .map(|(zone, rule)| Orphan::Rule { zone, rule })
+        .collect();
+    Found { orphans, failures: Vec::new() }
+}
+
+/// Removes what was found and tells of each. Returns what could not be removed, nor looked at.
+async fn remove(host: &RealHost, found: Found) -> Vec<String> {
+    let mut failures = found.failures;
+    for failure in &failures {
+        tracing::error!("{failure}");
+    }
+    for orphan in &found.orphans {
+        let message = match remove_one(host, orphan).await {
+            Ok(()) => format!("{orphan} belonged to no session and was removed"),
+            Err(why) => {
+                failures.push(format!("{orphan}: {why}"));
+                format!("{orphan} belongs to no session and could not be removed: {why}")
+            }
+        };
+        record(None, message);
+    }
+    failures
+}
+
+async fn remove_one(host: &RealHost, orphan: &Orphan) -> Result<(), String> {
+    match orphan {
+        Orphan::Unit(unit) => {
+            let patience = 2 * units::DETACH_TIMEOUT + Duration::from_secs(10);
+            host.stop_unit(unit, patience).await
+        }
+        Orphan::Table(table) => nftables::remove(table).await.map_err(|error| error.to_string()),
+        Orphan::Rule { zone, rule } => match host.firewalld().await? {
+            Some(firewalld) => {
+                firewalld.remove(zone, rule).await.map_err(|error| error.to_string())
+            }
+            None => Ok(()),
+        },
+    }
+}
+
+fn rules_in_ledgers() -> HashSet<(String, String)> {
+    let ids = Ledger::sessions().unwrap_or_default();
+    let ledgers = ids.iter().filter_map(|id| Ledger::open(id).ok().flatten());
+    let replays = ledgers.filter_map(|ledger| ledger.without_lock().replay().ok().flatten());
+    replays
+        .flat_map(|replay| replay.outstanding)
+        .filter_map(|(_, grant)| match grant {
+            Grant::FirewalldRule { zone, rule } => Some((zone, rule)),
+            _ => None,
+        })
+        .collect()
+}
+
+fn record(session: Option<&SessionId>, message: String) {
+    let mut entry = Entry::new(Kind::Recovered, "", 0, "godebugd", message);
+    if let Some(id) = session {
+        entry = entry.session(id);
+    }
+    if let Err(error) = audit::record(&entry) {
+        tracing::error!("not in the audit log ({error}): {}", entry.message);
     }
 }

@@ -1,0 +1,327 @@
+//! What people ask the audit log: the records of one session, the sessions in short, and how one
+//! ended. Read in one pass, with a bound on what is kept.
+
+use super::Kind;
+use super::lines::{Head, LONGEST, Log};
+use crate::paths;
+use godebug_api::audit::{
+    AuditFilter, AuditList, AuditRecord, AuditTrail, AuditedSession, LeftOut, Outcome,
+};
+use godebug_api::{SessionId, UnitName};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::io::{self, Read};
+use std::path::Path;
+
+/// What of a long trail is answered: its beginning, which says who asked for what, and its end. A
+/// session that is stuck adds a record a minute, and a bus message has a bound.
+const FIRST: Bound = Bound { entries: 100, bytes: LONGEST };
+const LATEST: Bound = Bound { entries: 400, bytes: 2 * LONGEST };
+
+struct Bound {
+    entries: usize,
+    bytes: usize,
+}
+
+/// All records of one session; no entries when there are none.
+///
+/// # Errors
+/// When the log is there and cannot be read.
+pub fn trail(id: &SessionId) -> io::Result<AuditTrail> {
+    match Log::open(Path::new(paths::AUDIT_LOG))? {
+        Some(log) => trail_in(log, id),
+        None => Ok(AuditTrail {
+            session: id.clone(),
+            entries: Vec::new(),
+            left_out: None,
+            damaged_lines: 0,
+        }),
+    }
+}
+
+fn trail_in<R: Read>(log: Log<R>, id: &SessionId) -> io::Result<AuditTrail> {
+    let (mut entries, mut first_bytes) = (Vec::new(), 0);
+    let (mut latest, mut latest_bytes) = (VecDeque::new(), 0);
+    let mut dropped = 0;
+    let damaged_lines = log.read(
+        |head| head.session.as_ref() == Some(id),
+        |record, length| {
+            first_bytes += length;
+            if entries.len() < FIRST.entries && first_bytes <= FIRST.bytes {
+                entries.push(record);
+                return;
+            }
+            // Once one was too much, all later ones are after the gap, if there is any.
+            first_bytes = FIRST.bytes;
+            latest_bytes += length;
+            latest.push_back((record, length));
+            while latest.len() > LATEST.entries || latest_bytes > LATEST.bytes {
+                latest_bytes -= latest.pop_front().map_or(0, |(_, length)| length);
+                dropped += 1;
+            }
+        },
+    )?;
+    let left_out = (dropped > 0).then_some(LeftOut { after: entries.len(), entries: dropped });
+    entries.extend(latest.into_iter().map(|(record, _)| record));
+    Ok(AuditTrail { session: id.clone(), entries, left_out, damaged_lines })
+}
+
+/// Who opened the session of these records, if they tell.
+pub fn owner(entries: &[AuditRecord]) -> Option<u32> {
+    entries.iter().find_map(|record| {
+        let facts = record.facts();
+        // An extension has the uid of whoever extended it.
+        let opener = (is(&record.event, Kind::Opening)).then_some(record.uid);
+        opener.or(facts.opened_by_uid)
+    })
+}
+
+fn is(event: &str, kind: Kind) -> bool {
+    event == kind.name()
+}
+
+/// The sessions that `filter` wants, of everybody or of `only_of`.
+///
+/// # Errors
+/// When the log is there and cannot be read.
+pub fn list(filter: &AuditFilter, only_of: Option<u32>) -> io::Result<AuditList> {
+    let mut sessions = Latest::new(filter.last.get(), only_of);
+    let damaged_lines = match Log::open(Path::new(paths::AUDIT_LOG))? {
+        Some(log) => list_in(log, filter, &mut sessions)?,
+        None => 0,
+    };
+    Ok(AuditList { sessions: sessions.in_order(), own_only: only_of.is_some(), damaged_lines })
+}
+
+fn list_in<R: Read>(log: Log<R>, filter: &AuditFilter, sessions: &mut Latest) -> io::Result<u64> {
+    let unit = filter.unit.as_ref().map(UnitName::as_str);
+    let wanted =
+        |head: &Head<'_>| head.session.is_some() && unit.is_none_or(|unit| head.unit == unit);
+    log.read(wanted, |record, _| sessions.learn(&record))
+}
+
+/// The sessions that were opened last, as far as the log was read.
+struct Latest {
+    most: usize,
+    only_of: Option<u32>,
+    /// By the time they were opened; the number tells those of one second apart.
+    sessions: BTreeMap<(String, u64), AuditedSession>,
+    places: HashMap<SessionId, (String, u64)>,
+    count: u64,
+}
+
+impl Latest {
+    fn new(most: usize, only_of: Option<u32>) -> Self {
+        let (sessions, places) = (BTreeMap::new(), HashMap::new());
+        Self { most, only_of, sessions, places, count: 0 }
+    }
+
+    fn learn(&mut self, record: &AuditRecord) {
+        let Some(id) = &record.session else { return };
+        if let Some(session) = self.places.get(id).and_then(|place| self.sessions.get_mut(place)) {
+            return update(session, record);
+        }
+        let Some(mut session) = begun(id, record) else { return };
+        if self.only_of.is_some_and(|uid| uid != session.opened_by_uid) {
+            return;
+        }
+        update(&mut session, record);
+        self.count += 1;
+        let place = (session.opened_at.clone(), self.count);
+        self.places.insert(id.clone(), place.clone());
+        self.sessions.insert(place, session);
+        // The oldest one goes. What is recorded of it later brings it in with its old place, and it
+        // goes again.
+        if self.sessions.len() > self.most
+            && let Some((_, oldest)) = self.sessions.pop_first()
+        {
+            self.places.remove(&oldest.id);
+        }
+    }
+
+    fn in_order(self) -> Vec<AuditedSession> {
+        self.sessions.into_values().collect()
+    }
+}
+
+/// A session that this record is the first of, or the first that is left of it: the log may have
+/// been rotated. `None` when the record does not tell when it was opened and by whom.
+fn begun(id: &SessionId, record: &AuditRecord) -> Option<AuditedSession> {
+    let facts = record.facts();
+    let opening = is(&record.event, Kind::Opening);
+    let (opened_by, opened_by_uid) = if opening {
+        (record.user.clone(), record.uid)
+    } else {
+        (facts.opened_by?, facts.opened_by_uid?)
+    };
+    Some(AuditedSession {
+        opened_at: facts.opened_at.or_else(|| opening.then(|| record.time.clone()))?,
+        id: id.clone(),
+        unit: record.unit.parse().ok()?,
+        opened_by,
+        opened_by_uid,
+        mode: facts.mode,
+        ended_at: None,
+        close_reason: None,
+        outcome: Outcome::NotRecorded,
+    })
+}
+
+fn update(session: &mut AuditedSession, record: &AuditRecord) {
+    let outcome = match record.event.as_str() {
+        event if is(event, Kind::Closed) => Outcome::Proved,
+        event if is(event, Kind::Stuck) => Outcome::Stuck,
+        _ => return,
+    };
+    session.outcome = outcome;
+    session.ended_at = Some(record.time.clone());
+    session.close_reason = record.facts().close_reason.or(session.close_reason);
+}
+
+/// The last record of the end of a session, for `show` after godebugd has forgotten it.
+///
+/// # Errors
+/// When the log is there and cannot be read.
+pub fn last_end(id: &SessionId) -> io::Result<Option<AuditRecord>> {
+    let Some(log) = Log::open(Path::new(paths::AUDIT_LOG))? else { return Ok(None) };
+    let mut found = None;
+    let end = |event: &str| is(event, Kind::Closed) || is(event, Kind::Stuck);
+    log.read(
+        |head| head.session.as_ref() == Some(id) && end(&head.event),
+        |record, _| found = Some(record),
+    )?;
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::audit::Entry;
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    fn line(kind: Kind, id: &str, uid: u32, details: Value) -> Vec<u8> {
+        let mut entry = Entry::new(kind, "shop.service", uid, &format!("user{uid}"), "a sentence")
+            .session(id)
+            .details(details);
+        entry.time = "2026-01-01T00:00:00Z".to_owned();
+        let mut line = serde_json::to_vec(&entry).unwrap();
+        line.push(b'\n');
+        line
+    }
+
+    fn opening(id: &str, uid: u32, opened_at: &str) -> Vec<u8> {
+        line(Kind::Opening, id, uid, json!({"opened_at": opened_at, "mode": "modify"}))
+    }
+
+    fn end(kind: Kind, id: &str, uid: u32, opened_at: &str) -> Vec<u8> {
+        let user = format!("user{uid}");
+        let details = json!({"opened_at": opened_at, "opened_by": user, "opened_by_uid": uid,
+            "mode": "modify", "close_reason": "expired"});
+        line(kind, id, 0, details)
+    }
+
+    fn id(text: &str) -> SessionId {
+        text.parse().unwrap()
+    }
+
+    fn listed(text: &[u8], last: u32, only_of: Option<u32>) -> (Vec<AuditedSession>, u64) {
+        let filter = AuditFilter { unit: None, last: last.try_into().unwrap() };
+        let mut sessions = Latest::new(filter.last.get(), only_of);
+        let damaged = list_in(Log::new(text), &filter, &mut sessions).unwrap();
+        (sessions.in_order(), damaged)
+    }
+
+    #[test]
+    fn damaged_lines_are_passed_over_and_counted() {
+        let mut text = opening("0000000a", 7, "2026-01-01T00:00:00Z");
+        text.extend(b"{\"time\":\n\n\xff\xfe\n[1]\nnull\n{}\n");
+        text.extend(vec![b'x'; LONGEST + 1]);
+        text.push(b'\n');
+        text.extend(end(Kind::Closed, "0000000a", 7, "2026-01-01T00:00:00Z"));
+        text.extend(&end(Kind::Closed, "0000000a", 7, "2026-01-01T00:00:00Z")[..50]);
+        let trail = trail_in(Log::new(text.as_slice()), &id("0000000a")).unwrap();
+        let events: Vec<&str> = trail.entries.iter().map(|entry| entry.event.as_str()).collect();
+        assert_eq!(events, ["opening", "closed"]);
+        assert_eq!(trail.damaged_lines, 8);
+        assert_eq!(owner(&trail.entries), Some(7));
+        let (sessions, damaged) = listed(&text, 5, None);
+        assert_eq!((sessions.len(), damaged), (1, 8));
+        assert_eq!(sessions[0].outcome, Outcome::Proved);
+    }
+
+    #[test]
+    fn an_answer_has_a_bound_whatever_the_log_holds() {
+        let mut text = opening("0000000a", 7, "2026-01-01T00:00:00Z");
+        for _ in 0..5000 {
+            text.extend(end(Kind::Stuck, "0000000a", 7, "2026-01-01T00:00:00Z"));
+        }
+        text.extend(end(Kind::Closed, "0000000a", 7, "2026-01-01T00:00:00Z"));
+        let trail = trail_in(Log::new(text.as_slice()), &id("0000000a")).unwrap();
+        assert_eq!(trail.entries.len(), FIRST.entries + LATEST.entries);
+        let gap = trail.left_out.unwrap();
+        assert_eq!((gap.after, gap.entries), (100, 5002 - 500));
+        assert_eq!(trail.entries[0].event, "opening");
+        assert_eq!(trail.entries.last().unwrap().event, "closed");
+    }
+
+    #[test]
+    fn big_records_are_bounded_too() {
+        let big = "x".repeat(LONGEST / 3);
+        let mut text = Vec::new();
+        for number in 0..20 {
+            text.extend(line(Kind::Stuck, "0000000a", 0, json!({"n": number, "found": big})));
+        }
+        let trail = trail_in(Log::new(text.as_slice()), &id("0000000a")).unwrap();
+        let gap = trail.left_out.unwrap();
+        assert_eq!(trail.entries.len() as u64 + gap.entries, 20);
+        assert!(serde_json::to_vec(&trail).unwrap().len() <= FIRST.bytes + LATEST.bytes + 4096);
+        assert_eq!(trail.entries.last().unwrap().details["n"], 19);
+    }
+
+    #[test]
+    fn a_session_that_ends_late_does_not_come_back_as_a_new_one() {
+        let mut text = opening("0000000a", 7, "2026-01-01T00:00:00Z");
+        for number in 1..=3 {
+            let at = format!("2026-01-02T00:00:0{number}Z");
+            text.extend(opening(&format!("0000000{number}"), 8, &at));
+        }
+        text.extend(line(Kind::Recovered, "0000000a", 7, Value::Null));
+        text.extend(end(Kind::Closed, "0000000a", 7, "2026-01-01T00:00:00Z"));
+        let ids = |last, of| -> Vec<String> {
+            listed(&text, last, of).0.iter().map(|session| session.id.to_string()).collect()
+        };
+        assert_eq!(ids(2, None), ["00000002", "00000003"]);
+        assert_eq!(ids(4, None), ["0000000a", "00000001", "00000002", "00000003"]);
+        assert_eq!(ids(2, Some(7)), ["0000000a"]);
+        assert!(ids(2, Some(9)).is_empty());
+    }
+
+    #[test]
+    fn what_rotation_has_left_of_a_session_is_listed() {
+        let text = end(Kind::Stuck, "0000000a", 7, "2026-01-01T00:00:00Z");
+        let (sessions, _) = listed(&text, 2, Some(7));
+        assert_eq!(sessions[0].outcome, Outcome::Stuck);
+        assert_eq!(sessions[0].opened_by, "user7");
+    }
+
+    #[test]
+    fn whoever_extends_a_session_does_not_own_it() {
+        let extended = line(Kind::Extended, "0000000a", 9, json!({"opened_by_uid": 7}));
+        let read = |text: &[u8]| trail_in(Log::new(text), &id("0000000a")).unwrap().entries;
+        assert_eq!(owner(&read(&extended)), Some(7));
+        assert_eq!(owner(&read(&line(Kind::Extended, "0000000a", 9, Value::Null))), None);
+    }
+
+    proptest! {
+        #[test]
+        fn hostile_bytes_never_panic_and_every_line_counts(bytes: Vec<u8>) {
+            let mut text = bytes.clone();
+            text.push(b'\n');
+            text.extend(opening("0000000a", 7, "2026-01-01T00:00:00Z"));
+            let trail = trail_in(Log::new(text.as_slice()), &id("0000000a")).unwrap();
+            prop_assert_eq!(trail.entries.len(), 1);
+            let lines = text.iter().filter(|byte| **byte == b'\n').count() as u64;
+            prop_assert_eq!(trail.damaged_lines, lines - 1);
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! Fault points, in a test build only (feature `fault-points`): named places in a session's life where
+//! a test has the program killed, stopped, or held while it breaks something else.
+//!
+//! Nothing happens on a host without [`FOLDER`]. In it every point that is reached is added to
+//! `trace`; the one that `arm` names (`PROGRAM/POINT ACTION`) fires once.
+
+use crate::engine::{End, Host};
+use crate::ledger::Ledger;
+use godebug_api::Refusal;
+use godebug_core::grant::Grant;
+use godebug_core::ledger::{Opened, Record, Replay};
+use rustix::process::{Signal, getpid, kill_process};
+use rustix::time::{ClockId, clock_gettime};
+use std::io::Write;
+use std::path::Path;
+use std::time::Duration;
+
+const FOLDER: &str = "/run/godebug-faults";
+
+/// The program is at this point now. Returns when it may go on.
+pub fn reach(point: &str) {
+    let folder = Path::new(FOLDER);
+    if !folder.exists() {
+        return;
+    }
+    let program = std::env::args_os().next().unwrap_or_default();
+    let program = Path::new(&program).file_name().unwrap_or_default().to_string_lossy();
+    let name = format!("{program}/{point}");
+    trace(folder, &name);
+    let Ok(armed) = std::fs::read_to_string(folder.join("arm")) else { return };
+    let Some((wanted, action)) = armed.trim_end().rsplit_once(' ') else { return };
+    // Whoever renames it is the one that it fires for.
+    if wanted != name || std::fs::rename(folder.join("arm"), folder.join("fired")).is_err() {
+        return;
+    }
+    match action {
+        "kill" => signal(Signal::KILL),
+        "stop" => signal(Signal::STOP),
+        _ => hold(&folder.join("go")),
+    }
+}
+
+fn trace(folder: &Path, name: &str) {
+    let now = clock_gettime(ClockId::Realtime);
+    let line = format!("{name} {}{:09}\n", now.tv_sec, now.tv_nsec);
+    let file = std::fs::File::options().create(true).append(true).open(folder.join("trace"));
+    // A trace that cannot be written shows in the test, which misses the point.
+    let _ = file.and_then(|mut file| file.write_all(line.as_bytes()));
+}
+
+fn signal(signal: Signal) {
+    let _ = kill_process(getpid(), signal);
+}
+
+/// Blocks the whole program, runtime and all: what is outside changes, what is inside does not.
+fn hold(go: &Path) {
+    while std::fs::remove_file(go).is_err() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// The points before and after something that is done by the time this is dropped.
+pub struct Around {
+    layer: &'static str,
+    what: String,
+}
+
+impl Around {
+    pub fn new(layer: &'static str, what: impl Into<String>) -> Self {
+        let what = what.into();
+        reach(&format!("{layer}.before.{what}"));
+        Self { layer, what }
+    }
+
+    /// Around one write of a ledger.
+    pub fn write(ledger: &Ledger, record: &Record) -> Self {
+        // Dropping it would give up the lock that the writer holds.
+        let ledger = std::mem::ManuallyDrop::new(ledger.without_lock());
+        let replay = ledger.replay().ok().flatten();
+        Self::new("ledger", record_name(record, replay.as_ref()))
+    }
+}
+
+impl Drop for Around {
+    fn drop(&mut self) {
+        reach(&format!("{}.after.{}", self.layer, self.what));
+    }
+}
+
+/// What is written, told from what is written of the same kind at other times.
+fn record_name(record: &Record, replay: Option<&Replay>) -> String {
+    let grant_of = |step: u32| {
+        let outstanding = replay.map(|replay| replay.outstanding.as_slice()).unwrap_or_default();
+        outstanding.iter().find(|(known, _)| *known == step).map(|(_, grant)| grant_name(grant))
+    };
+    let of_step = |step: &u32| grant_of(*step).unwrap_or_else(|| format!("step-{step}"));
+    match record {
+        Record::Opened { .. } => "opened".to_owned(),
+        Record::Intent { grant, .. } => format!("intent:{}", grant_name(grant)),
+        Record::Done { step } => format!("done:{}", of_step(step)),
+        Record::Undone { step } => format!("undone:{}", of_step(step)),
+        Record::Deadline { .. } => match replay {
+            Some(Replay { active: Some(_), .. }) => "deadline:extended",
+            Some(Replay { deadline: Some(_), .. }) => "deadline:final",
+            _ => "deadline:opening",
+        }
+        .to_owned(),
+        Record::Active { .. } => "active".to_owned(),
+        Record::Closing { .. } => "closing".to_owned(),
+        Record::Stuck { .. } => "stuck".to_owned(),
+    }
+}
+
+/// The kind of a grant, and for a dead man its generation.
+fn grant_name(grant: &Grant) -> String {
+    match grant {
+        Grant::DeadMan { unit } => {
+            let rest = unit.trim_end_matches(".timer").rsplit_once('@').map_or("", |(_, id)| id);
+            let generation = rest.split_once('-').map_or("0", |(_, generation)| generation);
+            format!("dead-man-{generation}")
+        }
+        Grant::Fence { .. } => "fence".to_owned(),
+        Grant::Guard { .. } => "guard".to_owned(),
+        Grant::Debugger { .. } => "debugger".to_owned(),
+        Grant::Gateway { .. } => "gateway".to_owned(),
+        Grant::FirewalldRule { .. } => "firewalld-rule".to_owned(),
+    }
+}
+
+/// A host with a point before and after everything that is done to it.
+pub struct Watched<'a, H>(pub &'a H);
+
+impl<H: Host> Host for Watched<'_, H> {
+    type Material = H::Material;
+
+    async fn take(&self, grant: &Grant, material: &H::Material) -> Result<(), Refusal> {
+        let point = format!("take:{}", grant_name(grant));
+        around(&point, self.0.take(grant, material)).await
+    }
+
+    async fn cut(&self, session: &Opened) {
+        around("cut", self.0.cut(session)).await;
+    }
+
+    async fn undo(&self, session: &Opened, grant: &Grant) -> Result<(), String> {
+        let point = format!("undo:{}", grant_name(grant));
+        around(&point, self.0.undo(session, grant)).await
+    }
+
+    async fn read_back(&self, session: &Opened, grant: &Grant) -> Vec<(String, Option<String>)> {
+        let point = format!("read-back:{}", grant_name(grant));
+        around(&point, self.0.read_back(session, grant)).await
+    }
+
+    fn record_end(&self, session: &Opened, end: &End) {
+        let _around = Around::new("host", "record-end");
+        self.0.record_end(session, end);
+    }
+}
+
+/// An act that is given up half-way never reaches the point after it.
+async fn around<T>(what: &str, act: impl Future<Output = T>) -> T {
+    reach(&format!("host.before.{what}"));
+    let done = act.await;
+    reach(&format!("host.after.{what}"));
+    done
+}

@@ -1,0 +1,236 @@
+//! One cell: one fault at one point of one session's life, and what is left after it.
+
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use godebug_tests::{Host, Snapshot, nothing_left, nothing_left_but_targets_ended};
+use rustix::process::Signal;
+
+use crate::{
+    faults::{Act, Fault, Target},
+    inject::Effect,
+    points::{Group, Point},
+    scene::{Scene, TARGET, Ttl, now},
+    setup,
+};
+
+/// What came of a cell.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Outcome {
+    /// Nothing was left, so many milliseconds after what made it due.
+    Passed {
+        milliseconds: f64,
+        since: &'static str,
+    },
+    NotApplicable(String),
+    /// What was left, or went wrong.
+    Failed(String),
+}
+
+/// Runs one. The host can be used again unless it failed.
+pub(crate) fn run(host: &Host, fault: &Fault, point: &Point) -> Outcome {
+    attempt(host, fault, point).unwrap_or_else(|error| {
+        let causes: Vec<String> = error.chain().map(ToString::to_string).collect();
+        Outcome::Failed(causes.join("\n  because: "))
+    })
+}
+
+fn attempt(host: &Host, fault: &Fault, point: &Point) -> Result<Outcome> {
+    (fault.prepare)(host)?;
+    let mut scene = Scene::new(host)?;
+    let effect = play(&mut scene, fault, point)?;
+    let released = now();
+    if let Effect::NotApplicable(why) = effect {
+        let mended = settle(&mut scene, fault);
+        mended.context("after a fault that could not happen")?;
+        return Ok(Outcome::NotApplicable(why));
+    }
+    let end = if fault.reboots { Ok(now()) } else { await_end(&mut scene, fault, point, released) };
+    let end = end?;
+    if let Some(mend) = fault.mend {
+        traces_of_session(&scene)?;
+        mend(&mut scene).context("mending the host")?;
+    }
+    if point.group == Group::DeadMan && !fault.reboots {
+        scene.let_godebugd_come_back()?;
+    }
+    prove(&scene, fault)?;
+    if fault.is_recorded {
+        scene.all_are_closed()?;
+    }
+    if fault.reboots {
+        return Ok(Outcome::Passed { milliseconds: 0.0, since: "the next boot" });
+    }
+    Ok(measured(&scene, point, released, end))
+}
+
+/// Opens a session, brings it to the point and breaks what is to be broken there.
+fn play(scene: &mut Scene, fault: &Fault, point: &Point) -> Result<Effect> {
+    let action = match fault.act {
+        Act::Itself(action) => action,
+        Act::Outside(_) => "wait",
+    };
+    match point.group {
+        Group::Opening => {
+            scene.arm(point, action)?;
+            scene.open(fault.ttl.unwrap_or(Ttl::Short))?;
+        }
+        Group::Active | Group::Closing => {
+            scene.open_and_connect(fault.ttl.unwrap_or(Ttl::Middle))?;
+            if point.is_idle() {
+                return strike_idle(scene, fault);
+            }
+            scene.arm(point, action)?;
+            let command =
+                if point.group == Group::Active { scene.extend()? } else { scene.stop()? };
+            scene.running.push(command);
+        }
+        Group::DeadMan => {
+            scene.arm(point, action)?;
+            scene.open_and_connect(fault.ttl.unwrap_or(Ttl::Middle))?;
+            scene.end_godebugd()?;
+        }
+    }
+    if !scene.has_fired(Duration::from_secs(20))? {
+        bail!("the point was not reached; what ran said: {}", said(scene));
+    }
+    scene.note_deadline();
+    let Act::Outside(inject) = fault.act else { return Ok(Effect::Done) };
+    let effect = inject(scene).with_context(|| format!("bringing about {}", fault.name));
+    if !fault.reboots {
+        scene.release()?;
+    }
+    effect
+}
+
+fn said(scene: &Scene) -> String {
+    scene.running.iter().map(|command| command.stdout() + &command.stderr()).collect()
+}
+
+/// Nobody is held there: the fault comes from outside in any case.
+fn strike_idle(scene: &mut Scene, fault: &Fault) -> Result<Effect> {
+    match fault.act {
+        Act::Outside(inject) => inject(scene),
+        Act::Itself("kill") => scene.signal("godebugd", Signal::KILL).map(|_| Effect::Done),
+        Act::Itself(_) => scene.signal("godebugd", Signal::STOP).map(|_| Effect::Done),
+    }
+}
+
+/// Ends a session that nothing has happened to.
+fn settle(scene: &mut Scene, fault: &Fault) -> Result<()> {
+    for mut command in std::mem::take(&mut scene.running) {
+        command.wait(Duration::from_secs(30))?;
+    }
+    if scene.host.run("systemctl is-enabled godebugd")?.stdout.contains("masked") {
+        scene.host.wait_until("the dead man has come", Duration::from_secs(30), || {
+            Ok(scene.sessions().is_empty())
+        })?;
+        scene.let_godebugd_come_back()?;
+    } else {
+        scene.stop()?.wait(Duration::from_secs(30))?;
+    }
+    if let Some(mend) = fault.mend {
+        mend(scene)?;
+    }
+    prove(scene, fault)
+}
+
+/// Waits until nothing of the session can be seen; gives the moment.
+fn await_end(scene: &mut Scene, fault: &Fault, point: &Point, released: f64) -> Result<f64> {
+    loop {
+        scene.note_deadline();
+        let quiet = seen(scene)?;
+        let now = now();
+        if quiet.is_none() {
+            return Ok(now);
+        }
+        let due = match scene.deadline {
+            // It was asked for, and godebugd is there to do it.
+            _ if point.group == Group::Closing
+                && !fault.daemon_is_gone
+                && !fault.daemon_restarts =>
+            {
+                released
+            }
+            Some(deadline) => deadline.max(released),
+            None => released,
+        };
+        if let Some(what) = quiet
+            && now > due + fault.limit.as_secs_f64() * 1000.0
+        {
+            let left = nothing_left(scene.host, &scene.before).err();
+            let left = left.map_or(what, |error| format!("{error:#}"));
+            bail!("{:.1} s after it was due: {left}", (now - due) / 1000.0);
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// What is still to be seen of a session, as far as a look tells that costs nothing.
+fn seen(scene: &Scene) -> Result<Option<String>> {
+    if let Some(id) = scene.sessions().pop() {
+        return Ok(Some(format!("the folder of session {id} is there")));
+    }
+    const PROGRAMS: [&str; 3] = ["dlv", "godebug-gateway", "godebug-revoke"];
+    let running = scene.host.processes();
+    if let Some(one) = running.iter().find(|one| PROGRAMS.contains(&one.name.as_str())) {
+        return Ok(Some(format!("{} is running", one.name)));
+    }
+    let target = scene.target()?;
+    let held = target.is_alive() && (target.tracer()? != 0 || matches!(target.state()?, 't' | 'T'));
+    Ok(held.then(|| "the target is held".to_owned()))
+}
+
+/// What only mending the host would take away.
+fn traces_of_session(scene: &Scene) -> Result<()> {
+    let found = scene.host.run(
+        "{ nft list ruleset; \
+           if systemctl --quiet is-active firewalld; then \
+             firewall-cmd --list-all-zones; firewall-cmd --permanent --list-all-zones; fi; } \
+         | grep -e godebug_ -e 23[46][0-9]",
+    )?;
+    if found.success() {
+        bail!("left in the firewall:\n{}", found.stdout);
+    }
+    Ok(())
+}
+
+/// Everything is as it was, and the target does its work.
+fn prove(scene: &Scene, fault: &Fault) -> Result<()> {
+    let host = scene.host;
+    let limit = Instant::now() + Duration::from_secs(3);
+    loop {
+        let left = match fault.target {
+            Target::Lives => nothing_left(host, &scene.before),
+            Target::Ends => nothing_left_but_targets_ended(host, &scene.before)
+                .and_then(|()| nothing_left(host, &Snapshot::take(host, &[TARGET])?)),
+        };
+        match left {
+            Ok(()) => break,
+            // systemd drops a unit a moment after it has ended.
+            Err(error) if Instant::now() > limit => return Err(error),
+            Err(_) => std::thread::sleep(Duration::from_millis(50)),
+        }
+    }
+    scene.target_answers()
+}
+
+fn measured(scene: &Scene, point: &Point, released: f64, end: f64) -> Outcome {
+    let (since, from) = match scene.deadline {
+        Some(deadline) if end >= deadline && deadline >= released => {
+            ("the end of its time", deadline)
+        }
+        _ if point.group == Group::Closing => ("the fault, while it was being stopped", released),
+        _ => ("the fault", released),
+    };
+    Outcome::Passed { milliseconds: (end - from).max(0.0), since }
+}
+
+/// Where a failed cell's journal goes.
+pub(crate) fn journal(fault: &Fault, point: &Point) -> PathBuf {
+    let name = point.name.replace(['/', ':', ' ', ','], "-");
+    setup::output().join("journals").join(format!("{}-{name}.log", fault.name))
+}

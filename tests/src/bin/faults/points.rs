@@ -1,0 +1,116 @@
+//! The points of a session's life, found by a session with nothing broken, and what part of the life
+//! each belongs to.
+
+use std::fs;
+
+use anyhow::{Context, Result, ensure};
+use godebug_tests::{Host, Snapshot, nothing_left};
+use serde_json::{Value, json};
+
+use crate::{
+    scene::{SOON, Scene, TARGET, Ttl},
+    setup::FOLDER,
+};
+
+/// The state between points: the session is active, a client is connected, its breakpoint is set.
+pub(crate) const IDLE: &str = "active, idle";
+
+/// A part of a session's life: a column of the table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Group {
+    Opening,
+    /// Idle, or just being extended.
+    Active,
+    /// godebugd gives everything back, since somebody asked it to.
+    Closing,
+    /// godebug-revoke does, at the end of the time, with no godebugd.
+    DeadMan,
+}
+
+impl Group {
+    pub(crate) const ALL: [Self; 4] = [Self::Opening, Self::Active, Self::Closing, Self::DeadMan];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Opening => "opening",
+            Self::Active => "active",
+            Self::Closing => "closing",
+            Self::DeadMan => "dead man",
+        }
+    }
+
+    fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|group| group.name() == name)
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Point {
+    /// `PROGRAM/POINT`, as the program writes it into its trace, or [`IDLE`].
+    pub(crate) name: String,
+    pub(crate) group: Group,
+}
+
+impl Point {
+    pub(crate) fn is_idle(&self) -> bool {
+        self.name == IDLE
+    }
+
+    pub(crate) fn to_json(&self) -> Value {
+        json!({ "point": self.name, "group": self.group.name() })
+    }
+
+    pub(crate) fn from_json(value: &Value) -> Option<Self> {
+        let group = Group::parse(value["group"].as_str()?)?;
+        Some(Self { name: value["point"].as_str()?.to_owned(), group })
+    }
+}
+
+/// Goes once through a session that is extended, one that is stopped, and one that the dead man ends.
+pub(crate) fn discover(host: &Host) -> Result<Vec<Point>> {
+    let before = Snapshot::take(host, &[TARGET])?;
+    let mut found = Vec::new();
+    let mut scene = Scene::new(host)?;
+    scene.open_and_connect(Ttl::Long)?;
+    add(&mut found, trace(host)?, Group::Opening);
+    found.push(Point { name: IDLE.to_owned(), group: Group::Active });
+    scene.extend()?.wait(SOON)?.ok()?;
+    add(&mut found, trace(host)?, Group::Active);
+    scene.stop()?.wait(SOON)?.ok()?;
+
+    let mut scene = Scene::new(host)?;
+    scene.open_and_connect(Ttl::Long)?;
+    trace(host)?;
+    scene.stop()?.wait(SOON)?.ok()?;
+    add(&mut found, trace(host)?, Group::Closing);
+
+    let mut scene = Scene::new(host)?;
+    scene.open_and_connect(Ttl::Middle)?;
+    trace(host)?;
+    scene.end_godebugd()?;
+    host.wait_until("the dead man has ended the session", SOON, || {
+        Ok(scene.sessions().is_empty())
+    })?;
+    let dead_man = trace(host)?;
+    scene.let_godebugd_come_back()?;
+    ensure!(dead_man.iter().all(|name| name.starts_with("godebug-revoke/")), "{dead_man:?}");
+    add(&mut found, dead_man, Group::DeadMan);
+    nothing_left(host, &before)?;
+    Ok(found)
+}
+
+/// What was reached since the last call.
+fn trace(host: &Host) -> Result<Vec<String>> {
+    let path = host.path(FOLDER).join("trace");
+    let text = fs::read_to_string(&path).context("no point was reached")?;
+    fs::remove_file(&path).context("removing the trace")?;
+    Ok(text.lines().filter_map(|line| Some(line.rsplit_once(' ')?.0.to_owned())).collect())
+}
+
+fn add(found: &mut Vec<Point>, names: Vec<String>, group: Group) {
+    for name in names {
+        if !found.iter().any(|point| point.name == name) {
+            found.push(Point { name, group });
+        }
+    }
+}

@@ -1,0 +1,257 @@
+//! One session on one host while something is being broken: opened from the laptop, with a client and
+//! its breakpoint, held at a point, let go.
+
+use std::{
+    fs,
+    net::TcpStream,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use godebug_tests::{
+    Host, Snapshot, Spawned, dap::DapClient, process::Process, ticket::Ticket, tls,
+};
+use rustix::process::{Pid, Signal, kill_process};
+use rustls::{ClientConnection, StreamOwned};
+use serde_json::Value;
+
+use crate::{
+    points::Point,
+    setup::{FOLDER, ready},
+};
+
+/// The service that is debugged.
+pub(crate) const TARGET: &str = "myapp";
+/// How long anything may take that should take a moment, on a busy machine.
+pub(crate) const SOON: Duration = Duration::from_secs(20);
+const AUDIT: &str = "/var/log/godebug/audit.jsonl";
+
+/// How long a session may live: long enough for what is done in it and no longer.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Ttl {
+    /// One second.
+    Least,
+    /// Nothing is done in it.
+    Short,
+    /// A client connects.
+    Middle,
+    Long,
+}
+
+impl Ttl {
+    fn text(self) -> &'static str {
+        match self {
+            Self::Least => "1s",
+            Self::Short => "3s",
+            Self::Middle => "6s",
+            Self::Long => "60s",
+        }
+    }
+}
+
+/// A debugger's client at work: connected, with a breakpoint set, the target running.
+pub(crate) struct Client {
+    pub(crate) dap: DapClient<StreamOwned<ClientConnection, TcpStream>>,
+    pub(crate) socket: TcpStream,
+}
+
+pub(crate) struct Scene<'a> {
+    pub(crate) host: &'a Host,
+    pub(crate) before: Snapshot,
+    pub(crate) client: Option<Client>,
+    /// Commands that need not have ended: `attach`, `stop` and the like.
+    pub(crate) running: Vec<Spawned>,
+    /// The end of the session as its ledger last said, in milliseconds since the epoch.
+    pub(crate) deadline: Option<f64>,
+    /// How long the audit log was before.
+    audit: u64,
+}
+
+/// Milliseconds since the epoch, on the clock that the host has too.
+pub(crate) fn now() -> f64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    since.as_secs_f64() * 1000.0
+}
+
+impl<'a> Scene<'a> {
+    pub(crate) fn new(host: &'a Host) -> Result<Self> {
+        // What systemd has counted of earlier cells must not keep godebugd from starting.
+        host.ok(&format!(
+            "systemctl reset-failed; cd {FOLDER} && rm -f arm fired go trace; rm -f /root/ticket"
+        ))?;
+        let before = Snapshot::take(host, &[TARGET])?;
+        let audit = fs::metadata(host.path(AUDIT)).map_or(0, |file| file.len());
+        Ok(Self { host, before, client: None, running: Vec::new(), deadline: None, audit })
+    }
+
+    /// Has `point` fire when it is reached next.
+    pub(crate) fn arm(&self, point: &Point, action: &str) -> Result<()> {
+        let folder = self.host.path(FOLDER);
+        // Renamed, so that nobody reads half of it.
+        fs::write(folder.join("new"), format!("{} {action}\n", point.name))?;
+        fs::rename(folder.join("new"), folder.join("arm")).context("arming a point")
+    }
+
+    /// Waits until the point has fired. `false` when it is clear that it will not be reached.
+    pub(crate) fn has_fired(&mut self, limit: Duration) -> Result<bool> {
+        let fired = self.host.path(FOLDER).join("fired");
+        let deadline = Instant::now() + limit;
+        while !fired.exists() {
+            if Instant::now() > deadline {
+                return Ok(false);
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(true)
+    }
+
+    /// Lets a program go on that is held at a point.
+    pub(crate) fn release(&self) -> Result<()> {
+        fs::write(self.host.path(FOLDER).join("go"), "").context("releasing a point")
+    }
+
+    /// Begins to open a session for the laptop.
+    pub(crate) fn open(&mut self, ttl: Ttl) -> Result<()> {
+        let host = self.host;
+        let attach = host.spawn(&format!(
+            "exec godebugctl --json attach {TARGET} --ttl {} --from {} --endpoint {} --detach --ticket /root/ticket",
+            ttl.text(), host.laptop_address(), host.address()
+        ))?;
+        self.running.push(attach);
+        Ok(())
+    }
+
+    /// Opens one, connects a client to it and sets a breakpoint in a function that is called.
+    pub(crate) fn open_and_connect(&mut self, ttl: Ttl) -> Result<()> {
+        self.open(ttl)?;
+        let mut attach = self.running.pop().context("nothing was opened")?;
+        attach.wait(SOON)?.ok()?;
+        self.note_deadline();
+        let ticket = Ticket::read(self.host.path("/root/ticket"))?;
+        let port = ticket.gateway.context("the ticket has no address")?.port();
+        let socket = self.host.connect_from_laptop(port)?;
+        let other = socket.try_clone().context("doubling a socket")?;
+        let mut dap = DapClient::new(tls::connect(socket, &ticket.identity)?);
+        dap.attach()?;
+        dap.set_function_breakpoints(&["main.priceOf"])?;
+        dap.configuration_done()?;
+        self.client = Some(Client { dap, socket: other });
+        Ok(())
+    }
+
+    /// Begins to extend it.
+    pub(crate) fn extend(&self) -> Result<Spawned> {
+        let id = self.sessions().pop().context("there is no session to extend")?;
+        self.host.spawn(&format!("exec godebugctl --json extend {id} --ttl {}", Ttl::Middle.text()))
+    }
+
+    /// Begins to stop it.
+    pub(crate) fn stop(&self) -> Result<Spawned> {
+        self.host.spawn("exec godebugctl --json stop --all")
+    }
+
+    /// Leaves the session to the dead man.
+    pub(crate) fn end_godebugd(&self) -> Result<()> {
+        self.host
+            .ok("systemctl mask --runtime godebugd && systemctl kill --signal=KILL godebugd")
+            .map(drop)
+    }
+
+    pub(crate) fn let_godebugd_come_back(&self) -> Result<()> {
+        self.host.ok("systemctl unmask --runtime godebugd && systemctl reset-failed").map(drop)
+    }
+
+    /// The sessions that have a folder.
+    pub(crate) fn sessions(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.host.path("/run/godebug")).into_iter().flatten().flatten();
+        let folders = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+        folders.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+    }
+
+    /// Keeps what the ledger says now about the end.
+    pub(crate) fn note_deadline(&mut self) {
+        for id in self.sessions() {
+            let path = self.host.path(&format!("/run/godebug/{id}/ledger"));
+            let ledger = fs::read_to_string(path).unwrap_or_default();
+            let records =
+                ledger.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+            let last =
+                records.filter_map(|record| record["deadline"]["wall_ms"].as_f64()).next_back();
+            self.deadline = last.or(self.deadline);
+        }
+    }
+
+    /// The processes of a part of the session: `dlv`, `gateway`, `guard`; or of `godebugd`.
+    pub(crate) fn part(&self, part: &str) -> Vec<Process> {
+        let unit = match part {
+            "godebugd" => "/godebugd.service".to_owned(),
+            part => format!("/godebug-{part}@"),
+        };
+        let is_of = |process: &Process| {
+            let path = format!("/proc/{}/cgroup", process.pid);
+            fs::read_to_string(path).is_ok_and(|cgroup| cgroup.contains(&unit))
+        };
+        self.host.processes().into_iter().filter(is_of).collect()
+    }
+
+    /// Signals every process of a part. `false` when there is none.
+    pub(crate) fn signal(&self, part: &str, signal: Signal) -> Result<bool> {
+        let processes = self.part(part);
+        for process in &processes {
+            send(process, signal)?;
+        }
+        Ok(!processes.is_empty())
+    }
+
+    /// The target as it was before.
+    pub(crate) fn target(&self) -> Result<&Process> {
+        self.before.processes().first().context("no target")
+    }
+
+    /// What the host's log has about the sessions since this scene began.
+    pub(crate) fn audit(&self) -> Result<Vec<Value>> {
+        let log = fs::read(self.host.path(AUDIT)).unwrap_or_default();
+        let new = log.get(usize::try_from(self.audit)?..).unwrap_or_default();
+        let lines = String::from_utf8_lossy(new);
+        Ok(lines.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
+    }
+
+    /// Every session that was allowed must have an end in the log, and be closed.
+    pub(crate) fn all_are_closed(&self) -> Result<()> {
+        let entries = self.audit()?;
+        for opening in entries.iter().filter(|entry| entry["event"] == "opening") {
+            let ends = entries.iter().filter(|entry| entry["session"] == opening["session"]);
+            let mut last =
+                ends.filter(|entry| entry["event"] == "closed" || entry["event"] == "stuck");
+            match last.next_back() {
+                Some(end) if end["event"] == "closed" => {}
+                Some(end) => bail!("the audit log's last word is: {}", end["message"]),
+                None => bail!("the audit log does not say that {} ended", opening["session"]),
+            }
+        }
+        Ok(())
+    }
+
+    /// Somebody's request is answered as without a debugger.
+    pub(crate) fn target_answers(&self) -> Result<()> {
+        let answer = self.host.http_from_host("http://127.0.0.1:8080/order?id=3")?;
+        ensure!(answer.contains(r#""cents":1297"#), "another answer: {answer}");
+        Ok(())
+    }
+
+    /// After a reboot.
+    pub(crate) fn is_up_again(&mut self) -> Result<()> {
+        self.client = None;
+        self.running.clear();
+        self.deadline = None;
+        ready(self.host)
+    }
+}
+
+pub(crate) fn send(process: &Process, signal: Signal) -> Result<()> {
+    let pid = Pid::from_raw(i32::try_from(process.pid)?).context("a process without a number")?;
+    match kill_process(pid, signal) {
+        Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
+        Err(error) => Err(error).with_context(|| format!("signalling {}", process.name)),
+    }
+}

@@ -1,0 +1,88 @@
+//! The product with fault points on a test host: how it is built, how it gets there, and what else a
+//! host needs before anything can be broken on it.
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, Result, ensure};
+use godebug_tests::{Host, HostOptions, Suite};
+
+/// Where the programs look for the point that is armed, and leave their trace.
+pub(crate) const FOLDER: &str = "/run/godebug-faults";
+const PROGRAMS: [&str; 2] = ["godebugd", "godebug-revoke"];
+const OUTPUT: &str = "target/faults";
+
+pub(crate) fn workspace() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().map(Path::to_owned).unwrap_or_default()
+}
+
+/// What this program makes: results, journals, the programs with fault points.
+pub(crate) fn output() -> PathBuf {
+    workspace().join(OUTPUT)
+}
+
+/// Builds the two programs with fault points. Dependencies are shared with the ordinary build, the
+/// programs themselves are not touched by it nor touch it.
+pub(crate) fn build() -> Result<()> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let built = Command::new(cargo)
+        .current_dir(workspace())
+        .args(["build", "--quiet", "--locked", "-p", "godebug", "--features", "fault-points"])
+        .args(["--target-dir", OUTPUT, "--config", "build.build-dir=\"target\""])
+        .status()
+        .context("starting cargo")?;
+    ensure!(built.success(), "the programs with fault points cannot be built");
+    Ok(())
+}
+
+/// Boots a host that has them.
+pub(crate) fn boot(firewalld: bool) -> Result<Host> {
+    let host = HostOptions { firewalld, ..HostOptions::new(Suite::Trixie) }.boot()?;
+    for program in PROGRAMS {
+        let place = host.path(&format!("/usr/lib/godebug/{program}"));
+        let from = output().join("debug").join(program);
+        fs::remove_file(&place).with_context(|| format!("removing the host's {program}"))?;
+        fs::copy(&from, &place).with_context(|| format!("copying {}", from.display()))?;
+        fs::set_permissions(&place, fs::Permissions::from_mode(0o755))?;
+    }
+    host.write_file(
+        "/etc/systemd/system/godebugd.service.d/faults.conf",
+        format!("[Service]\nReadWritePaths=-{FOLDER}\n"),
+    )?;
+    KEPT.iter().try_for_each(|path| host.ok(&keep(path)).map(drop))?;
+    ready(&host)?;
+    Ok(host)
+}
+
+/// What faults change below /etc. Kept, and made files of the host's own now, so that putting them
+/// back is no change.
+const KEPT: [&str; 2] = ["/etc/firewalld", "/etc/systemd/system/myapp.service"];
+
+fn keep(path: &str) -> String {
+    format!("mkdir -p /root/kept && cp -a {path} /root/kept/ && {}", restore(path))
+}
+
+/// The shell line that makes a kept file or folder what it was.
+pub(crate) fn restore(path: &str) -> String {
+    format!("rm -rf {path} && cp -a /root/kept/$(basename {path}) {path}")
+}
+
+/// What is lost when the host reboots. The folder is a file system of its own, and /run a small one,
+/// so that /run can be filled.
+pub(crate) fn ready(host: &Host) -> Result<()> {
+    host.ok(&format!(
+        "mkdir -p {FOLDER} && mount -t tmpfs tmpfs {FOLDER} && mount -o remount,size=64M /run && \
+         systemctl daemon-reload && systemctl stop godebugd"
+    ))
+    .map(drop)
+}
+
+/// Tells one build of the product from another.
+pub(crate) fn version(host: &Host) -> Result<String> {
+    let sum = host.ok("cat /usr/lib/godebug/godebug* /usr/bin/godebugctl | sha256sum")?;
+    Ok(sum.chars().take(16).collect())
+}

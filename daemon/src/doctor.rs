@@ -4,7 +4,7 @@ use crate::config::Config;
 use crate::engine::Host;
 use crate::host::nftables;
 use crate::ledger::Ledger;
-use crate::sessions::{Sessions, all_debuggers, left_over as left_over_but};
+use crate::sessions::{self, Sessions, all_debuggers};
 use crate::{paths, target};
 use godebug_api::documents::{Check, Diagnosis, Inspection, Verdict};
 use godebug_api::{FreezeLimit, SessionId, State, UnitName};
@@ -251,8 +251,7 @@ async fn missing_grants(sessions: &Sessions, id: &SessionId) -> Result<Vec<Strin
 
 /// The proof of a session's end, for the host as a whole.
 async fn left_over(sessions: &Sessions) -> Check {
-    let known = Ledger::sessions().unwrap_or_default().into_iter().collect();
-    let left = left_over_but(&sessions.shared().host, &known).await;
+    let left = sessions::left_over(&sessions.shared().host).await;
     if left.is_empty() {
         return good("left over", "no unit, table or rule of a session that has ended");
     }

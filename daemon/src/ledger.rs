@@ -148,7 +148,9 @@ impl Ledger {
     fn drop_torn_end(&self) -> std::io::Result<u64> {
         let text = self.text()?;
         let whole = whole_lines(&text) as u64;
-        if whole < text.len() as u64 {
+        let length = self.file.metadata()?.len();
+        // One that has grown meanwhile is just being written, by somebody who goes without the lock.
+        if whole < length && length == text.len() as u64 {
             self.file.set_len(whole)?;
         }
         Ok(whole)

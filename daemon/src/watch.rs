@@ -9,8 +9,9 @@ use tokio::sync::broadcast::Sender;
 use tokio::sync::oneshot;
 use zbus::{Connection, MatchRule, MessageStream};
 
-/// A ruleset is changed by many messages; this long after the first they are looked at as one.
-const SETTLE: Duration = Duration::from_millis(20);
+/// A ruleset is changed by many messages, and on some hosts all the time; what comes within this is
+/// looked at as one change.
+const SETTLE: Duration = Duration::from_millis(100);
 
 /// Begins to watch, before it returns. The future it returns is done when the bus is gone.
 ///
@@ -86,7 +87,11 @@ fn watch_rulesets(changes: Sender<FirewallChange>) {
         }
     };
     tokio::spawn(async move {
-        while rulesets.next().await.is_ok() {
+        loop {
+            if let Err(error) = rulesets.next().await {
+                tracing::warn!("the kernel does not tell of changed rulesets any more: {error}");
+                return;
+            }
             tokio::time::sleep(SETTLE).await;
             let _ = changes.send(FirewallChange::RulesetChanged);
         }

@@ -5,10 +5,13 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests may panic too")]
 
+mod example;
+
+use example::opened;
 use godebug::engine::{self, End, Host};
 use godebug::ledger::Ledger;
 use godebug::paths::SessionPaths;
-use godebug_api::{Cidr, CloseReason, Deadline, Mode, Refusal};
+use godebug_api::{CloseReason, Deadline, Refusal};
 use godebug_core::grant::Grant;
 use godebug_core::ledger::{Opened, Record, VERSION};
 use godebug_core::plan::{Plan, Start, Step};
@@ -67,32 +70,6 @@ impl Host for SimulatedHost {
 
     fn record_end(&self, _: &Opened, end: &End) {
         self.ends.borrow_mut().push(end.clone());
-    }
-}
-
-fn opened() -> Opened {
-    Opened {
-        id: "0000000a".parse().unwrap(),
-        unit: "shop".parse().unwrap(),
-        invocation: None,
-        pid: 77.try_into().unwrap(),
-        start_ticks: 5,
-        mode: Mode::Modify,
-        uid: 0,
-        user: "root".to_owned(),
-        held_by: None,
-        reason: None,
-        sources: vec![Cidr::LOOPBACK_4],
-        port: 2345.try_into().unwrap(),
-        endpoint_host: None,
-        opened_at: "2026-01-01T00:00:00Z".to_owned(),
-        ttl_seconds: 60,
-        at_most_until: Deadline { wall_ms: 9, boot_ms: 9 },
-        debugger: "/usr/bin/dlv".to_owned(),
-        go_version: "go1.24".to_owned(),
-        watchdog_usec: None,
-        freeze_forecast_ms: None,
-        target_is_starting: false,
     }
 }
 

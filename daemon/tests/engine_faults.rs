@@ -5,6 +5,9 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests may panic too")]
 
+mod example;
+
+use example::opened;
 use godebug::engine::{self, End, Host};
 use godebug::ledger::Ledger;
 use godebug::paths::SessionPaths;
@@ -410,30 +413,7 @@ fn id() -> SessionId {
 }
 
 fn new_ledger(run: &Path) -> Ledger {
-    let session = Opened {
-        id: id(),
-        unit: "shop".parse().unwrap(),
-        invocation: None,
-        pid: 77.try_into().unwrap(),
-        start_ticks: 5,
-        mode: Mode::Modify,
-        uid: 0,
-        user: "root".to_owned(),
-        held_by: None,
-        reason: None,
-        sources: vec![Cidr::LOOPBACK_4],
-        port: 2345.try_into().unwrap(),
-        endpoint_host: None,
-        opened_at: "2026-01-01T00:00:00Z".to_owned(),
-        ttl_seconds: 60,
-        at_most_until: Deadline { wall_ms: 9, boot_ms: 9 },
-        debugger: "/usr/bin/dlv".to_owned(),
-        go_version: "go1.24".to_owned(),
-        watchdog_usec: None,
-        target_is_starting: false,
-        freeze_forecast_ms: None,
-    };
-    let record = Record::Opened { version: VERSION, session: Box::new(session) };
+    let record = Record::Opened { version: VERSION, session: Box::new(opened()) };
     let group = rustix::process::getegid().as_raw();
     Ledger::create(&SessionPaths::below(run, &id()), &record, group).unwrap()
 }

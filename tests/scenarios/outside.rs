@@ -120,7 +120,8 @@ fn flushed(host: &Host) -> Result<()> {
         ensure!(Laptop::connect(host, &session)?.rpc()?.state()?["Running"] == true);
         session.stop(host)?;
         let records = host.ok("cat /var/log/godebug/audit.jsonl")?;
-        ensure!(records.contains("was removed by somebody"), "it is not in the record");
+        let record = format!("the fence of session {} was removed by somebody", session.id);
+        ensure!(records.contains(&record), "it is not in the record");
         host.ok("firewall-cmd --reload").map(drop)
     })
 }

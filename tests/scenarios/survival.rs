@@ -23,46 +23,35 @@ pub(crate) const ALL: &[Scenario] = &[
 const ROUNDS: usize = 8;
 
 fn killed_under_storm(host: &Host) -> Result<()> {
-    leaves_nothing(host, &["myapp"], |_| {
-        let _load = load(host)?;
-        for round in 0..ROUNDS {
-            let session = Session::for_laptop(host, "myapp", "60s")?;
-            let laptop = Laptop::connect(host, &session)?;
-            let _hot = hot_breakpoint(&laptop)?;
-            host.ok(&format!("systemctl kill --signal=KILL {}", session.unit("dlv")))?;
-            session
-                .ends(host, "debugger-exited", SOON)
-                .with_context(|| format!("round {round}"))?;
-        }
-        is_answered(order(host, 8080)?)
+    under_storm(host, |session| {
+        host.ok(&format!("systemctl kill --signal=KILL {}", session.unit("dlv")))?;
+        session.ends(host, "debugger-exited", SOON).map(drop)
     })
 }
 
 fn all_killed_under_storm(host: &Host) -> Result<()> {
-    leaves_nothing(host, &["myapp"], |_| {
-        let _load = load(host)?;
-        for round in 0..ROUNDS {
-            let session = Session::for_laptop(host, "myapp", "60s")?;
-            let laptop = Laptop::connect(host, &session)?;
-            let _hot = hot_breakpoint(&laptop)?;
-            host.ok("systemctl kill --signal=KILL godebug.slice")?;
-            session.is_gone_within(host, SOON).with_context(|| format!("round {round}"))?;
-            host.wait_until("godebugd answers again", SOON, || {
-                Ok(host.run("godebugctl list")?.status == 0)
-            })?;
-        }
-        is_answered(order(host, 8080)?)
+    under_storm(host, |session| {
+        host.ok("systemctl kill --signal=KILL godebug.slice")?;
+        session.is_gone_within(host, SOON)?;
+        host.wait_until("godebugd answers again", SOON, || {
+            Ok(host.run("godebugctl list")?.status == 0)
+        })
     })
 }
 
 fn stopped_under_storm(host: &Host) -> Result<()> {
+    under_storm(host, |session| session.stop(host))
+}
+
+/// Ends session after session while the service runs into their breakpoints.
+fn under_storm(host: &Host, end: impl Fn(&Session) -> Result<()>) -> Result<()> {
     leaves_nothing(host, &["myapp"], |_| {
         let _load = load(host)?;
         for round in 0..ROUNDS {
             let session = Session::for_laptop(host, "myapp", "60s")?;
             let laptop = Laptop::connect(host, &session)?;
             let _hot = hot_breakpoint(&laptop)?;
-            session.stop(host).with_context(|| format!("round {round}"))?;
+            end(&session).with_context(|| format!("round {round}"))?;
         }
         is_answered(order(host, 8080)?)
     })

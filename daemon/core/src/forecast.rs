@@ -12,7 +12,7 @@
 //! | program | MB | threads | fastest | usual | slowest |
 //! |---|---|---|---|---|---|
 //! | samples/ticker | 1.9 | 4 | 65 | 81 | 283 |
-//! | samples/shop | 7.9 | 4 | 197 | 273 | 430 |
+//! | samples/shop | 7.9 | 4 | 197 | 273 | 581 |
 //! | generated, 1 200 types | 12.7 | 4 | 249 | 302 | 471 |
 //! | cmd/go | 18.4 | 4 | 416 | 600 | 965 |
 //! | cmd/compile | 30.1 | 4 | 531 | 770 | 1 140 |

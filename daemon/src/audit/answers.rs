@@ -13,7 +13,7 @@ use std::io::{self, Read};
 use std::path::Path;
 
 /// What of a long trail is answered: its beginning, which says who asked for what, and its end. A
-/// session that is stuck adds a record a minute, and a bus message has a bound.
+/// session can be extended and mended without end, and a bus message has a bound.
 const FIRST: Bound = Bound { entries: 100, bytes: LONGEST };
 const LATEST: Bound = Bound { entries: 400, bytes: 2 * LONGEST };
 

@@ -1,9 +1,8 @@
 //! The target after its debugger: what may be left of it in the process.
 
 use crate::paths::SessionPaths;
-use crate::rescue::Baseline;
+use crate::rescue::{Baseline, is_of_session};
 use crate::target::process::{self, Process, Status};
-use godebug_core::grant::debugger_unit;
 use godebug_core::ledger::Opened;
 
 /// What was looked at, and what was found if it is not as before. A target that has ended holds
@@ -36,7 +35,7 @@ fn tracing_and_stop(session: &Opened, status: &Status) -> Vec<(String, Option<St
     let pid = session.pid;
     let tracer = status.tracer_pid;
     // Somebody may trace it for themselves now, and hold it; that is none of this session's.
-    let foreign = tracer.filter(|tracer| !is_of_session(*tracer, session));
+    let foreign = tracer.filter(|tracer| !is_of_session(*tracer, &session.id));
     if let Some(tracer) = foreign {
         let who = process::tracer_description(tracer);
         return vec![(format!("tracer of process {pid} (now {who}, not of this session)"), None)];
@@ -49,12 +48,6 @@ fn tracing_and_stop(session: &Opened, status: &Status) -> Vec<(String, Option<St
         ),
         (format!("process {pid} stopped"), stopped),
     ]
-}
-
-/// A tracer that has just gone counts as the session's: it is looked for again.
-fn is_of_session(tracer: u32, session: &Opened) -> bool {
-    let cgroup = std::fs::read_to_string(format!("/proc/{tracer}/cgroup")).unwrap_or_default();
-    cgroup.is_empty() || cgroup.contains(&debugger_unit(&session.id))
 }
 
 fn text(session: &Opened) -> (String, Option<String>) {

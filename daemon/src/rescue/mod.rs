@@ -50,12 +50,31 @@ pub fn after_debugger(id: &SessionId) -> Result<(), String> {
     wake_guard(id, &target);
     let _turn = Turn::take(id)?;
     if needs_repair(id, &target) {
+        held_by_nobody_else(id, &target)?;
         told(&session, &repair(id, &target)?);
     } else if SessionPaths::of(id).frozen_marker().exists() {
         // A guard that was killed left it frozen.
         drop(freeze(id, &target));
     }
     wake(&target)
+}
+
+/// A program that another debugger holds cannot be repaired, and shall not be frozen for the attempt.
+fn held_by_nobody_else(id: &SessionId, target: &Process) -> Result<(), String> {
+    match target.status().ok().and_then(|status| status.tracer_pid) {
+        Some(tracer) if !is_of_session(tracer, id) => {
+            let tracer = process::tracer_description(tracer);
+            Err(format!("process {} is traced by {tracer}, not of this session", target.pid))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Whether a tracer is dlv, or whoever repairs after it: their units carry the session's ID. One that
+/// has just gone counts as the session's.
+pub fn is_of_session(tracer: u32, id: &SessionId) -> bool {
+    let cgroup = std::fs::read_to_string(format!("/proc/{tracer}/cgroup")).unwrap_or_default();
+    cgroup.is_empty() || cgroup.contains(id.as_str())
 }
 
 /// The session's record and its process, if both are there still.

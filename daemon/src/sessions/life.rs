@@ -90,7 +90,8 @@ pub(super) fn info(session: &Opened) -> SessionInfo {
 type Begun = (Life, watch::Receiver<SessionInfo>, oneshot::Receiver<Result<(), Refusal>>);
 
 impl Life {
-    /// Makes the ledger of a new session. Nothing else is changed before it runs.
+    /// Makes the ledger of a new session and records that it is allowed. Nothing else is changed
+    /// before it runs.
     pub(super) fn begin(
         sessions: &Sessions,
         prepared: Prepared,
@@ -106,6 +107,11 @@ impl Life {
                 "see that /run/godebug is there and has room; without a ledger nothing is opened",
             )
         })?;
+        // After the ledger, so that there is no record of a beginning that nothing would end.
+        if let Err(refusal) = record_opening(&session) {
+            let _ = ledger.without_lock().remove();
+            return Err(refusal);
+        }
         // Until dlv has answered the end is far enough away for it to attach.
         let deadline = Deadline::after(
             clock::now(),
@@ -631,21 +637,31 @@ impl Life {
             Ok(Some(end)) => end,
             Ok(None) => {
                 // It may have been revoked in the middle of a step of ours, which no ledger knows.
-                super::orphans::sweep_session(&host, &self.session.id).await;
+                for failure in super::orphans::sweep_session(&host, &self.session.id).await {
+                    tracing::error!("left of session {}: {failure}", self.session.id);
+                }
                 self.moved(Event::Proved, |info| {
                     info.close_reason = Some(reason);
                     info.close_detail = Some("revoked by the dead man".to_owned());
                 });
                 return None;
             }
-            Err(error) => End {
-                reason,
-                detail: detail.to_owned(),
-                proof: Vec::new(),
-                stuck: vec![format!("the ledger: {error}")],
-                took: Duration::ZERO,
-                freeze_ms: self.info.borrow().freeze_ms,
-            },
+            Err(error) => {
+                // What it took is found by name.
+                let damaged = matches!(error, LedgerFileError::Content { .. });
+                let left = match damaged {
+                    true => super::revoke_by_name(&host, &self.session.id).await.err(),
+                    false => Some(format!("the ledger: {error}")),
+                };
+                End {
+                    reason,
+                    detail: detail.to_owned(),
+                    proof: Vec::new(),
+                    stuck: left.into_iter().collect(),
+                    took: Duration::ZERO,
+                    freeze_ms: self.info.borrow().freeze_ms,
+                }
+            }
         };
         let event = if end.is_clean() { Event::Proved } else { Event::UndoFailed };
         let told = super::info_of(&self.session, &end);
@@ -698,6 +714,21 @@ impl Life {
 /// Rounded up: a freeze that was seen took some time.
 fn milliseconds(freeze: Duration) -> u64 {
     u64::try_from(freeze.as_micros().div_ceil(1000)).unwrap_or(u64::MAX)
+}
+
+fn record_opening(session: &Opened) -> Result<(), Refusal> {
+    let message =
+        format!("session {} on {} is allowed for {}", session.id, session.unit, session.user);
+    let entry =
+        Entry::new(Kind::Opening, session.unit.as_str(), session.uid, &session.user, message)
+            .session(&session.id)
+            .details(serde_json::to_value(session).unwrap_or_default());
+    audit::record(&entry).map_err(|error| {
+        Refusal::host(
+            format!("the audit log cannot be written, so nothing is opened: {error}"),
+            "make room in /var/log/godebug, then try again",
+        )
+    })
 }
 
 fn material(

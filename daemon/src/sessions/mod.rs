@@ -135,21 +135,6 @@ impl Sessions {
             config.max_total + crate::host::units::ATTACH_TIMEOUT,
         )?;
         let opened = prepared.opened(&request, &caller, &config);
-        let entry = audit::Entry::new(
-            audit::Kind::Opening,
-            opened.unit.as_str(),
-            caller.uid,
-            &caller.user,
-            format!("session {} on {} is allowed for {}", opened.id, opened.unit, caller.user),
-        )
-        .session(&opened.id)
-        .details(serde_json::to_value(&opened).unwrap_or_default());
-        audit::record(&entry).map_err(|error| {
-            Refusal::host(
-                format!("the audit log cannot be written, so nothing is opened: {error}"),
-                "make room in /var/log/godebug, then try again",
-            )
-        })?;
         let (life, info, active) =
             life::Life::begin(self, prepared, opened, &certificates, symbols, self.0.group)?;
         let id = info.borrow().id.clone();

@@ -2,8 +2,9 @@
 //! everything of a session carries, removed, and reported.
 
 use crate::audit::{self, Entry, Kind};
+use crate::engine::Host;
 use crate::host::{RealHost, id_of, nftables, units};
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, LedgerFileError};
 use crate::paths::{self, SessionPaths};
 use godebug_api::SessionId;
 use godebug_core::grant::Grant;
@@ -13,7 +14,7 @@ use std::path::Path;
 use std::time::Duration;
 
 /// Units of a session, in the order in which they are stopped: dlv after the gateway, its guard
-/// after it, the dead man last.
+/// after it.
 const PATTERNS: [&str; 5] = [
     "godebug-gateway@*.service",
     "godebug-dlv@*.service",
@@ -28,6 +29,12 @@ enum Orphan {
     Unit(String),
     Table(String),
     Rule { zone: String, rule: String },
+}
+
+impl Orphan {
+    fn is_dead_man(&self) -> bool {
+        matches!(self, Self::Unit(unit) if unit.ends_with(".timer"))
+    }
 }
 
 impl fmt::Display for Orphan {
@@ -47,6 +54,13 @@ struct Found {
     failures: Vec<String>,
 }
 
+impl Found {
+    fn add(&mut self, other: Self) {
+        self.orphans.extend(other.orphans);
+        self.failures.extend(other.failures);
+    }
+}
+
 /// Removes every unit and table of a session that is not among `known`.
 pub(super) async fn sweep(host: &RealHost, known: &HashSet<SessionId>) {
     remove(host, by_name(host, |id| !known.contains(id)).await).await;
@@ -58,32 +72,59 @@ pub(super) async fn sweep_rules(host: &RealHost) {
     remove(host, rules(host).await).await;
 }
 
-/// Removes whatever is there of one session that has no ledger any more.
-pub(super) async fn sweep_session(host: &RealHost, id: &SessionId) {
-    remove(host, by_name(host, |found| found == id).await).await;
-    sweep_rules(host).await;
+/// Removes whatever is there of one session that has no ledger any more. Returns what could not be
+/// removed.
+pub(super) async fn sweep_session(host: &RealHost, id: &SessionId) -> Vec<String> {
+    let mut found = by_name(host, |of| of == id).await;
+    found.add(rules(host).await);
+    remove(host, found).await
 }
 
-/// Everything of sessions that are not among `known`, and what could not be looked at, for
-/// `doctor`. Changes nothing.
-pub async fn left_over(host: &RealHost, known: &HashSet<SessionId>) -> Vec<String> {
-    let (named, rules) = tokio::join!(by_name(host, |id| !known.contains(id)), rules(host));
-    let orphans = named.orphans.iter().chain(&rules.orphans).map(ToString::to_string);
-    let failures = named.failures.iter().chain(&rules.failures).cloned();
-    orphans.chain(failures).collect()
+/// Everything of sessions without a directory, and what could not be looked at, for `doctor`.
+/// Changes nothing.
+pub async fn left_over(host: &RealHost) -> Vec<String> {
+    let known: HashSet<SessionId> = match Ledger::sessions() {
+        Ok(known) => known.into_iter().collect(),
+        Err(error) => return vec![error.to_string()],
+    };
+    let mut found = by_name(host, |id| !known.contains(id)).await;
+    found.add(rules(host).await);
+    found.orphans.iter().map(ToString::to_string).chain(found.failures).collect()
 }
 
 /// Gives back what one session took, when its ledger cannot be read. The ledger is kept in the log
 /// directory, for whoever has to find out what happened to it.
 ///
 /// # Errors
-/// What could not be given back.
+/// What could not be given back; the dead man stays then.
 pub async fn revoke_by_name(host: &RealHost, id: &SessionId) -> Result<(), String> {
-    let mut failures = remove(host, by_name(host, |found| found == id).await).await;
-    failures.extend(remove(host, rules(host).await).await);
+    let mut failures = Vec::new();
+    // Its first line may be whole, and tells which process to look after.
+    let ledger = Ledger::open(id).map_err(|error| error.to_string())?;
+    let opened = ledger.as_ref().and_then(|ledger| ledger.without_lock().opened().ok().flatten());
+    if let Some(opened) = &opened {
+        let gateway = Grant::gateway(id, opened.port);
+        let debugger = Grant::debugger(id, opened.pid);
+        for grant in [&gateway, &debugger] {
+            failures.extend(host.undo(opened, grant).await.err());
+        }
+        let read = host.read_back(opened, &debugger).await;
+        failures.extend(
+            read.into_iter()
+                .filter_map(|(what, found)| found.map(|found| format!("{what}: {found}"))),
+        );
+    }
+    let mut found = by_name(host, |of| of == id).await;
+    found.add(rules(host).await);
+    found.failures.extend(failures);
+    let failures = remove(host, found).await;
     if !failures.is_empty() {
         return Err(failures.join("; "));
     }
+    keep_as_evidence(id)
+}
+
+fn keep_as_evidence(id: &SessionId) -> Result<(), String> {
     let paths = SessionPaths::of(id);
     let kept = Path::new(paths::AUDIT_LOG).with_file_name(format!("{id}.ledger"));
     let why = format!("the ledger of session {id} was damaged");
@@ -92,8 +133,12 @@ pub async fn revoke_by_name(host: &RealHost, id: &SessionId) -> Result<(), Strin
         Err(error) => format!("{why}, and cannot be kept as {}: {error}", kept.display()),
     };
     record(Some(id), message);
-    std::fs::remove_dir_all(paths.root())
-        .map_err(|error| format!("{}: {error}", paths.root().display()))
+    match std::fs::remove_dir_all(paths.root()) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(format!("{}: {error}", paths.root().display()))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Units and tables that carry the ID of such a session.
@@ -139,7 +184,11 @@ async fn rules(host: &RealHost) -> Found {
         Ok(ours) => ours,
         Err(error) => return failed(error.to_string()),
     };
-    let known = rules_in_ledgers();
+    let known = match rules_in_ledgers() {
+        Ok(known) => known,
+        // Without all ledgers a rule that is needed would look like an orphan.
+        Err(error) => return failed(error.to_string()),
+    };
     let orphans = ours
         .into_iter()
         .filter(|rule| !known.contains(rule))
@@ -148,13 +197,19 @@ async fn rules(host: &RealHost) -> Found {
     Found { orphans, failures: Vec::new() }
 }
 
-/// Removes what was found and tells of each. Returns what could not be removed, nor looked at.
+/// Removes what was found and tells of each: dead men last, and only when there is nothing left for
+/// them to do. Returns what could not be removed, nor looked at.
 async fn remove(host: &RealHost, found: Found) -> Vec<String> {
     let mut failures = found.failures;
     for failure in &failures {
         tracing::error!("{failure}");
     }
-    for orphan in &found.orphans {
+    let (dead_men, others): (Vec<_>, Vec<_>) =
+        found.orphans.iter().partition(|orphan| orphan.is_dead_man());
+    for orphan in others.into_iter().chain(dead_men) {
+        if orphan.is_dead_man() && !failures.is_empty() {
+            continue;
+        }
         let message = match remove_one(host, orphan).await {
             Ok(()) => format!("{orphan} belonged to no session and was removed"),
             Err(why) => {
@@ -183,17 +238,23 @@ async fn remove_one(host: &RealHost, orphan: &Orphan) -> Result<(), String> {
     }
 }
 
-fn rules_in_ledgers() -> HashSet<(String, String)> {
-    let ids = Ledger::sessions().unwrap_or_default();
-    let ledgers = ids.iter().filter_map(|id| Ledger::open(id).ok().flatten());
-    let replays = ledgers.filter_map(|ledger| ledger.without_lock().replay().ok().flatten());
-    replays
-        .flat_map(|replay| replay.outstanding)
-        .filter_map(|(_, grant)| match grant {
+/// A damaged ledger names no rules; that of its session are orphans.
+fn rules_in_ledgers() -> Result<HashSet<(String, String)>, LedgerFileError> {
+    let mut rules = HashSet::new();
+    for id in Ledger::sessions()? {
+        let Some(ledger) = Ledger::open(&id)? else { continue };
+        let replay = match ledger.without_lock().replay() {
+            Ok(replay) => replay,
+            Err(LedgerFileError::Content { .. }) => continue,
+            Err(error) => return Err(error),
+        };
+        let outstanding = replay.into_iter().flat_map(|replay| replay.outstanding);
+        rules.extend(outstanding.filter_map(|(_, grant)| match grant {
             Grant::FirewalldRule { zone, rule } => Some((zone, rule)),
             _ => None,
-        })
-        .collect()
+        }));
+    }
+    Ok(rules)
 }
 
 fn record(session: Option<&SessionId>, message: String) {

@@ -71,14 +71,9 @@ pub async fn prepare(
         [] => vec![Cidr::LOOPBACK_4],
         from => Cidr::without_overlaps(from),
     };
-    let firewall = firewall(sessions, &sources).await?;
-    let wanted = Wanted {
-        id: new_id()?,
-        mode: request.mode,
-        ttl: request.ttl,
-        port: free_port(config, &sessions.list())?,
-        sources,
-    };
+    let port = free_port(config, &sessions.list())?;
+    let firewall = firewall(sessions, &sources, port).await?;
+    let wanted = Wanted { id: new_id()?, mode: request.mode, ttl: request.ttl, port, sources };
     let facts = Facts {
         unit: target.unit.clone(),
         pid: target.process.pid,
@@ -308,7 +303,7 @@ fn fitting_symbols(target: &Target, file: &File) -> Result<DebugSize, Refusal> {
     }
 }
 
-async fn firewall(sessions: &Sessions, sources: &[Cidr]) -> Result<Firewall, Refusal> {
+async fn firewall(sessions: &Sessions, sources: &[Cidr], port: Port) -> Result<Firewall, Refusal> {
     if sources.iter().all(Cidr::is_loopback) {
         return Ok(Firewall::Nftables);
     }
@@ -319,13 +314,26 @@ async fn firewall(sessions: &Sessions, sources: &[Cidr]) -> Result<Firewall, Ref
         )
     };
     // Undoing needs nft as well, so it is tried before anything is taken.
-    let (firewalld, fence) = tokio::join!(sessions.shared().host.firewalld(), nftables::list());
-    fence.map_err(|error| {
+    let (firewalld, fence, before) = tokio::join!(
+        sessions.shared().host.firewalld(),
+        nftables::list(),
+        nftables::left_by_firewalld(port)
+    );
+    let unusable = |error: nftables::NftError| {
         Refusal::host(
             format!("the fence around the port cannot be put up: {error}"),
             "install nftables, or open a session for this host itself (without --from)",
         )
-    })?;
+    };
+    fence.map_err(unusable)?;
+    if !before.map_err(unusable)?.is_empty() {
+        return Err(Refusal::host(
+            format!(
+                "firewalld lets port {port} in already, by a rule with a priority that is none of ours; the end of a session could not be proved"
+            ),
+            "remove that rule, or set other ports in godebugd.toml",
+        ));
+    }
     let Some(firewalld) = firewalld.map_err(failed)? else {
         return Ok(Firewall::Nftables);
     };

@@ -166,7 +166,7 @@ pub(crate) const ALL: &[Fault] = &[
     )
     .at(IN_GODEBUGD)
     .restarts_godebugd(),
-    // A stopped godebugd may hold the ledger's lock, for which the dead man waits ten seconds.
+    // A stopped godebugd may hold the ledger's lock, for which the dead man waits two seconds.
     Fault::new(
         "godebugd-stopped",
         "godebugd is stopped (SIGSTOP) and stays so",
@@ -174,7 +174,7 @@ pub(crate) const ALL: &[Fault] = &[
     )
     .at(IN_GODEBUGD)
     .ends_godebugd()
-    .within(13)
+    .within(5)
     .mended(inject::kill_godebugd),
     Fault::outside(
         "godebugd-masked",

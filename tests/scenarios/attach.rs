@@ -107,6 +107,10 @@ fn shows(ide: &mut DapClient<TcpStream>, frame: i64, expected: &[(&str, &str)]) 
 fn dlv_on_the_laptop(host: &Host) -> Result<()> {
     leaves_nothing(host, &["myapp"], |_| {
         let session = Session::for_laptop(host, "myapp", "60s")?;
+        // Who waits for dlv repeats its last words, as the target's user.
+        let log = format!("stat -c '%G %a' /run/godebug/{}/dlv.log", session.id);
+        let log = host.run(&log)?.exits(0)?.stdout;
+        ensure!(log.trim() == "godebug-session 640", "{log}");
         let laptop = Laptop::connect(host, &session)?;
         let script = tempfile::NamedTempFile::new().context("making dlv's script")?;
         let lines =

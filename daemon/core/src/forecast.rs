@@ -335,7 +335,7 @@ mod tests {
     /// Size, threads, and the usual and the slowest freeze of the table above.
     const TABLE: [(u64, u32, u64, u64); 7] = [
         (1_920_000, 4, 81, 283),
-        (7_930_000, 4, 273, 430),
+        (7_930_000, 4, 273, 581),
         (12_660_000, 4, 302, 471),
         (18_400_000, 4, 600, 965),
         (30_050_000, 4, 770, 1140),

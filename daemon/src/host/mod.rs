@@ -20,7 +20,7 @@ use godebug_api::{Deadline, Port, Refusal, clock};
 use godebug_core::grant::{Grant, guard_unit, repair_unit};
 use godebug_core::ledger::Opened;
 use std::io::{Seek, SeekFrom};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::time::Duration;
 use systemd::{Systemd, SystemdError};
 use zbus::Connection;
@@ -438,6 +438,11 @@ fn prepare_debugger_files(session: &SessionMaterial) -> std::io::Result<()> {
     for path in [configuration.clone(), configuration.join("go"), telemetry, dlv] {
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o2770))?;
     }
+    // systemd would make it root's alone, and who waits for dlv could not repeat its last words.
+    let log = std::fs::File::create_new(paths.debugger_log())?;
+    let group = std::fs::metadata(paths.debugger_directory())?.gid();
+    std::os::unix::fs::fchown(&log, None, Some(group))?;
+    log.set_permissions(std::fs::Permissions::from_mode(0o640))?;
     std::os::unix::fs::symlink("dlv/socket", paths.debugger_socket_link())
 }
 

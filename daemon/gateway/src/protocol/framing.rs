@@ -1,0 +1,262 @@
+//! Cuts messages out of a byte stream, whatever the pieces it comes in. Strict: what dlv would read
+//! in another way than we do must not pass, so anything unusual is an error.
+
+use super::Protocol;
+
+/// The longest message from a client, in bytes. The largest real ones are lists of breakpoints.
+pub(crate) const LONGEST_REQUEST: usize = 1 << 20;
+/// The longest message from dlv, in bytes: the functions or types of a large program.
+pub(crate) const LONGEST_ANSWER: usize = 32 << 20;
+
+const HEADER: &[u8] = b"Content-Length: ";
+const HEADER_END: &[u8] = b"\r\n\r\n";
+/// More digits than the longest message needs.
+const MOST_DIGITS: usize = 8;
+
+/// What is wrong with a stream. Nothing after it can be understood.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum FramingError {
+    #[error("a message does not begin with `Content-Length: NUMBER` and an empty line")]
+    Header,
+    #[error("a message is longer than {0} bytes")]
+    TooLong(usize),
+    #[error("a message is no JSON object")]
+    NotAnObject,
+}
+
+/// The state of one stream.
+#[derive(Debug)]
+pub(crate) struct Framing {
+    protocol: Protocol,
+    longest: usize,
+    buffer: Vec<u8>,
+    /// Bytes of the buffer that were taken out already.
+    taken: usize,
+    scan: Scan,
+}
+
+/// How far a JSON-RPC message, which nothing announces the length of, was looked through.
+#[derive(Debug, Default, Clone, Copy)]
+struct Scan {
+    at: usize,
+    depth: usize,
+    in_string: bool,
+    escaped: bool,
+}
+
+impl Framing {
+    pub(crate) fn new(protocol: Protocol, longest: usize) -> Self {
+        Self { protocol, longest, buffer: Vec::new(), taken: 0, scan: Scan::default() }
+    }
+
+    pub(crate) fn push(&mut self, bytes: &[u8]) {
+        // One long message must not keep its memory for the rest of the session.
+        if self.taken == self.buffer.len() {
+            self.buffer.clear();
+            self.buffer.shrink_to(64 << 10);
+        } else if self.taken > 0 {
+            self.buffer.drain(..self.taken);
+        }
+        self.taken = 0;
+        self.buffer.extend_from_slice(bytes);
+    }
+
+    /// Whether a message has begun and not ended.
+    pub(crate) fn is_within_a_message(&self) -> bool {
+        self.buffer[self.taken..].iter().any(|byte| !byte.is_ascii_whitespace())
+    }
+
+    /// The next whole message: as it came, and where its JSON begins in it.
+    ///
+    /// # Errors
+    /// When the stream is not what the protocol allows; it stays so.
+    pub(crate) fn next(&mut self) -> Result<Option<Frame<'_>>, FramingError> {
+        let found = match self.protocol {
+            Protocol::Dap => self.next_dap()?,
+            Protocol::JsonRpc => self.next_rpc()?,
+        };
+        Ok(found.map(|(start, body, end)| Frame {
+            whole: &self.buffer[start..end],
+            body: &self.buffer[body..end],
+        }))
+    }
+
+    fn next_dap(&mut self) -> Result<Option<(usize, usize, usize)>, FramingError> {
+        let Some((header, length)) = dap_header(&self.buffer[self.taken..])? else {
+            return Ok(None);
+        };
+        if length > self.longest {
+            return Err(FramingError::TooLong(self.longest));
+        }
+        let start = self.taken;
+        let end = start + header + length;
+        if self.buffer.len() < end {
+            return Ok(None);
+        }
+        self.taken = end;
+        Ok(Some((start, start + header, end)))
+    }
+
+    fn next_rpc(&mut self) -> Result<Option<(usize, usize, usize)>, FramingError> {
+        if self.scan.depth == 0 {
+            let rest = &self.buffer[self.taken..];
+            self.taken += rest.iter().take_while(|byte| is_json_space(**byte)).count();
+            match self.buffer.get(self.taken) {
+                None => return Ok(None),
+                Some(b'{') => {}
+                Some(_) => return Err(FramingError::NotAnObject),
+            }
+        }
+        let start = self.taken;
+        match self.scan.end_of_object(&self.buffer[start..]) {
+            Some(length) if length > self.longest => Err(FramingError::TooLong(self.longest)),
+            Some(length) => {
+                self.scan = Scan::default();
+                self.taken = start + length;
+                Ok(Some((start, start, start + length)))
+            }
+            None if self.buffer.len() - start > self.longest => {
+                Err(FramingError::TooLong(self.longest))
+            }
+            None => Ok(None),
+        }
+    }
+}
+
+/// One message.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Frame<'a> {
+    pub(crate) whole: &'a [u8],
+    pub(crate) body: &'a [u8],
+}
+
+impl Scan {
+    /// Goes on where it has stopped; the length of the object when its end is there. Only braces
+    /// and strings are looked at: what is between them is for the JSON parser.
+    fn end_of_object(&mut self, bytes: &[u8]) -> Option<usize> {
+        while let Some(byte) = bytes.get(self.at) {
+            self.at += 1;
+            match (self.in_string, byte) {
+                (true, _) if self.escaped => self.escaped = false,
+                (true, b'\\') => self.escaped = true,
+                (true, b'"') => self.in_string = false,
+                (true, _) => {}
+                (false, b'"') => self.in_string = true,
+                (false, b'{' | b'[') => self.depth += 1,
+                (false, b'}' | b']') => {
+                    self.depth = self.depth.saturating_sub(1);
+                    if self.depth == 0 {
+                        return Some(self.at);
+                    }
+                }
+                (false, _) => {}
+            }
+        }
+        None
+    }
+}
+
+fn is_json_space(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t' | b'\r' | b'\n')
+}
+
+/// The header's length and the body's, when the header is whole. go-dap takes nothing else
+/// (base_message.go, `readContentLengthHeader`).
+fn dap_header(bytes: &[u8]) -> Result<Option<(usize, usize)>, FramingError> {
+    let known = bytes.len().min(HEADER.len());
+    if bytes[..known] != HEADER[..known] {
+        return Err(FramingError::Header);
+    }
+    let digits: Vec<u8> = bytes
+        .iter()
+        .skip(HEADER.len())
+        .take(MOST_DIGITS + 1)
+        .copied()
+        .take_while(u8::is_ascii_digit)
+        .collect();
+    let after = bytes.get(HEADER.len() + digits.len()..).unwrap_or_default();
+    let known = after.len().min(HEADER_END.len());
+    if digits.len() > MOST_DIGITS || after[..known] != HEADER_END[..known] {
+        return Err(FramingError::Header);
+    }
+    if known < HEADER_END.len() {
+        return Ok(None);
+    }
+    let length = digits.iter().fold(0, |sum, digit| sum * 10 + usize::from(digit - b'0'));
+    if digits.is_empty() {
+        return Err(FramingError::Header);
+    }
+    Ok(Some((HEADER.len() + digits.len() + HEADER_END.len(), length)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// All messages of a stream that comes in pieces of this size, or the error it ends in.
+    fn read(protocol: Protocol, bytes: &[u8], piece: usize) -> Result<Vec<Vec<u8>>, FramingError> {
+        let mut framing = Framing::new(protocol, 100);
+        let mut all = Vec::new();
+        for piece in bytes.chunks(piece) {
+            framing.push(piece);
+            while let Some(frame) = framing.next()? {
+                all.push(frame.body.to_vec());
+            }
+        }
+        Ok(all)
+    }
+
+    #[test]
+    fn messages_are_whole_however_the_stream_is_split() {
+        let dap = b"Content-Length: 2\r\n\r\n{}Content-Length: 11\r\n\r\n{\"a\":\"\\\"}\"}";
+        let rpc = b"{\"a\":[{\"b\":\"}\\\"{\"}]}\n {} \t{\"c\":1}";
+        for piece in 1..=dap.len() {
+            let dap = read(Protocol::Dap, dap, piece).unwrap();
+            assert_eq!(dap, [&b"{}"[..], b"{\"a\":\"\\\"}\"}"], "in pieces of {piece}");
+            let rpc = read(Protocol::JsonRpc, rpc, piece).unwrap();
+            assert_eq!(rpc, [&b"{\"a\":[{\"b\":\"}\\\"{\"}]}"[..], b"{}", b"{\"c\":1}"]);
+        }
+    }
+
+    #[test]
+    fn what_dlv_could_read_in_another_way_is_an_error() {
+        for bytes in [
+            "content-length: 2\r\n\r\n{}",
+            "Content-Length:2\r\n\r\n{}",
+            "Content-Length: +2\r\n\r\n{}",
+            "Content-Length: 2\n\n{}",
+            "Content-Length: 2\r\nContent-Type: x\r\n\r\n{}",
+            "Content-Length: \r\n\r\n",
+            "Content-Length: 000000002\r\n\r\n{}",
+            "Content-Length: 2\r\n\r\n{}{}",
+            "CCCCCCCC",
+        ] {
+            let read = read(Protocol::Dap, bytes.as_bytes(), 3);
+            assert_eq!(read, Err(FramingError::Header), "{bytes:?}");
+        }
+        for bytes in ["[]", "1", "\"\"", "null", "{}x", "\u{b}{}", "\0{}"] {
+            let read = read(Protocol::JsonRpc, bytes.as_bytes(), 3);
+            assert_eq!(read, Err(FramingError::NotAnObject), "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn long_messages_end_the_stream_before_they_fill_the_memory() {
+        let long = FramingError::TooLong(100);
+        assert_eq!(read(Protocol::Dap, b"Content-Length: 101\r\n\r\n", 5), Err(long));
+        let endless = [&b"{\""[..], &[b'a'; 200]].concat();
+        assert_eq!(read(Protocol::JsonRpc, &endless, 7), Err(long));
+        let whole = [&b"{\""[..], &[b'a'; 100], b"\":1}"].concat();
+        assert_eq!(read(Protocol::JsonRpc, &whole, 500), Err(long));
+    }
+
+    #[test]
+    fn a_message_that_has_begun_is_noticed() {
+        let mut framing = Framing::new(Protocol::JsonRpc, 100);
+        framing.push(b"{} \n");
+        assert!(framing.next().unwrap().is_some() && framing.next().unwrap().is_none());
+        assert!(!framing.is_within_a_message());
+        framing.push(b"{");
+        assert!(framing.next().unwrap().is_none() && framing.is_within_a_message());
+    }
+}

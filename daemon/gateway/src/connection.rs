@@ -3,6 +3,7 @@
 
 use crate::gateway::Shared;
 use crate::relay::{BUFFER, relay};
+use crate::screen::Screen;
 use crate::subject;
 use crate::traffic::Traffic;
 use rustix::net::sockopt;
@@ -12,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 use tokio_rustls::server::TlsStream;
@@ -43,7 +44,8 @@ pub(crate) async fn serve(
 
     let start = Instant::now();
     let traffic = Traffic::part_of(Arc::clone(&shared.totals));
-    let conversation = converse(&shared, &mut tls, &traffic);
+    let client = format!("{subject} {peer}");
+    let conversation = converse(&shared, &mut tls, client, &traffic);
     let ended = shared.cut.run_until_cancelled(conversation).await;
     let why = match ended {
         None => {
@@ -116,22 +118,25 @@ fn tune(tcp: &TcpStream) -> Result<(), rustix::io::Errno> {
 async fn converse(
     shared: &Shared,
     tls: &mut TlsStream<TcpStream>,
+    client: String,
     traffic: &Traffic,
 ) -> io::Result<&'static str> {
     let mut opening = vec![0; BUFFER];
     let count = tls.read(&mut opening).await?;
-    if count == 0 {
+    opening.truncate(count);
+    let Some(first) = opening.first() else {
         tls.shutdown().await?;
         return Ok("it said nothing");
-    }
-    opening.truncate(count);
+    };
+    let mut screen = Screen::new(*first, shared.mode, client);
     // Not before the client's first byte: dlv keeps a descriptor of every connection that says
     // nothing, and panics, with its breakpoints planted, when it has no more of them.
-    let dialed = timeout(shared.limits.dial, UnixStream::connect(&shared.debugger_socket)).await;
-    match dialed.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+    match shared.release.begin(shared).await {
         Ok(debugger) => {
-            relay(tls, debugger, opening, traffic, shared.limits.close_grace).await?;
-            Ok("both sides have finished")
+            let grace = shared.limits.close_grace;
+            let ended = relay(&mut *tls, debugger, opening, &mut screen, traffic, grace).await;
+            shared.release.end(shared, screen.inward.disturbs()).await;
+            ended.map(|()| "both sides have finished")
         }
         Err(error) => {
             tracing::warn!(%error, "dlv takes no connection");

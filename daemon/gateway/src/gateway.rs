@@ -5,11 +5,12 @@ use crate::configuration::wipe;
 use crate::limits::Limits;
 use crate::listen::{self, ListenError};
 use crate::refusals::Refusals;
+use crate::release::Release;
 use crate::tls::{self, TlsError};
 use crate::traffic::Totals;
 use crate::{control, notify};
 use godebug_api::control::{GatewayConfig, Reply};
-use godebug_api::{Cidr, Deadline, clock};
+use godebug_api::{Cidr, Deadline, Mode, clock};
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::net::SocketAddr;
@@ -54,6 +55,8 @@ pub enum End {
     Deadline,
     /// Somebody asked it to stop.
     Stopped,
+    /// dlv does not let go of what a client has left behind; only its end frees the target.
+    Stuck,
 }
 
 /// A gateway whose sockets exist, and which serves when it is run.
@@ -76,6 +79,9 @@ impl Gateway {
         let shared = Arc::new(Shared {
             sources: config.sources,
             debugger_socket: config.debugger_socket.into(),
+            mode: config.mode,
+            release: Release::default(),
+            stuck: CancellationToken::new(),
             limits,
             acceptor,
             handshakes: Arc::new(Semaphore::new(config.max_handshakes)),
@@ -104,6 +110,7 @@ impl Gateway {
             biased;
             () = shared.deadline_passed() => End::Deadline,
             () = stop => End::Stopped,
+            () = shared.stuck.cancelled() => End::Stuck,
             never = control::serve(Arc::clone(&shared), control) => match never {},
         };
         shared.cut_all().await;
@@ -117,6 +124,10 @@ impl Gateway {
 pub(crate) struct Shared {
     pub(crate) sources: Vec<Cidr>,
     pub(crate) debugger_socket: PathBuf,
+    pub(crate) mode: Mode,
+    pub(crate) release: Release,
+    /// Cancelled once, when the target cannot be released in another way than by the session's end.
+    pub(crate) stuck: CancellationToken,
     pub(crate) limits: Limits,
     pub(crate) acceptor: TlsAcceptor,
     /// Places for connections that are not verified yet, and for those that are.

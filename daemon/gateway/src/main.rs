@@ -44,6 +44,10 @@ async fn serve(config: GatewayConfig) -> ExitCode {
     match gateway.run(stop).await {
         End::Deadline => tracing::info!("the session's deadline has passed"),
         End::Stopped => tracing::info!("stopped"),
+        End::Stuck => {
+            notify::failed("dlv does not let the service go on; the session ends", None);
+            return ExitCode::FAILURE;
+        }
     }
     ExitCode::SUCCESS
 }

@@ -1,10 +1,10 @@
-//! Carries bytes between one client and dlv, both ways. Understanding comes here: what decodes
-//! dlv's two protocols, holds the session to its mode and writes the transcript stands between the
-//! two halves below, and the rest of the gateway need not know.
+//! Carries messages between one client and dlv, both ways, through the `Screen` that understands
+//! them.
 //!
 //! Whoever calls this cuts a connection by dropping the future: it owns dlv's socket, and holds no
-//! byte back except the few in its buffers.
+//! byte back except the few in its buffers and the message that is not whole yet.
 
+use crate::screen::{Inward, Outward, Screen};
 use crate::traffic::Traffic;
 use std::io;
 use std::pin::pin;
@@ -12,8 +12,9 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::UnixStream;
+use tokio::sync::Mutex;
 
-/// Bytes held for each direction, at most.
+/// Bytes held for each direction, at most, beside a message that is not whole.
 pub(crate) const BUFFER: usize = 16 * 1024;
 
 /// Relays until both sides have finished, or one has broken off, or one has finished and the other
@@ -22,13 +23,18 @@ pub(crate) async fn relay(
     client: impl AsyncRead + AsyncWrite + Unpin,
     mut debugger: UnixStream,
     opening: Vec<u8>,
+    screen: &mut Screen,
     traffic: &Traffic,
     grace: Duration,
 ) -> io::Result<()> {
     let (client_reader, client_writer) = tokio::io::split(client);
+    // dlv's answers and our own: a message of one never stands within one of the other.
+    let client_writer = Mutex::new(client_writer);
     let (debugger_reader, debugger_writer) = debugger.split();
-    let mut inward = pin!(inward(client_reader, debugger_writer, opening, traffic));
-    let mut outward = pin!(outward(debugger_reader, client_writer, traffic));
+    let Screen { inward: ask, outward: answer } = screen;
+    let client = (client_reader, &client_writer);
+    let mut inward = pin!(inward(client, debugger_writer, opening, ask, traffic));
+    let mut outward = pin!(outward(debugger_reader, &client_writer, answer, traffic));
     tokio::select! {
         ended = &mut inward => {
             ended?;
@@ -45,36 +51,46 @@ pub(crate) async fn relay(
 ///
 /// When dlv no longer takes what the client says, the rest is read and dropped: closing a TCP
 /// socket with unread bytes resets it, and the client would lose dlv's last answer.
-async fn inward(
-    mut client: impl AsyncRead + Unpin,
+async fn inward<W: AsyncWrite + Unpin>(
+    (mut client, answers): (impl AsyncRead + Unpin, &Mutex<W>),
     mut debugger: impl AsyncWrite + Unpin,
     opening: Vec<u8>,
+    screen: &mut Inward,
     traffic: &Traffic,
 ) -> io::Result<()> {
-    let mut listening = forward(&mut debugger, &opening).await.is_ok();
-    traffic.inward(opening.len());
-    drop(opening);
-    let mut buffer = vec![0; BUFFER];
+    let mut buffer = opening;
+    let mut count = buffer.len();
+    let mut listening = true;
     loop {
+        if listening {
+            let screened = screen.screen(&buffer[..count]);
+            traffic.inward(count);
+            listening = forward(&mut debugger, &screened.to_debugger).await.is_ok();
+            if !screened.to_client.is_empty() {
+                forward(&mut *answers.lock().await, &screened.to_client).await?;
+            }
+            if let Some(why) = screened.broken {
+                let _ = answers.lock().await.shutdown().await;
+                return Err(io::Error::new(io::ErrorKind::InvalidData, why));
+            }
+        }
+        buffer.resize(BUFFER, 0);
         // A client that leaves without TLS's close_notify is an error here, as it should be: what
         // it said may have been cut short by somebody else.
-        let count = client.read(&mut buffer).await?;
+        count = client.read(&mut buffer).await?;
         if count == 0 {
             // Fails only when dlv has gone, which the other direction notices.
             let _ = debugger.shutdown().await;
             return Ok(());
         }
-        if listening {
-            listening = forward(&mut debugger, &buffer[..count]).await.is_ok();
-            traffic.inward(count);
-        }
     }
 }
 
 /// From dlv to the client, until dlv closes; then the client gets close_notify.
-async fn outward(
+async fn outward<W: AsyncWrite + Unpin>(
     mut debugger: impl AsyncRead + Unpin,
-    mut client: impl AsyncWrite + Unpin,
+    client: &Mutex<W>,
+    screen: &mut Outward,
     traffic: &Traffic,
 ) -> io::Result<()> {
     let mut buffer = vec![0; BUFFER];
@@ -86,9 +102,10 @@ async fn outward(
             read => read?,
         };
         if count == 0 {
-            return client.shutdown().await;
+            return client.lock().await.shutdown().await;
         }
-        forward(&mut client, &buffer[..count]).await?;
+        let screened = screen.screen(&buffer[..count])?;
+        forward(&mut *client.lock().await, &screened).await?;
         traffic.outward(count);
     }
 }
@@ -129,6 +146,7 @@ mod tests {
     use std::sync::Arc;
 
     const GRACE: Duration = Duration::from_millis(200);
+    const PING: &[u8] = br#"{"method":"RPCServer.GetVersion","params":[],"id":1}"#;
 
     /// A relay between the two ends that it returns: the client's and dlv's.
     fn running() -> (tokio::io::DuplexStream, UnixStream, tokio::task::JoinHandle<io::Result<()>>) {
@@ -136,7 +154,8 @@ mod tests {
         let (debugger, dlv) = UnixStream::pair().unwrap();
         let task = tokio::spawn(async move {
             let traffic = Traffic::part_of(Arc::new(Totals::default()));
-            relay(inner, debugger, b"hello ".to_vec(), &traffic, GRACE).await
+            let mut screen = Screen::new(b'{', godebug_api::Mode::Step, String::new());
+            relay(inner, debugger, PING[..9].to_vec(), &mut screen, &traffic, GRACE).await
         });
         (client, dlv, task)
     }
@@ -150,9 +169,9 @@ mod tests {
     #[tokio::test]
     async fn each_side_may_finish_first_and_still_hears_the_other() {
         let (mut client, mut dlv, task) = running();
-        client.write_all(b"world").await.unwrap();
+        client.write_all(&PING[9..]).await.unwrap();
         client.shutdown().await.unwrap();
-        assert_eq!(all(&mut dlv).await, b"hello world");
+        assert_eq!(all(&mut dlv).await.trim_ascii(), PING);
         dlv.write_all(b"answer").await.unwrap();
         drop(dlv);
         assert_eq!(all(&mut client).await, b"answer");
@@ -164,8 +183,9 @@ mod tests {
         let (mut client, mut dlv, task) = running();
         dlv.write_all(b"last words").await.unwrap();
         drop(dlv);
-        for _ in 0..100 {
-            client.write_all(&[0; 512]).await.unwrap();
+        client.write_all(&PING[9..]).await.unwrap();
+        for _ in 0..1000 {
+            client.write_all(PING).await.unwrap();
         }
         client.shutdown().await.unwrap();
         assert_eq!(all(&mut client).await, b"last words");

@@ -61,11 +61,6 @@ impl Framing {
         self.buffer.extend_from_slice(bytes);
     }
 
-    /// Whether a message has begun and not ended.
-    pub(crate) fn is_within_a_message(&self) -> bool {
-        self.buffer[self.taken..].iter().any(|byte| !byte.is_ascii_whitespace())
-    }
-
     /// The next whole message: as it came, and where its JSON begins in it.
     ///
     /// # Errors
@@ -248,15 +243,5 @@ mod tests {
         assert_eq!(read(Protocol::JsonRpc, &endless, 7), Err(long));
         let whole = [&b"{\""[..], &[b'a'; 100], b"\":1}"].concat();
         assert_eq!(read(Protocol::JsonRpc, &whole, 500), Err(long));
-    }
-
-    #[test]
-    fn a_message_that_has_begun_is_noticed() {
-        let mut framing = Framing::new(Protocol::JsonRpc, 100);
-        framing.push(b"{} \n");
-        assert!(framing.next().unwrap().is_some() && framing.next().unwrap().is_none());
-        assert!(!framing.is_within_a_message());
-        framing.push(b"{");
-        assert!(framing.next().unwrap().is_none() && framing.is_within_a_message());
     }
 }

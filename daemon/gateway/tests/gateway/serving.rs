@@ -1,6 +1,6 @@
 //! Who gets through the gateway, and how a connection lives and ends.
 
-use crate::support::{Authority, FakeDlv, Host, Setting, config, until, within};
+use crate::support::{Authority, FakeDlv, Host, PING, Setting, config, until, within};
 use godebug_api::control::{Reply, Request};
 use godebug_gateway::{End, Gateway, OpenError};
 use rustls::ClientConfig;
@@ -21,7 +21,11 @@ async fn the_right_certificate_relays_and_each_half_closes_by_itself() {
     assert_eq!(group.name(), rustls::NamedGroup::X25519MLKEM768);
     assert_eq!(connection.tls13_tickets_received(), 0);
 
-    let long = vec![7; 1_000_000];
+    let text = "7".repeat(1_000_000);
+    let long = format!(
+        "{{\"method\":\"RPCServer.GetVersion\",\"params\":[{{\"x\":\"{text}\"}}],\"id\":1}}\n"
+    );
+    let long = long.into_bytes();
     let (mut reader, mut writer) = tokio::io::split(&mut client);
     let mut answer = vec![0; long.len()];
     let (read, written) = tokio::join!(reader.read_exact(&mut answer), async {
@@ -48,8 +52,8 @@ async fn both_families_are_served_each_by_its_own_listener() {
     drop(host.talking_client().await);
     let tcp = TcpStream::connect(("::1", host.port)).await.unwrap();
     let mut client = host.over(tcp, host.authority.client()).await.unwrap();
-    client.write_all(b"six").await.unwrap();
-    client.read_exact(&mut [0; 3]).await.unwrap();
+    client.write_all(PING).await.unwrap();
+    client.read_exact(&mut [0; PING.len()]).await.unwrap();
 
     let host = Host::start(Setting { sources: &["::1"], ..Setting::default() }).await;
     assert!(TcpStream::connect(("127.0.0.1", host.port)).await.is_err());
@@ -61,7 +65,7 @@ async fn is_kept_out(host: &Host, client: ClientConfig) {
     let outcome = async {
         let mut stream = host.connect(client).await?;
         // In TLS 1.3 a client learns of its refusal only after it thinks it is connected.
-        stream.write_all(b"ping").await?;
+        stream.write_all(PING).await?;
         stream.flush().await?;
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).await?;
@@ -126,14 +130,52 @@ async fn dlv_is_not_dialed_before_the_client_speaks() {
     let mut client = host.client().await;
     tokio::time::sleep(SHORT).await;
     assert_eq!(host.dlv.connections(), 0);
-    client.write_all(b"x").await.unwrap();
-    until(|| host.dlv.bytes() == 1).await;
+    client.write_all(PING).await.unwrap();
+    until(|| host.dlv.bytes() == PING.len() as u64).await;
 
     let mut silent = host.client().await;
     silent.shutdown().await.unwrap();
     let mut answer = Vec::new();
     within(SECONDS, silent.read_to_end(&mut answer)).await.unwrap();
     assert_eq!(host.dlv.connections(), 1);
+}
+
+#[tokio::test]
+async fn a_step_session_is_told_no_in_its_own_protocol_and_goes_on() {
+    let host = Host::start(Setting::default()).await;
+    let mut client = host.talking_client().await;
+    let before = host.dlv.bytes();
+    client
+        .write_all(b"{\"method\":\"RPCServer.Set\",\"params\":[{\"Symbol\":\"x\"}],\"id\":7}")
+        .await
+        .unwrap();
+    let mut answer = vec![0; 4096];
+    let count = within(SECONDS, client.read(&mut answer)).await.unwrap();
+    let answer: serde_json::Value = serde_json::from_slice(&answer[..count]).unwrap();
+    assert_eq!((&answer["id"], &answer["result"]), (&7.into(), &serde_json::Value::Null));
+    assert!(answer["error"].as_str().unwrap().contains("--mode modify"), "{answer}");
+    client.write_all(PING).await.unwrap();
+    client.read_exact(&mut [0; PING.len()]).await.unwrap();
+    assert_eq!(host.dlv.bytes(), before + PING.len() as u64);
+}
+
+#[tokio::test]
+async fn a_client_that_cannot_be_understood_is_closed_and_dlv_hears_nothing_of_it() {
+    let host = Host::start(Setting::default()).await;
+    let texts: [&[u8]; 4] = [
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"Content-Length: 9999999999\r\n\r\n",
+        b"{\"method\":\"RPCServer.State\",\"Method\":\"RPCServer.Set\",\"params\":[],\"id\":1}",
+        b"[]",
+    ];
+    for text in texts {
+        let mut client = host.client().await;
+        client.write_all(text).await.unwrap();
+        let mut answer = Vec::new();
+        let _ = within(SECONDS, client.read_to_end(&mut answer)).await;
+    }
+    assert_eq!(host.dlv.bytes(), 0);
+    drop(host.talking_client().await);
 }
 
 #[tokio::test]
@@ -163,7 +205,7 @@ async fn the_deadline_cuts_a_transfer() {
     let start = Instant::now();
     let host = Host::start(Setting { ttl, floods: true, ..Setting::default() }).await;
     let mut client = host.client().await;
-    client.write_all(b"go").await.unwrap();
+    client.write_all(PING).await.unwrap();
     let mut buffer = vec![0; 16384];
     let mut received = 0;
     let error = loop {
@@ -187,8 +229,8 @@ async fn the_deadline_can_come_nearer_and_go_further() {
     let mut client = host.talking_client().await;
     host.set_ttl(Duration::from_secs(600)).await;
     tokio::time::sleep(Duration::from_millis(600)).await;
-    client.write_all(b"still").await.unwrap();
-    client.read_exact(&mut [0; 5]).await.unwrap();
+    client.write_all(PING).await.unwrap();
+    client.read_exact(&mut [0; PING.len()]).await.unwrap();
 
     let start = Instant::now();
     host.set_ttl(Duration::from_millis(150)).await;
@@ -227,7 +269,8 @@ async fn cut_is_answered_when_every_connection_to_dlv_is_closed() {
     match host.ask(&Request::Status).await {
         Reply::Status { clients, accepted, cut, bytes_in, bytes_out, .. } => {
             assert!(clients.is_empty() && cut);
-            assert_eq!((accepted, bytes_in, bytes_out), (4, 12, 12));
+            let bytes = 3 * PING.len() as u64;
+            assert_eq!((accepted, bytes_in, bytes_out), (4, bytes, bytes));
         }
         other => panic!("{other:?}"),
     }

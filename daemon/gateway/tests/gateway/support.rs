@@ -22,6 +22,9 @@ use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+/// A request that any client may make and that disturbs nothing; the fake dlv answers with it.
+pub(crate) const PING: &[u8] = b"{\"method\":\"RPCServer.GetVersion\",\"params\":[],\"id\":1}\n";
+
 pub(crate) const SERVER_NAME: &str = "0123abcd.godebug.invalid";
 
 /// One session's CA and what it signs.
@@ -258,8 +261,8 @@ impl Host {
     /// A client that has exchanged bytes with dlv.
     pub(crate) async fn talking_client(&self) -> TlsStream<TcpStream> {
         let mut client = self.client().await;
-        client.write_all(b"ping").await.unwrap();
-        let mut answer = [0; 4];
+        client.write_all(PING).await.unwrap();
+        let mut answer = [0; PING.len()];
         client.read_exact(&mut answer).await.unwrap();
         client
     }

@@ -1,0 +1,293 @@
+//! What each mode allows of the Debug Adapter Protocol, for every request that dlv has a handler for
+//! (service/dap/server.go, `handleRequest`).
+
+use super::{Meaning, Refused, Verdict, expressions, needs};
+use crate::protocol::strict;
+use godebug_api::Mode;
+use serde_json::{Map, Value, json};
+
+/// Arguments of `attach` that only shape what is shown. Everything else an IDE sends with its launch
+/// configuration is left out: programs to run, processes to attach to, children to follow.
+const ATTACH: &[&str] = &[
+    "mode",
+    "request",
+    "name",
+    "type",
+    "stopOnEntry",
+    "stackTraceDepth",
+    "showGlobalVariables",
+    "showRegisters",
+    "showPprofLabels",
+    "hideSystemGoroutines",
+    "goroutineFilters",
+    "substitutePath",
+];
+
+/// Capabilities that no session has, and those that only `modify` has.
+const NEVER: &[&str] = &[
+    "supportTerminateDebuggee",
+    "supportSuspendDebuggee",
+    "supportsTerminateRequest",
+    "supportsRestartRequest",
+    "supportsRestartFrame",
+    "supportsStepBack",
+    "supportsGotoTargetsRequest",
+    "supportsTerminateThreadsRequest",
+];
+const MODIFY_ONLY: &[&str] =
+    &["supportsSetVariable", "supportsSetExpression", "supportsWriteMemoryRequest"];
+
+type Arguments = Map<String, Value>;
+
+/// Decides on a request.
+pub(crate) fn judge(mode: Mode, command: &str, arguments: &Arguments) -> Verdict {
+    decide(mode, command, arguments).unwrap_or_else(Verdict::Refuse)
+}
+
+fn decide(mode: Mode, command: &str, arguments: &Arguments) -> Result<Verdict, Refused> {
+    match command {
+        "initialize"
+        | "configurationDone"
+        | "threads"
+        | "stackTrace"
+        | "scopes"
+        | "variables"
+        | "exceptionInfo"
+        | "disassemble"
+        | "readMemory"
+        | "source"
+        | "loadedSources"
+        | "modules"
+        | "cancel"
+        | "completions"
+        | "breakpointLocations"
+        | "stepInTargets" => {}
+        "attach" => return attach(mode, arguments),
+        "disconnect" => return disconnect(arguments),
+        "continue" | "next" | "stepIn" | "stepOut" | "pause" => {
+            needs(mode, Mode::Step, "running and stopping the process")?;
+        }
+        "setBreakpoints"
+        | "setFunctionBreakpoints"
+        | "setInstructionBreakpoints"
+        | "setDataBreakpoints" => {
+            needs(mode, Mode::Step, "a breakpoint")?;
+            breakpoints(arguments)?;
+        }
+        "setExceptionBreakpoints" => needs(mode, Mode::Step, "a breakpoint")?,
+        "dataBreakpointInfo" => read_argument(arguments, "name")?,
+        "evaluate" => {
+            expressions::evaluated(mode, text(arguments, "expression")?.unwrap_or_default())?;
+        }
+        "setVariable" | "setExpression" => needs(mode, Mode::Modify, "setting a variable")?,
+        "writeMemory" => needs(mode, Mode::Modify, "writing memory")?,
+        "launch" => {
+            return Err(Refused::never(
+                "a program cannot be launched; use a configuration with \"request\": \"attach\" and \
+             \"mode\": \"remote\"",
+            ));
+        }
+        "restart" | "terminate" | "terminateThreads" => {
+            return Err(Refused::never(
+                "the service belongs to systemd; use `systemctl restart` or `systemctl stop`",
+            ));
+        }
+        "stepBack" | "reverseContinue" | "restartFrame" | "goto" | "gotoTargets" => {
+            return Err(Refused::never("a live process cannot go back"));
+        }
+        _ => return Err(Refused::never("the gateway does not know this request")),
+    }
+    Ok(Verdict::Forward)
+}
+
+fn attach(mode: Mode, arguments: &Arguments) -> Result<Verdict, Refused> {
+    needs(mode, Mode::Step, "attaching an IDE")?;
+    if text(arguments, "mode")? != Some("remote") {
+        return Err(Refused::never(
+            "the debugger is attached already; use a configuration with \"mode\": \"remote\"",
+        ));
+    }
+    let kept: Arguments = arguments
+        .iter()
+        .filter(|(name, _)| ATTACH.iter().any(|known| known.eq_ignore_ascii_case(name)))
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect();
+    Ok(match kept.len() == arguments.len() {
+        true => Verdict::Forward,
+        false => {
+            Verdict::Rewrite(kept, "arguments that do not belong to a remote session left out")
+        }
+    })
+}
+
+/// The service is never killed with its debugger; VS Code's stop button asks for that.
+fn disconnect(arguments: &Arguments) -> Result<Verdict, Refused> {
+    let unsafe_flag = |name| strict::flag(arguments, name).map_err(Refused::never);
+    if !unsafe_flag("terminateDebuggee")?
+        && !unsafe_flag("suspendDebuggee")?
+        && !unsafe_flag("restart")?
+    {
+        return Ok(Verdict::Forward);
+    }
+    let only_leave = json!({ "terminateDebuggee": false });
+    let arguments = only_leave.as_object().cloned().unwrap_or_default();
+    Ok(Verdict::Rewrite(arguments, "the service lives on"))
+}
+
+fn breakpoints(arguments: &Arguments) -> Result<(), Refused> {
+    for breakpoint in strict::objects(arguments, "breakpoints").map_err(Refused::never)? {
+        for name in ["condition", "hitCondition", "logMessage", "dataId"] {
+            read_argument(breakpoint, name)?;
+        }
+    }
+    Ok(())
+}
+
+fn read_argument(arguments: &Arguments, name: &str) -> Result<(), Refused> {
+    text(arguments, name)?.map_or(Ok(()), expressions::read)
+}
+
+fn text<'a>(arguments: &'a Arguments, name: &str) -> Result<Option<&'a str>, Refused> {
+    strict::text(arguments, name).map_err(Refused::never)
+}
+
+/// Takes out of dlv's capabilities what the mode would refuse, so that the IDE shows no button for
+/// it. True when something was taken out.
+pub(crate) fn cut_capabilities(mode: Mode, capabilities: &mut Map<String, Value>) -> bool {
+    let before = capabilities.len();
+    capabilities.retain(|name, _| {
+        !NEVER.contains(&name.as_str())
+            && (mode >= Mode::Modify || !MODIFY_ONLY.contains(&name.as_str()))
+    });
+    capabilities.len() != before
+}
+
+/// What a request means, for the record.
+pub(crate) fn meaning(command: &str, arguments: &Arguments) -> Meaning {
+    let get = |name| strict::field(arguments, name);
+    let word = |name| get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
+    match command {
+        "evaluate" => Meaning::new("evaluate", word("expression")),
+        "setVariable" => Meaning::new("set", word("name")),
+        "setExpression" => Meaning::new("set", word("expression")),
+        "setBreakpoints" => Meaning::new("breakpoints", lines(arguments)),
+        "setFunctionBreakpoints" => Meaning::new("breakpoints", names(arguments, "name")),
+        "setInstructionBreakpoints" => {
+            Meaning::new("breakpoints", names(arguments, "instructionReference"))
+        }
+        "setDataBreakpoints" => Meaning::new("watchpoints", names(arguments, "dataId")),
+        "readMemory" | "writeMemory" => Meaning::new(
+            if command == "readMemory" { "read-memory" } else { "write-memory" },
+            word("memoryReference"),
+        ),
+        "continue" | "next" | "stepIn" | "stepOut" | "pause" => Meaning::new("run", command),
+        "attach" | "disconnect" | "initialize" => Meaning::new("connection", command),
+        "variables" => Meaning::new(
+            "variables",
+            get("variablesReference").map(Value::to_string).unwrap_or_default(),
+        ),
+        other => Meaning::new("request", other.chars().take(40).collect::<String>()),
+    }
+}
+
+/// `path:line, path:line`, as an auditor would write them.
+fn lines(arguments: &Arguments) -> String {
+    let source = strict::field(arguments, "source").and_then(Value::as_object);
+    let path = source.and_then(|s| strict::field(s, "path")).and_then(Value::as_str);
+    let path = path.unwrap_or("?");
+    let list = strict::objects(arguments, "breakpoints").unwrap_or_default();
+    if list.is_empty() {
+        return format!("none in {path}");
+    }
+    let each = list.iter().map(|breakpoint| {
+        let line = strict::field(breakpoint, "line").map(Value::to_string).unwrap_or_default();
+        let condition = strict::text(breakpoint, "condition").ok().flatten();
+        let condition = condition.map(|text| format!(" if {text}")).unwrap_or_default();
+        format!("{path}:{line}{condition}")
+    });
+    each.collect::<Vec<_>>().join(", ")
+}
+
+fn names(arguments: &Arguments, name: &str) -> String {
+    let list = strict::objects(arguments, "breakpoints").unwrap_or_default();
+    let each = list.iter().filter_map(|one| strict::text(one, name).ok().flatten());
+    each.collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn verdict(mode: Mode, command: &str, arguments: &Value) -> Verdict {
+        judge(mode, command, arguments.as_object().unwrap())
+    }
+
+    #[test]
+    fn a_step_session_changes_nothing() {
+        for (command, arguments) in [
+            ("setVariable", json!({"name": "x", "value": "1"})),
+            ("setExpression", json!({"expression": "x", "value": "1"})),
+            ("writeMemory", json!({})),
+            ("evaluate", json!({"expression": "call f()", "context": "repl"})),
+            ("evaluate", json!({"Expression": " call f()"})),
+        ] {
+            let refused = verdict(Mode::Step, command, &arguments);
+            let Verdict::Refuse(refused) = refused else { panic!("{command}: {refused:?}") };
+            assert!(refused.text(Mode::Step).contains("--mode modify"), "{refused:?}");
+            assert_eq!(verdict(Mode::Modify, command, &arguments), Verdict::Forward, "{command}");
+        }
+    }
+
+    #[test]
+    fn no_session_ends_or_rewinds_the_service_and_the_unknown_is_refused() {
+        for command in ["restart", "terminate", "launch", "stepBack", "goto", "newThing", ""] {
+            let verdict = verdict(Mode::Modify, command, &json!({}));
+            assert!(matches!(&verdict, Verdict::Refuse(r) if r.allowed_in.is_none()), "{command}");
+        }
+        let stop = verdict(Mode::Modify, "disconnect", &json!({"TerminateDebuggee": true}));
+        let Verdict::Rewrite(arguments, _) = stop else { panic!("{stop:?}") };
+        assert_eq!(Value::Object(arguments), json!({"terminateDebuggee": false}));
+        let odd = verdict(Mode::Modify, "disconnect", &json!({"terminateDebuggee": 1}));
+        assert!(matches!(odd, Verdict::Refuse(_)));
+    }
+
+    #[test]
+    fn conditions_and_log_messages_are_looked_into() {
+        for name in ["condition", "logMessage", "hitCondition", "Condition"] {
+            let hidden = json!({"breakpoints": [{"line": 1}, {"line": 2, name: "call f()"}]});
+            let verdict = verdict(Mode::Modify, "setBreakpoints", &hidden);
+            assert!(matches!(verdict, Verdict::Refuse(_)), "{name}: {verdict:?}");
+        }
+        let plain = json!({"breakpoints": [{"line": 2, "condition": "o.Id == 3"}]});
+        assert_eq!(verdict(Mode::Step, "setBreakpoints", &plain), Verdict::Forward);
+        assert!(matches!(verdict(Mode::Observe, "setBreakpoints", &plain), Verdict::Refuse(_)));
+    }
+
+    #[test]
+    fn attaching_is_remote_and_keeps_what_shapes_the_view() {
+        let local = verdict(Mode::Modify, "attach", &json!({"mode": "local", "processId": 1}));
+        assert!(matches!(local, Verdict::Refuse(_)), "{local:?}");
+        let remote = json!({"mode": "remote", "stopOnEntry": true, "followExec": true, "env": {}});
+        let Verdict::Rewrite(kept, _) = verdict(Mode::Step, "attach", &remote) else { panic!() };
+        assert_eq!(Value::Object(kept), json!({"mode": "remote", "stopOnEntry": true}));
+    }
+
+    #[test]
+    fn capabilities_are_those_of_the_mode() {
+        let all = json!({"supportsSetVariable": true, "supportTerminateDebuggee": true, "a": 1});
+        let mut step = all.as_object().unwrap().clone();
+        assert!(cut_capabilities(Mode::Step, &mut step));
+        assert_eq!(Value::Object(step), json!({"a": 1}));
+        let mut modify = all.as_object().unwrap().clone();
+        cut_capabilities(Mode::Modify, &mut modify);
+        assert_eq!(Value::Object(modify), json!({"a": 1, "supportsSetVariable": true}));
+    }
+
+    #[test]
+    fn the_record_says_what_was_meant() {
+        let arguments = json!({"source": {"path": "/s/main.go"},
+            "breakpoints": [{"line": 7}, {"line": 9, "condition": "x > 1"}]});
+        let meaning = meaning("setBreakpoints", arguments.as_object().unwrap());
+        assert_eq!(meaning.subject, "/s/main.go:7, /s/main.go:9 if x > 1");
+    }
+}

@@ -1,0 +1,232 @@
+//! What each mode allows of dlv's JSON-RPC, for every method of its API version 2
+//! (service/rpccommon/suitablemethods.go, 1.27.1).
+
+use super::{Meaning, Refused, Verdict, expressions, needs};
+use crate::protocol::strict;
+use godebug_api::Mode;
+use serde_json::{Map, Value};
+
+type Parameters = Map<String, Value>;
+
+/// Decides on a call.
+pub(crate) fn judge(mode: Mode, method: &str, parameters: &Parameters) -> Verdict {
+    decide(mode, method, parameters).unwrap_or_else(Verdict::Refuse)
+}
+
+fn decide(mode: Mode, method: &str, parameters: &Parameters) -> Result<Verdict, Refused> {
+    let flag = |name| strict::flag(parameters, name).map_err(Refused::never);
+    match method.strip_prefix("RPCServer.").unwrap_or_default() {
+        "SetApiVersion"
+        | "GetVersion"
+        | "IsMulticlient"
+        | "AttachedToExistingProcess"
+        | "LastModified"
+        | "ProcessPid"
+        | "BuildID"
+        | "Recorded"
+        | "State"
+        | "Stacktrace"
+        | "Ancestors"
+        | "GetThread"
+        | "GetBreakpoint"
+        | "GetBufferedTracepoints"
+        | "GetEvents"
+        | "ListBreakpoints"
+        | "ListCheckpoints"
+        | "ListDynamicLibraries"
+        | "ListFunctionArgs"
+        | "ListFunctions"
+        | "ListGoroutines"
+        | "ListLocalVars"
+        | "ListPackageVars"
+        | "ListPackagesBuildInfo"
+        | "ListRegisters"
+        | "ListSources"
+        | "ListTargets"
+        | "ListThreads"
+        | "ListTypes"
+        | "TypeInfo"
+        | "Disassemble"
+        | "ExamineMemory"
+        | "FunctionReturnLocations"
+        | "FollowExecEnabled"
+        | "GuessSubstitutePath"
+        | "DumpWait" => {}
+        "FindLocation" => read_parameter(parameters, "Loc")?,
+        "Eval" => read_parameter(parameters, "Expr")?,
+        "Command" => command(mode, parameters)?,
+        "CancelNext" => needs(mode, Mode::Step, "running and stopping the process")?,
+        "CreateBreakpoint" | "AmendBreakpoint" => {
+            needs(mode, Mode::Step, "a breakpoint")?;
+            breakpoint(parameters)?;
+        }
+        "ClearBreakpoint" | "ToggleBreakpoint" => needs(mode, Mode::Step, "a breakpoint")?,
+        "CreateWatchpoint" => {
+            needs(mode, Mode::Step, "a breakpoint")?;
+            read_parameter(parameters, "Expr")?;
+        }
+        "Set" => needs(mode, Mode::Modify, "setting a variable")?,
+        // dlv's own ends the server for everybody; the person only wants to leave.
+        "Detach" if !flag("Kill")? => return Ok(Verdict::Answer),
+        "Detach" | "Restart" => {
+            return Err(Refused::never(
+                "the service belongs to systemd; use `systemctl restart` or `systemctl stop`",
+            ));
+        }
+        "DumpStart" | "DumpCancel" => {
+            return Err(Refused::never("dlv would write a file on the host and stop the process"));
+        }
+        "DebugInfoDirectories" if flag("Set")? => {
+            return Err(Refused::never("where dlv looks for symbols is given with --symbols"));
+        }
+        "DebugInfoDirectories" => {}
+        "DownloadLibraryDebugInfo" | "CancelDownloads" => {
+            return Err(Refused::never("dlv must not use the network"));
+        }
+        "FollowExec" => {
+            return Err(Refused::never("the session is for one process, not for its children"));
+        }
+        "CreateEBPFTracepoint" => {
+            return Err(Refused::never("dlv may not load programs into the kernel"));
+        }
+        "Checkpoint" | "ClearCheckpoint" | "StopRecording" => {
+            return Err(Refused::never("a live process cannot go back"));
+        }
+        _ => return Err(Refused::never("the gateway does not know this method")),
+    }
+    Ok(Verdict::Forward)
+}
+
+fn command(mode: Mode, parameters: &Parameters) -> Result<(), Refused> {
+    match text(parameters, "name")?.unwrap_or_default() {
+        "continue"
+        | "next"
+        | "step"
+        | "stepOut"
+        | "stepInstruction"
+        | "nextInstruction"
+        | "halt"
+        | "switchThread"
+        | "switchGoroutine"
+        | "directionCongruentContinue" => {
+            needs(mode, Mode::Step, "running and stopping the process")
+        }
+        "call" => needs(mode, Mode::Modify, "calling a function"),
+        "rewind"
+        | "reverseNext"
+        | "reverseStep"
+        | "reverseStepOut"
+        | "reverseStepInstruction"
+        | "reverseNextInstruction" => Err(Refused::never("a live process cannot go back")),
+        _ => Err(Refused::never("the gateway does not know this command")),
+    }
+}
+
+/// The conditions, and the expressions that dlv evaluates at each hit.
+fn breakpoint(parameters: &Parameters) -> Result<(), Refused> {
+    let Some(breakpoint) = strict::field(parameters, "Breakpoint") else { return Ok(()) };
+    let malformed = || Refused::never("`Breakpoint` must be an object");
+    let breakpoint = breakpoint.as_object().ok_or_else(malformed)?;
+    for name in ["Cond", "HitCond"] {
+        read_parameter(breakpoint, name)?;
+    }
+    match strict::field(breakpoint, "variables") {
+        None | Some(Value::Null) => Ok(()),
+        Some(Value::Array(list)) => list.iter().try_for_each(|each| match each.as_str() {
+            Some(expression) => expressions::read(expression),
+            None => Err(Refused::never("`variables` must hold text")),
+        }),
+        Some(_) => Err(Refused::never("`variables` must be a list")),
+    }
+}
+
+fn read_parameter(parameters: &Parameters, name: &str) -> Result<(), Refused> {
+    text(parameters, name)?.map_or(Ok(()), expressions::read)
+}
+
+fn text<'a>(parameters: &'a Parameters, name: &str) -> Result<Option<&'a str>, Refused> {
+    strict::text(parameters, name).map_err(Refused::never)
+}
+
+/// What a call means, for the record.
+pub(crate) fn meaning(method: &str, parameters: &Parameters) -> Meaning {
+    let word = |fields: &Parameters, name| {
+        strict::field(fields, name).and_then(Value::as_str).unwrap_or_default().to_owned()
+    };
+    match method.strip_prefix("RPCServer.").unwrap_or_default() {
+        "Eval" => Meaning::new("evaluate", word(parameters, "Expr")),
+        "Set" => Meaning::new("set", word(parameters, "Symbol")),
+        "Command" => Meaning::new("run", word(parameters, "name")),
+        "CreateBreakpoint" | "AmendBreakpoint" => {
+            let empty = Map::new();
+            let found = strict::field(parameters, "Breakpoint").and_then(Value::as_object);
+            let breakpoint = found.unwrap_or(&empty);
+            let line = strict::field(breakpoint, "line").map(Value::to_string).unwrap_or_default();
+            let place = match word(breakpoint, "functionName") {
+                function if function.is_empty() => format!("{}:{line}", word(breakpoint, "file")),
+                function => function,
+            };
+            let condition = match word(breakpoint, "Cond") {
+                text if text.is_empty() => text,
+                text => format!(" if {text}"),
+            };
+            Meaning::new("breakpoints", place + &condition)
+        }
+        "CreateWatchpoint" => Meaning::new("watchpoints", word(parameters, "Expr")),
+        "FindLocation" => Meaning::new("find", word(parameters, "Loc")),
+        _ => Meaning::new("request", method.chars().take(60).collect::<String>()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn verdict(mode: Mode, method: &str, parameters: &Value) -> Verdict {
+        judge(mode, &format!("RPCServer.{method}"), parameters.as_object().unwrap())
+    }
+
+    #[test]
+    fn a_step_session_changes_nothing() {
+        for (method, parameters) in [
+            ("Set", json!({"Symbol": "x", "Value": "1"})),
+            ("Command", json!({"name": "call", "expr": "f()"})),
+            ("Command", json!({"Name": "call"})),
+        ] {
+            let refused = verdict(Mode::Step, method, &parameters);
+            assert!(matches!(&refused, Verdict::Refuse(r) if r.allowed_in == Some(Mode::Modify)));
+            assert_eq!(verdict(Mode::Modify, method, &parameters), Verdict::Forward, "{method}");
+        }
+    }
+
+    #[test]
+    fn what_reaches_beyond_the_process_is_refused_in_every_mode() {
+        for (method, parameters) in [
+            ("DumpStart", json!({"Destination": "/tmp/x"})),
+            ("Detach", json!({"kill": true})),
+            ("Restart", json!({})),
+            ("DebugInfoDirectories", json!({"Set": true, "List": []})),
+            ("FollowExec", json!({"Enable": true})),
+            ("CreateEBPFTracepoint", json!({})),
+            ("Command", json!({"name": "rewind"})),
+            ("Command", json!({"name": "newCommand"})),
+            ("Command", json!({})),
+            ("CreateBreakpoint", json!({"Breakpoint": {"Cond": "call f()"}})),
+            ("CreateBreakpoint", json!({"breakpoint": {"Variables": ["x", "call f()"]}})),
+            ("Eval", json!({"Expr": "call f()"})),
+            ("NewMethod", json!({})),
+        ] {
+            let verdict = verdict(Mode::Modify, method, &parameters);
+            assert!(matches!(verdict, Verdict::Refuse(_)), "{method} {parameters}: {verdict:?}");
+        }
+        let other = judge(Mode::Modify, "Other.State", &Map::new());
+        assert!(matches!(other, Verdict::Refuse(_)));
+    }
+
+    #[test]
+    fn leaving_does_not_end_the_server() {
+        assert_eq!(verdict(Mode::Step, "Detach", &json!({"Kill": false})), Verdict::Answer);
+        assert_eq!(verdict(Mode::Step, "Detach", &json!({})), Verdict::Answer);
+    }
+}

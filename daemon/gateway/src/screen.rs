@@ -1,0 +1,270 @@
+//! Stands between one client and dlv: reads what the client asks, lets pass what the session's mode
+//! allows, answers the rest itself, and tells the journal what was done.
+
+use crate::policy::{self, Meaning, Verdict};
+use crate::protocol::framing::{Framing, LONGEST_ANSWER, LONGEST_REQUEST};
+use crate::protocol::{Protocol, dap, rpc};
+use godebug_api::Mode;
+use serde_json::Value;
+use std::io;
+
+/// The most of an expression or a path that is written to the journal, in characters.
+const LONGEST_SUBJECT: usize = 400;
+
+/// Both directions of one connection.
+pub(crate) struct Screen {
+    pub(crate) inward: Inward,
+    pub(crate) outward: Outward,
+}
+
+/// From the client to dlv.
+pub(crate) struct Inward {
+    protocol: Protocol,
+    mode: Mode,
+    /// Who, for the journal.
+    client: String,
+    framing: Framing,
+    /// Something was asked that may leave the target standing, or a breakpoint behind.
+    disturbs: bool,
+}
+
+/// From dlv to the client.
+pub(crate) struct Outward {
+    protocol: Protocol,
+    mode: Mode,
+    framing: Framing,
+}
+
+/// What became of some bytes from the client.
+#[derive(Debug, Default)]
+pub(crate) struct Screened {
+    pub(crate) to_debugger: Vec<u8>,
+    pub(crate) to_client: Vec<u8>,
+    /// Why nothing after this can be understood.
+    pub(crate) broken: Option<String>,
+}
+
+impl Screen {
+    /// For a client whose first byte this is.
+    pub(crate) fn new(first: u8, mode: Mode, client: String) -> Self {
+        let protocol = Protocol::of_first_byte(first);
+        tracing::info!(client, protocol = protocol.name(), "speaks");
+        Self {
+            inward: Inward {
+                protocol,
+                mode,
+                client,
+                framing: Framing::new(protocol, LONGEST_REQUEST),
+                disturbs: false,
+            },
+            outward: Outward { protocol, mode, framing: Framing::new(protocol, LONGEST_ANSWER) },
+        }
+    }
+}
+
+impl Inward {
+    /// Whether the client has asked for anything that must be taken back when it is gone.
+    pub(crate) fn disturbs(&self) -> bool {
+        self.disturbs
+    }
+
+    pub(crate) fn screen(&mut self, bytes: &[u8]) -> Screened {
+        let mut screened = Screened::default();
+        self.framing.push(bytes);
+        loop {
+            let body = match self.framing.next() {
+                Ok(Some(frame)) => (frame.whole.to_vec(), frame.whole.len() - frame.body.len()),
+                Ok(None) => return screened,
+                Err(error) => return self.broken(screened, error.to_string()),
+            };
+            let (whole, header) = body;
+            let passed = match self.protocol {
+                Protocol::Dap => self.dap(&whole, header, &mut screened),
+                Protocol::JsonRpc => self.rpc(&whole, &mut screened),
+            };
+            if let Err(why) = passed {
+                return self.broken(screened, why);
+            }
+        }
+    }
+
+    fn dap(&mut self, whole: &[u8], header: usize, out: &mut Screened) -> Result<(), String> {
+        let request = dap::request(&whole[header..])?;
+        let verdict = policy::dap::judge(self.mode, &request.command, &request.arguments);
+        self.note(&policy::dap::meaning(&request.command, &request.arguments), &verdict);
+        match verdict {
+            Verdict::Forward => out.to_debugger.extend_from_slice(whole),
+            Verdict::Rewrite(arguments, _) => out.to_debugger.extend(request.with(arguments)),
+            // No request of this protocol is answered so.
+            Verdict::Answer => {}
+            Verdict::Refuse(refused) => {
+                out.to_client.extend(request.refused(&refused.text(self.mode)));
+            }
+        }
+        Ok(())
+    }
+
+    fn rpc(&mut self, whole: &[u8], out: &mut Screened) -> Result<(), String> {
+        let request = rpc::request(whole)?;
+        let verdict = policy::rpc::judge(self.mode, &request.method, &request.parameters);
+        self.note(&policy::rpc::meaning(&request.method, &request.parameters), &verdict);
+        match verdict {
+            Verdict::Forward => {
+                out.to_debugger.extend_from_slice(whole);
+                out.to_debugger.push(b'\n');
+            }
+            Verdict::Rewrite(parameters, _) => out.to_debugger.extend(request.with(parameters)),
+            Verdict::Answer => out.to_client.extend(request.done()),
+            Verdict::Refuse(refused) => {
+                out.to_client.extend(request.refused(&refused.text(self.mode)));
+            }
+        }
+        Ok(())
+    }
+
+    /// One line in the journal for each operation that somebody may want to know of later.
+    fn note(&mut self, meaning: &Meaning, verdict: &Verdict) {
+        let Meaning { operation, subject } = meaning;
+        let client = self.client.as_str();
+        // Escaped: it is the client's text, and the journal is read in terminals.
+        let subject: String = subject.chars().take(LONGEST_SUBJECT).collect();
+        match verdict {
+            Verdict::Refuse(refused) => {
+                tracing::warn!(client, operation, ?subject, "refused: {}", refused.why);
+                return;
+            }
+            Verdict::Rewrite(_, how) => tracing::info!(client, operation, ?subject, "{how}"),
+            _ if *operation == "request" => tracing::debug!(client, operation, ?subject),
+            _ => tracing::info!(client, operation, ?subject),
+        }
+        self.disturbs |= matches!(
+            *operation,
+            "run" | "breakpoints" | "watchpoints" | "connection" | "set" | "evaluate"
+        );
+    }
+
+    fn broken(&self, mut screened: Screened, why: String) -> Screened {
+        if self.protocol == Protocol::Dap {
+            let text = format!("godebug closes the connection: the IDE sent a message and {why}");
+            screened.to_client.extend(dap::console(&text));
+        }
+        screened.broken = Some(why);
+        screened
+    }
+}
+
+impl Outward {
+    /// What the client gets instead of these bytes from dlv.
+    ///
+    /// # Errors
+    /// When dlv does not speak its own protocol.
+    pub(crate) fn screen(&mut self, bytes: &[u8]) -> io::Result<Vec<u8>> {
+        // Nothing that dlv says in JSON-RPC depends on the mode.
+        if self.protocol == Protocol::JsonRpc {
+            return Ok(bytes.to_vec());
+        }
+        let mut out = Vec::with_capacity(bytes.len());
+        self.framing.push(bytes);
+        let unclear = |error| io::Error::new(io::ErrorKind::InvalidData, format!("dlv: {error}"));
+        while let Some(frame) = self.framing.next().map_err(unclear)? {
+            match cut(self.mode, frame.body) {
+                Some(message) => out.extend(dap::framed(&message)),
+                None => out.extend_from_slice(frame.whole),
+            }
+        }
+        Ok(out)
+    }
+}
+
+/// The message with the mode's capabilities, when it has more.
+fn cut(mode: Mode, body: &[u8]) -> Option<Value> {
+    let (mut message, path) = dap::capabilities(body)?;
+    let mut place = &mut message;
+    for name in path {
+        place = place.get_mut(name)?;
+    }
+    policy::dap::cut_capabilities(mode, place.as_object_mut()?).then_some(message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn dap(mode: Mode) -> Screen {
+        Screen::new(b'C', mode, "test".to_owned())
+    }
+
+    fn message(seq: u64, command: &str, arguments: Value) -> Vec<u8> {
+        let request =
+            json!({"seq": seq, "type": "request", "command": command, "arguments": arguments});
+        dap::framed(&request)
+    }
+
+    #[test]
+    fn what_is_allowed_passes_unchanged_and_the_rest_is_answered_at_any_split() {
+        let read = message(1, "threads", json!({}));
+        let write = message(2, "setVariable", json!({"name": "x", "value": "1"}));
+        let stream = [&read[..], &write, &read].concat();
+        for piece in 1..stream.len() {
+            let mut screen = dap(Mode::Step);
+            let mut all = Screened::default();
+            for bytes in stream.chunks(piece) {
+                let some = screen.inward.screen(bytes);
+                all.to_debugger.extend(some.to_debugger);
+                all.to_client.extend(some.to_client);
+                assert_eq!(some.broken, None);
+            }
+            assert_eq!(all.to_debugger, [&read[..], &read].concat(), "in pieces of {piece}");
+            let told = String::from_utf8(all.to_client).unwrap();
+            assert!(told.contains("\"request_seq\":2") && told.contains("--mode modify"), "{told}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_understood_ends_the_connection_and_never_reaches_dlv() {
+        for bytes in [
+            &b"Content-Length: 2\r\n\r\n[]"[..],
+            b"Content-Length: 3\r\n\r\n{}}",
+            b"CONNECT / HTTP/1.1\r\n\r\n",
+        ] {
+            let screened = dap(Mode::Modify).inward.screen(bytes);
+            assert!(screened.broken.is_some() && screened.to_debugger.is_empty(), "{screened:?}");
+        }
+        for bytes in [&b"GET / HTTP/1.1\r\n\r\n"[..], b"\x16\x03\x01", b"{\"id\":1}"] {
+            let mut screen = Screen::new(bytes[0], Mode::Modify, String::new());
+            let screened = screen.inward.screen(bytes);
+            assert!(screened.broken.is_some() && screened.to_debugger.is_empty(), "{screened:?}");
+        }
+    }
+
+    #[test]
+    fn capabilities_are_cut_on_their_way_out() {
+        let answer = json!({"seq": 0, "type": "response", "command": "initialize",
+            "body": {"supportsSetVariable": true, "supportsConfigurationDoneRequest": true}});
+        let event = json!({"seq": 0, "type": "event", "event": "capabilities",
+            "body": {"capabilities": {"supportTerminateDebuggee": true}}});
+        let other = json!({"seq": 0, "type": "response", "command": "evaluate",
+            "body": {"result": "\"initialize\" supportsSetVariable"}});
+        let mut screen = dap(Mode::Step);
+        let screened = |screen: &mut Screen, message: &Value| {
+            let bytes = screen.outward.screen(&dap::framed(message)).unwrap();
+            String::from_utf8(bytes).unwrap()
+        };
+        let told = screened(&mut screen, &answer);
+        assert!(!told.contains("supportsSetVariable") && told.contains("ConfigurationDone"));
+        assert!(!screened(&mut screen, &event).contains("supportTerminateDebuggee"));
+        assert_eq!(screened(&mut screen, &other).into_bytes(), dap::framed(&other));
+    }
+
+    #[test]
+    fn what_may_leave_the_target_standing_is_remembered() {
+        let mut screen = dap(Mode::Step);
+        screen.inward.screen(&message(1, "threads", json!({})));
+        assert!(!screen.inward.disturbs());
+        screen.inward.screen(&message(2, "setVariable", json!({})));
+        assert!(!screen.inward.disturbs(), "it was refused");
+        screen.inward.screen(&message(3, "attach", json!({"mode": "remote"})));
+        assert!(screen.inward.disturbs());
+    }
+}

@@ -89,9 +89,9 @@ pub(crate) struct Attach {
     /// How long the session may last once it is active
     #[arg(long, default_value = "30m")]
     pub(crate) ttl: Ttl,
-    /// What the session may do to the service. Only `modify`, which is all that dlv can do, is
-    /// enforced by this version; `observe` and `step` are refused
-    #[arg(long, default_value = "modify")]
+    /// What the session may do to the service: `step` looks, stops and steps and changes nothing;
+    /// `modify` also sets variables and calls functions; `observe` is not there yet
+    #[arg(long, default_value = "step")]
     pub(crate) mode: Mode,
     /// Why, for the record
     #[arg(long, value_name = "TEXT")]

@@ -38,7 +38,7 @@ fn documents(host: &Host) -> Result<()> {
         let mut shown = run(&format!("show {}", session.id))?;
         for document in [&session.document, &list[0], &shown] {
             has_fields(document, SESSION)?;
-            ensure!(document["unit"] == "myapp.service" && document["mode"] == "modify");
+            ensure!(document["unit"] == "myapp.service" && document["mode"] == "step");
             ensure!(document["reason"] == "orders are slow" && document["opened_by"] == "root");
             let end = text(document, "expires_at")?;
             ensure!(end.len() == 20 && end.ends_with('Z') && end.contains('T'), "not UTC: {end}");

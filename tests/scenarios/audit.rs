@@ -46,7 +46,7 @@ fn shows_a_session(host: &Host) -> Result<()> {
         }
         let human = host.ok(&format!("godebugctl audit show {}", session.id))?;
         for part in
-            ["root (uid 0)", "orders are slow", "modify", "because: stopped by root", "proved: all"]
+            ["root (uid 0)", "orders are slow", "step", "because: stopped by root", "proved: all"]
         {
             ensure!(human.contains(part), "no {part:?} in\n{human}");
         }
@@ -71,7 +71,7 @@ fn is_listed(host: &Host, session: &Session) -> Result<()> {
         let list = list(words)?;
         let last = list["sessions"].as_array().and_then(|all| all.last()).context("none")?;
         ensure!(last["id"] == session.id.as_str() && last["outcome"] == "proved", "{list}");
-        ensure!(last["unit"] == "myapp.service" && last["mode"] == "modify", "{list}");
+        ensure!(last["unit"] == "myapp.service" && last["mode"] == "step", "{list}");
         ensure!(last["opened_by"] == "root" && last["close_reason"] == "stopped", "{list}");
         ensure!(list["own_only"] == false, "{list}");
     }

@@ -73,7 +73,7 @@ fn others_reach_nothing(host: &Host) -> Result<()> {
 
 fn direct_calls(host: &Host) -> Result<()> {
     leaves_nothing(host, &["myapp"], |_| {
-        let request = r#"{"ttl":"60s","mode":"modify","from":["10.0.0.0/8"],"csr":"x"}"#;
+        let request = r#"{"ttl":"60s","mode":"step","from":["10.0.0.0/8"],"csr":"x"}"#;
         let call = |method: &str| {
             format!("busctl call org.godebug1 /org/godebug1 org.godebug1.Manager {method}")
         };

@@ -10,6 +10,7 @@ mod authority;
 mod bad_input;
 mod ends;
 mod forecast;
+mod gateway;
 mod generations;
 mod harness;
 mod outside;
@@ -31,6 +32,7 @@ fn main() {
             answers::ALL,
             forecast::ALL,
             audit::ALL,
+            gateway::ALL,
             generations::ALL,
         ]
         .concat(),

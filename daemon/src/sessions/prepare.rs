@@ -191,10 +191,10 @@ impl Prepared {
 }
 
 fn within_the_rules(config: &Config, request: &OpenRequest) -> Result<(), Refusal> {
-    if request.mode != Mode::Modify {
+    if request.mode == Mode::Observe {
         return Err(Refusal::refused(
-            format!("mode {} is not enforced by this version, so it is not offered", request.mode),
-            "open the session with --mode modify, knowing that it can do anything to the target",
+            "mode observe works on images of the process, which this version cannot take",
+            "open the session with --mode step: it can stop the process and changes nothing",
         ));
     }
     if request.ttl.get() > config.max_ttl {

@@ -136,9 +136,12 @@ fn disconnect(arguments: &Arguments) -> Result<Verdict, Refused> {
 
 fn breakpoints(arguments: &Arguments) -> Result<(), Refused> {
     for breakpoint in strict::objects(arguments, "breakpoints").map_err(Refused::never)? {
-        for name in ["condition", "hitCondition", "logMessage", "dataId"] {
+        for name in ["condition", "hitCondition", "dataId"] {
             read_argument(breakpoint, name)?;
         }
+        // Between braces are expressions (service/dap/server.go, `parseLogPoint`).
+        let message = text(breakpoint, "logMessage")?.unwrap_or_default();
+        message.split('{').try_for_each(expressions::read)?;
     }
     Ok(())
 }
@@ -253,6 +256,8 @@ mod tests {
 
     #[test]
     fn conditions_and_log_messages_are_looked_into() {
+        let braced = json!({"breakpoints": [{"line": 2, "logMessage": "x is { call f()}"}]});
+        assert!(matches!(verdict(Mode::Modify, "setBreakpoints", &braced), Verdict::Refuse(_)));
         for name in ["condition", "logMessage", "hitCondition", "Condition"] {
             let hidden = json!({"breakpoints": [{"line": 1}, {"line": 2, name: "call f()"}]});
             let verdict = verdict(Mode::Modify, "setBreakpoints", &hidden);

@@ -1,0 +1,178 @@
+//! What the gateway understands: a person is told no in the debugger's own words, and nobody leaves
+//! the service standing.
+
+use anyhow::{Result, ensure};
+use godebug_tests::{Host, dap::DapClient, scenario::Scenario};
+use serde_json::{Value, json};
+use std::net::TcpStream;
+
+use crate::support::{Laptop, Session, is_answered, leaves_nothing, order, start};
+
+pub(crate) const ALL: &[Scenario] = &[
+    Scenario::new("step_session_changes_nothing_and_the_ide_goes_on", step_in_an_ide).shared(),
+    Scenario::new("step_session_changes_nothing_by_json_rpc", step_by_json_rpc).shared(),
+    Scenario::new("modify_session_sets_a_variable", modify).shared(),
+    Scenario::new("client_that_vanishes_at_a_breakpoint_lets_the_service_go_on", vanished)
+        .main()
+        .shared(),
+    Scenario::new("stop_button_of_an_ide_ends_neither_service_nor_session", stop_button).shared(),
+    Scenario::new("last_of_two_clients_lets_the_service_go_on", two_clients).shared(),
+];
+
+/// At the breakpoint in `priceOf`, with somebody's order waiting there.
+fn stands(host: &Host, ide: &mut DapClient<TcpStream>) -> Result<(godebug_tests::Spawned, i64)> {
+    ide.attach()?;
+    ide.set_function_breakpoints(&["main.priceOf"])?;
+    ide.configuration_done()?;
+    let request = order(host, 8080)?;
+    let (thread, _) = ide.wait_for_stop()?;
+    Ok((request, thread))
+}
+
+fn is_refused(answer: Result<Value>, word: &str) -> Result<()> {
+    let said = answer.map_err(|error| format!("{error:#}"));
+    ensure!(
+        said.as_ref().is_err_and(|why| why.contains("godebug refused this") && why.contains(word)),
+        "not refused with {word:?}: {said:?}"
+    );
+    Ok(())
+}
+
+fn step_in_an_ide(host: &Host) -> Result<()> {
+    leaves_nothing(host, &["myapp"], |_| {
+        let session = Session::for_laptop(host, "myapp", "60s")?;
+        let laptop = Laptop::connect(host, &session)?;
+        let mut first = laptop.dap()?;
+        let capabilities = first.initialize()?.to_string();
+        ensure!(capabilities.contains("supportsConfigurationDoneRequest"), "{capabilities}");
+        for hidden in ["supportsSetVariable", "supportsStepBack", "supportTerminateDebuggee"] {
+            ensure!(!capabilities.contains(hidden), "the IDE is offered {hidden}");
+        }
+        drop(first);
+
+        let mut ide = laptop.dap()?;
+        let (request, thread) = stands(host, &mut ide)?;
+        let frame = ide.stack_trace(thread)?[0]["id"].as_i64().unwrap_or_default();
+        let customer = ide.evaluate(frame, "o.Customer")?;
+        let scopes = ide.scopes(frame)?;
+        let set = json!({
+            "variablesReference": scopes[0]["variablesReference"], "name": "o", "value": "nil",
+        });
+        is_refused(ide.request("setVariable", set), "--mode modify")?;
+        let call = |text: &str| json!({"expression": text, "frameId": frame, "context": "repl"});
+        is_refused(
+            ide.request("evaluate", call("call main.finish(\"\", nil, 0)")),
+            "--mode modify",
+        )?;
+        is_refused(ide.request("evaluate", call("dlv target follow-exec -on")), "beyond")?;
+        is_refused(ide.request("restart", json!({})), "systemctl")?;
+        is_refused(ide.request("writeMemory", json!({"memoryReference": "0x0"})), "--mode modify")?;
+        ensure!(ide.evaluate(frame, "o.Customer")? == customer, "the variable has changed");
+        ide.resume(thread)?;
+        is_answered(request)?;
+        let journal = host.ok(&format!("journalctl -u {} -o cat", session.unit("gateway")))?;
+        ensure!(journal.contains("o.Customer") && journal.contains("refused:"), "{journal}");
+        session.stop(host)
+    })
+}
+
+fn step_by_json_rpc(host: &Host) -> Result<()> {
+    leaves_nothing(host, &["myapp"], |_| {
+        let session = Session::for_laptop(host, "myapp", "60s")?;
+        let laptop = Laptop::connect(host, &session)?;
+        let mut rpc = laptop.rpc()?;
+        rpc.set_api_version()?;
+        let set = json!({"Scope": {"GoroutineID": -1}, "Symbol": "x", "Value": "1"});
+        is_refused(rpc.call("Set", set), "--mode modify")?;
+        is_refused(rpc.call("Command", json!({"name": "call", "expr": "f()"})), "--mode modify")?;
+        is_refused(rpc.call("DumpStart", json!({"Destination": "/tmp/core"})), "file")?;
+        is_refused(rpc.call("Detach", json!({"Kill": true})), "systemctl")?;
+        is_refused(rpc.call("Restart", json!({})), "systemctl")?;
+        is_refused(rpc.call("FollowExec", json!({"Enable": true})), "children")?;
+        ensure!(rpc.state()?["Running"] == true, "the service stands still");
+        // Leaving is not ending: dlv and the session go on.
+        rpc.detach(false)?;
+        let mut again = laptop.rpc()?;
+        again.set_api_version()?;
+        is_answered(order(host, 8080)?)?;
+        session.stop(host)
+    })
+}
+
+fn modify(host: &Host) -> Result<()> {
+    start(host, "ticker")?;
+    leaves_nothing(host, &["ticker"], |_| {
+        let options = format!("--ttl 60s --mode modify --from {}", host.laptop_address());
+        let session = Session::open(host, "ticker", &options)?;
+        let laptop = Laptop::connect(host, &session)?;
+        let mut rpc = laptop.rpc()?;
+        rpc.set_api_version()?;
+        rpc.command("halt")?;
+        let scope = json!({"GoroutineID": -1});
+        let set = json!({"Scope": scope, "Symbol": "main.ticks", "Value": "1234567"});
+        rpc.call("Set", set)?;
+        let eval = json!({"Scope": scope, "Expr": "main.ticks", "Cfg": {}});
+        let after = rpc.call("Eval", eval)?;
+        ensure!(after["Variable"]["value"] == "1234567", "{after}");
+        drop(rpc);
+        session.stop(host)
+    })
+}
+
+fn vanished(host: &Host) -> Result<()> {
+    leaves_nothing(host, &["myapp"], |_| {
+        let session = Session::for_laptop(host, "myapp", "60s")?;
+        let laptop = Laptop::connect(host, &session)?;
+        let mut ide = laptop.dap()?;
+        let (request, _) = stands(host, &mut ide)?;
+        drop(ide);
+        is_answered(request)?;
+        // And nobody else runs into the breakpoint that it had set.
+        is_answered(order(host, 8080)?)?;
+
+        // The same for one that had only halted it.
+        let mut rpc = laptop.rpc()?;
+        rpc.set_api_version()?;
+        rpc.command("halt")?;
+        drop(rpc);
+        is_answered(order(host, 8080)?)?;
+
+        // The session goes on, and the next client finds a clean slate.
+        let mut ide = laptop.dap()?;
+        let (request, thread) = stands(host, &mut ide)?;
+        ide.resume(thread)?;
+        is_answered(request)?;
+        session.stop(host)
+    })
+}
+
+fn stop_button(host: &Host) -> Result<()> {
+    leaves_nothing(host, &["myapp"], |_| {
+        let session = Session::for_laptop(host, "myapp", "60s")?;
+        let laptop = Laptop::connect(host, &session)?;
+        let mut ide = laptop.dap()?;
+        let (request, _) = stands(host, &mut ide)?;
+        ide.disconnect(true)?;
+        drop(ide);
+        is_answered(request)?;
+        ensure!(session.show(host)?["state"] == "active", "the session has ended");
+        session.stop(host)
+    })
+}
+
+fn two_clients(host: &Host) -> Result<()> {
+    leaves_nothing(host, &["myapp"], |_| {
+        let session = Session::for_laptop(host, "myapp", "60s")?;
+        let laptop = Laptop::connect(host, &session)?;
+        let mut ide = laptop.dap()?;
+        let mut other = laptop.rpc()?;
+        other.set_api_version()?;
+        let (request, _) = stands(host, &mut ide)?;
+        drop(ide);
+        // Somebody is still looking at it.
+        ensure!(other.state()?["Running"] == false, "it runs under the other's eyes");
+        drop(other);
+        is_answered(request)?;
+        session.stop(host)
+    })
+}

@@ -12,6 +12,7 @@ mod accept;
 pub mod configuration;
 mod connection;
 mod control;
+pub mod expression;
 mod gateway;
 mod limits;
 mod listen;

@@ -45,6 +45,9 @@ mod literal;
 mod parser;
 mod types;
 
+#[cfg(test)]
+mod tests;
+
 pub use error::{ExpressionError, Problem};
 pub use forms::{
     Evaluated, HitCondition, HitOperator, check_location, parse_condition, parse_data_id,

@@ -4,7 +4,7 @@
 use anyhow::{Result, ensure};
 use godebug_tests::{Host, dap::DapClient, scenario::Scenario};
 use serde_json::{Value, json};
-use std::net::TcpStream;
+use std::{net::TcpStream, time::Duration};
 
 use crate::support::{Laptop, Session, is_answered, leaves_nothing, order, start};
 
@@ -14,6 +14,8 @@ pub(crate) const ALL: &[Scenario] = &[
     Scenario::new("modify_session_sets_a_variable", modify).shared(),
     Scenario::new("client_that_vanishes_at_a_breakpoint_lets_the_service_go_on", vanished)
         .main()
+        .shared(),
+    Scenario::new("client_that_vanishes_within_a_step_lets_the_service_go_on", within_a_step)
         .shared(),
     Scenario::new("stop_button_of_an_ide_ends_neither_service_nor_session", stop_button).shared(),
     Scenario::new("last_of_two_clients_lets_the_service_go_on", two_clients).shared(),
@@ -66,6 +68,19 @@ fn step_in_an_ide(host: &Host) -> Result<()> {
         )?;
         is_refused(ide.request("evaluate", call("dlv target follow-exec -on")), "beyond")?;
         is_refused(ide.request("restart", json!({})), "systemctl")?;
+        // From dlv 1.24.2 on a literal like this writes to what `o` points to, without any `call`.
+        let literal = "main.outer{order: o, Customer: \"x\"}";
+        is_refused(ide.request("evaluate", call(literal)), "composite literal")?;
+        let at = |name: &str, text: String| json!({"breakpoints": [{name: text}]});
+        let logged = json!({
+            "source": {"path": "/opt/samples/src/shop/main.go"},
+            "breakpoints": [{"line": 1, "logMessage": format!("{{{literal}}}")}],
+        });
+        is_refused(ide.request("setBreakpoints", logged), "composite literal")?;
+        let by_name = at("name", format!("*{literal}.Customer"));
+        is_refused(ide.request("setFunctionBreakpoints", by_name), "brace")?;
+        let watched = at("dataId", format!("1,0,{literal}.Customer"));
+        is_refused(ide.request("setDataBreakpoints", watched), "composite literal")?;
         is_refused(ide.request("writeMemory", json!({"memoryReference": "0x0"})), "--mode modify")?;
         ensure!(ide.evaluate(frame, "o.Customer")? == customer, "the variable has changed");
         ide.resume(thread)?;
@@ -84,6 +99,8 @@ fn step_by_json_rpc(host: &Host) -> Result<()> {
         rpc.set_api_version()?;
         let set = json!({"Scope": {"GoroutineID": -1}, "Symbol": "x", "Value": "1"});
         is_refused(rpc.call("Set", set), "--mode modify")?;
+        let literal = json!({"Scope": {"GoroutineID": -1}, "Expr": "main.T{P: p, F: 1}"});
+        is_refused(rpc.call("Eval", literal), "composite literal")?;
         is_refused(rpc.call("Command", json!({"name": "call", "expr": "f()"})), "--mode modify")?;
         is_refused(rpc.call("DumpStart", json!({"Destination": "/tmp/core"})), "file")?;
         is_refused(rpc.call("Detach", json!({"Kill": true})), "systemctl")?;
@@ -142,6 +159,33 @@ fn vanished(host: &Host) -> Result<()> {
         let (request, thread) = stands(host, &mut ide)?;
         ide.resume(thread)?;
         is_answered(request)?;
+        session.stop(host)
+    })
+}
+
+fn within_a_step(host: &Host) -> Result<()> {
+    start(host, "ticker")?;
+    leaves_nothing(host, &["ticker"], |_| {
+        let session = Session::for_laptop(host, "ticker", "60s")?;
+        let laptop = Laptop::connect(host, &session)?;
+        // The loop waits for up to 100 ms; the client goes while dlv waits with it.
+        for _ in 0..6 {
+            let mut ide = laptop.dap()?;
+            ide.attach()?;
+            ide.set_function_breakpoints(&["main.tick"])?;
+            ide.configuration_done()?;
+            let (thread, _) = ide.wait_for_stop()?;
+            ide.request("stepOut", json!({"threadId": thread}))?;
+            let (thread, _) = ide.wait_for_stop()?;
+            ide.request("next", json!({"threadId": thread}))?;
+            drop(ide);
+
+            let mut watcher = laptop.rpc()?;
+            watcher.set_api_version()?;
+            watcher.limit = Duration::from_millis(400);
+            let stopped = watcher.state_when_stopped();
+            ensure!(stopped.is_err(), "it stopped with nobody there: {stopped:?}");
+        }
         session.stop(host)
     })
 }

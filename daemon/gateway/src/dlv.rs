@@ -23,6 +23,10 @@ pub(crate) enum DlvError {
     Slow(&'static str),
     #[error("dlv cannot do {0}: {1}")]
     Refused(&'static str, String),
+    #[error("dlv's answer to {0} does not say what it should")]
+    Unclear(&'static str),
+    #[error("dlv was told to let the process run, and it stands")]
+    StillStands,
 }
 
 impl DlvError {
@@ -38,7 +42,7 @@ impl DlvError {
                     | io::ErrorKind::UnexpectedEof
             ),
             Self::Refused(_, why) => why.contains("has exited"),
-            Self::Slow(_) => false,
+            Self::Slow(_) | Self::Unclear(_) | Self::StillStands => false,
         }
     }
 }
@@ -62,17 +66,25 @@ impl Dlv {
         if state["exited"] == true {
             return Err(DlvError::Refused("State", "the process has exited".to_owned()));
         }
-        Ok(state["Running"] == true)
+        state["Running"].as_bool().ok_or(DlvError::Unclear("State"))
     }
 
     pub(crate) async fn halt(&mut self) -> Result<(), DlvError> {
         self.call("Command", json!({ "name": "halt" })).await.map(drop)
     }
 
+    pub(crate) async fn cancel_step(&mut self) -> Result<(), DlvError> {
+        self.call("CancelNext", json!({})).await.map(drop)
+    }
+
     /// Clears all that people have set; dlv's own have numbers below one.
     pub(crate) async fn clear_breakpoints(&mut self) -> Result<usize, DlvError> {
         let answer = self.call("ListBreakpoints", json!({ "All": false })).await?;
-        let all = answer["Breakpoints"].as_array().map_or(&[][..], Vec::as_slice);
+        let all = match &answer["Breakpoints"] {
+            Value::Null => &[][..],
+            Value::Array(all) => all,
+            _ => return Err(DlvError::Unclear("ListBreakpoints")),
+        };
         let numbers: Vec<i64> =
             all.iter().filter_map(|one| one["id"].as_i64()).filter(|id| *id > 0).collect();
         for id in &numbers {
@@ -85,12 +97,15 @@ impl Dlv {
     /// follows on the same connection, which dlv answers after it has let it run.
     pub(crate) async fn resume(&mut self) -> Result<(), DlvError> {
         self.ask("Command", json!({ "name": "continue" })).await?;
-        self.call("State", json!({ "NonBlocking": true })).await.map(drop)
+        if self.is_running().await? { Ok(()) } else { Err(DlvError::StillStands) }
     }
 
     async fn call(&mut self, method: &'static str, parameters: Value) -> Result<Value, DlvError> {
-        let id = self.ask(method, parameters).await?;
-        timeout(PATIENCE, self.answer(method, id)).await.map_err(|_| DlvError::Slow(method))?
+        let asked = async {
+            let id = self.ask(method, parameters).await?;
+            self.answer(method, id).await
+        };
+        timeout(PATIENCE, asked).await.map_err(|_| DlvError::Slow(method))?
     }
 
     async fn ask(&mut self, method: &str, parameters: Value) -> Result<u64, DlvError> {

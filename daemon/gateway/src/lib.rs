@@ -5,16 +5,17 @@
 //! is a library so that tests run it in-process; `main.rs` only reads the configuration and starts.
 //!
 //! A connection's way through the modules: `accept` (source, bounds) → `connection` (handshake,
-//! first byte, dial) → `relay` (bytes), through
-//! `screen`, which reads both `protocol`s and holds them to the `policy` of the mode; `release` lets the
-//! target go when the last client has gone. `control` is how root and dlv's attendant steer it,
-//! `gateway` holds what they all share and the deadline.
+//! first byte) → `release` (dial; lets the target go when the last client has gone) → `relay` (bytes)
+//! → `screen` (messages of each `protocol`, held to the mode's `policy`, which reads every
+//! `expression`). `dlv` is the gateway's own questions. `control` is how root and dlv's attendant
+//! steer it, `gateway` holds what they all share and the deadline.
 
 mod accept;
 pub mod configuration;
 mod connection;
 mod control;
 mod dlv;
+pub mod expression;
 mod gateway;
 mod limits;
 mod listen;

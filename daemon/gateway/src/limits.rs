@@ -11,6 +11,8 @@ pub struct Limits {
     pub dial: Duration,
     /// How long one side may stay silent after the other has finished.
     pub close_grace: Duration,
+    /// For one attempt to let the target go when the last client has gone.
+    pub release: Duration,
     /// From the start of a control request to its last byte, and the same for its answer.
     pub control_request: Duration,
     /// Control connections at once.
@@ -23,6 +25,7 @@ impl Default for Limits {
             handshake: Duration::from_secs(5),
             dial: Duration::from_secs(5),
             close_grace: Duration::from_secs(5),
+            release: Duration::from_secs(4),
             control_request: Duration::from_secs(5),
             control_connections: 8,
         }

@@ -14,7 +14,7 @@ use tokio::time::{sleep, timeout};
 /// the client's last request (facts on tear-down).
 const SETTLE: Duration = Duration::from_millis(50);
 /// How often it is tried. A halt just after a resume can be lost, and comes through the next time.
-const TRIES: u32 = 4;
+const TRIES: u32 = 3;
 
 /// Who is talking to dlv. Held while somebody comes or goes, so that nobody comes while the last
 /// one's traces are cleared.
@@ -56,7 +56,8 @@ impl Release {
         loop {
             sleep(SETTLE).await;
             tries += 1;
-            match let_go(shared).await {
+            let done = timeout(shared.limits.release, let_go(shared)).await;
+            match done.unwrap_or(Err(DlvError::Slow("it all"))) {
                 Ok(0) => return tracing::info!("the last client has gone; the service runs"),
                 Ok(cleared) => {
                     return tracing::info!(
@@ -82,6 +83,8 @@ async fn let_go(shared: &Shared) -> Result<usize, DlvError> {
         // Breakpoints can be listed only while it stands.
         dlv.halt().await?;
     }
+    // A halt keeps the breakpoints of a step that was under way; it would stop the target at its end.
+    dlv.cancel_step().await?;
     let cleared = dlv.clear_breakpoints().await?;
     dlv.resume().await?;
     Ok(cleared)

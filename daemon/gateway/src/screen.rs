@@ -2,7 +2,7 @@
 //! allows, answers the rest itself, and tells the journal what was done.
 
 use crate::policy::{self, Meaning, Verdict};
-use crate::protocol::framing::{Framing, LONGEST_ANSWER, LONGEST_REQUEST};
+use crate::protocol::framing::{Frame, Framing, LONGEST_ANSWER, LONGEST_REQUEST};
 use crate::protocol::{Protocol, dap, rpc};
 use godebug_api::Mode;
 use serde_json::Value;
@@ -19,11 +19,16 @@ pub(crate) struct Screen {
 
 /// From the client to dlv.
 pub(crate) struct Inward {
+    framing: Framing,
+    judge: Judge,
+}
+
+/// Decides on one request after the other.
+struct Judge {
     protocol: Protocol,
     mode: Mode,
     /// Who, for the journal.
     client: String,
-    framing: Framing,
     /// Something was asked that may leave the target standing, or a breakpoint behind.
     disturbs: bool,
 }
@@ -51,11 +56,8 @@ impl Screen {
         tracing::info!(client, protocol = protocol.name(), "speaks");
         Self {
             inward: Inward {
-                protocol,
-                mode,
-                client,
                 framing: Framing::new(protocol, LONGEST_REQUEST),
-                disturbs: false,
+                judge: Judge { protocol, mode, client, disturbs: false },
             },
             outward: Outward { protocol, mode, framing: Framing::new(protocol, LONGEST_ANSWER) },
         }
@@ -65,35 +67,40 @@ impl Screen {
 impl Inward {
     /// Whether the client has asked for anything that must be taken back when it is gone.
     pub(crate) fn disturbs(&self) -> bool {
-        self.disturbs
+        self.judge.disturbs
     }
 
     pub(crate) fn screen(&mut self, bytes: &[u8]) -> Screened {
+        let Self { framing, judge } = self;
         let mut screened = Screened::default();
-        self.framing.push(bytes);
+        framing.push(bytes);
         loop {
-            let body = match self.framing.next() {
-                Ok(Some(frame)) => (frame.whole.to_vec(), frame.whole.len() - frame.body.len()),
+            let passed = match framing.next() {
+                Ok(Some(frame)) => judge.judge(frame, &mut screened),
                 Ok(None) => return screened,
-                Err(error) => return self.broken(screened, error.to_string()),
-            };
-            let (whole, header) = body;
-            let passed = match self.protocol {
-                Protocol::Dap => self.dap(&whole, header, &mut screened),
-                Protocol::JsonRpc => self.rpc(&whole, &mut screened),
+                Err(error) => Err(error.to_string()),
             };
             if let Err(why) = passed {
-                return self.broken(screened, why);
+                return judge.broken(screened, why);
             }
         }
     }
+}
 
-    fn dap(&mut self, whole: &[u8], header: usize, out: &mut Screened) -> Result<(), String> {
-        let request = dap::request(&whole[header..])?;
+impl Judge {
+    fn judge(&mut self, frame: Frame<'_>, out: &mut Screened) -> Result<(), String> {
+        match self.protocol {
+            Protocol::Dap => self.dap(frame, out),
+            Protocol::JsonRpc => self.rpc(frame, out),
+        }
+    }
+
+    fn dap(&mut self, frame: Frame<'_>, out: &mut Screened) -> Result<(), String> {
+        let request = dap::request(frame.body)?;
         let verdict = policy::dap::judge(self.mode, &request.command, &request.arguments);
         self.note(&policy::dap::meaning(&request.command, &request.arguments), &verdict);
         match verdict {
-            Verdict::Forward => out.to_debugger.extend_from_slice(whole),
+            Verdict::Forward => out.to_debugger.extend_from_slice(frame.whole),
             Verdict::Rewrite(arguments, _) => out.to_debugger.extend(request.with(arguments)),
             // No request of this protocol is answered so.
             Verdict::Answer => {}
@@ -104,13 +111,13 @@ impl Inward {
         Ok(())
     }
 
-    fn rpc(&mut self, whole: &[u8], out: &mut Screened) -> Result<(), String> {
-        let request = rpc::request(whole)?;
+    fn rpc(&mut self, frame: Frame<'_>, out: &mut Screened) -> Result<(), String> {
+        let request = rpc::request(frame.body)?;
         let verdict = policy::rpc::judge(self.mode, &request.method, &request.parameters);
         self.note(&policy::rpc::meaning(&request.method, &request.parameters), &verdict);
         match verdict {
             Verdict::Forward => {
-                out.to_debugger.extend_from_slice(whole);
+                out.to_debugger.extend_from_slice(frame.whole);
                 out.to_debugger.push(b'\n');
             }
             Verdict::Rewrite(parameters, _) => out.to_debugger.extend(request.with(parameters)),

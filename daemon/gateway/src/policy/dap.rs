@@ -1,7 +1,7 @@
 //! What each mode allows of the Debug Adapter Protocol, for every request that dlv has a handler for
 //! (service/dap/server.go, `handleRequest`).
 
-use super::{Meaning, Refused, Verdict, expressions, needs};
+use super::{Meaning, Refused, Verdict, each_text, expressions, needs};
 use crate::protocol::strict;
 use godebug_api::Mode;
 use serde_json::{Map, Value, json};
@@ -75,9 +75,11 @@ fn decide(mode: Mode, command: &str, arguments: &Arguments) -> Result<Verdict, R
             breakpoints(arguments)?;
         }
         "setExceptionBreakpoints" => needs(mode, Mode::Step, "a breakpoint")?,
-        "dataBreakpointInfo" => read_argument(arguments, "name")?,
+        "dataBreakpointInfo" => each_text(arguments, &[("name", expressions::location)])?,
         "evaluate" => {
-            expressions::evaluated(mode, text(arguments, "expression")?.unwrap_or_default())?;
+            if let Some(text) = strict::text(arguments, "expression").map_err(Refused::never)? {
+                expressions::evaluated(mode, text)?;
+            }
         }
         "setVariable" | "setExpression" => needs(mode, Mode::Modify, "setting a variable")?,
         "writeMemory" => needs(mode, Mode::Modify, "writing memory")?,
@@ -102,7 +104,7 @@ fn decide(mode: Mode, command: &str, arguments: &Arguments) -> Result<Verdict, R
 
 fn attach(mode: Mode, arguments: &Arguments) -> Result<Verdict, Refused> {
     needs(mode, Mode::Step, "attaching an IDE")?;
-    if text(arguments, "mode")? != Some("remote") {
+    if strict::text(arguments, "mode").map_err(Refused::never)? != Some("remote") {
         return Err(Refused::never(
             "the debugger is attached already; use a configuration with \"mode\": \"remote\"",
         ));
@@ -136,22 +138,18 @@ fn disconnect(arguments: &Arguments) -> Result<Verdict, Refused> {
 
 fn breakpoints(arguments: &Arguments) -> Result<(), Refused> {
     for breakpoint in strict::objects(arguments, "breakpoints").map_err(Refused::never)? {
-        for name in ["condition", "hitCondition", "dataId"] {
-            read_argument(breakpoint, name)?;
-        }
-        // Between braces are expressions (service/dap/server.go, `parseLogPoint`).
-        let message = text(breakpoint, "logMessage")?.unwrap_or_default();
-        message.split('{').try_for_each(expressions::read)?;
+        each_text(
+            breakpoint,
+            &[
+                ("condition", expressions::condition),
+                ("hitCondition", expressions::hit_condition),
+                ("logMessage", expressions::log_message),
+                ("dataId", expressions::data_id),
+                ("name", expressions::location),
+            ],
+        )?;
     }
     Ok(())
-}
-
-fn read_argument(arguments: &Arguments, name: &str) -> Result<(), Refused> {
-    text(arguments, name)?.map_or(Ok(()), expressions::read)
-}
-
-fn text<'a>(arguments: &'a Arguments, name: &str) -> Result<Option<&'a str>, Refused> {
-    strict::text(arguments, name).map_err(Refused::never)
 }
 
 /// Takes out of dlv's capabilities what the mode would refuse, so that the IDE shows no button for
@@ -255,14 +253,23 @@ mod tests {
     }
 
     #[test]
-    fn conditions_and_log_messages_are_looked_into() {
-        let braced = json!({"breakpoints": [{"line": 2, "logMessage": "x is { call f()}"}]});
-        assert!(matches!(verdict(Mode::Modify, "setBreakpoints", &braced), Verdict::Refuse(_)));
-        for name in ["condition", "logMessage", "hitCondition", "Condition"] {
-            let hidden = json!({"breakpoints": [{"line": 1}, {"line": 2, name: "call f()"}]});
-            let verdict = verdict(Mode::Modify, "setBreakpoints", &hidden);
-            assert!(matches!(verdict, Verdict::Refuse(_)), "{name}: {verdict:?}");
+    fn every_text_of_a_breakpoint_is_looked_into() {
+        let writes = "main.T{P: p, F: 1}.F";
+        let hidden = [
+            ("setBreakpoints", "condition", writes.to_owned()),
+            ("setBreakpoints", "Condition", "call f()".to_owned()),
+            ("setBreakpoints", "hitCondition", "% 0".to_owned()),
+            ("setBreakpoints", "logMessage", format!("x is {{ {writes} }}")),
+            ("setFunctionBreakpoints", "name", format!("*{writes}")),
+            ("setDataBreakpoints", "dataId", format!("1,0,{writes}")),
+        ];
+        for (command, name, text) in hidden {
+            let hidden = json!({"breakpoints": [{"line": 1}, {"line": 2, name: text}]});
+            let verdict = verdict(Mode::Modify, command, &hidden);
+            assert!(matches!(verdict, Verdict::Refuse(_)), "{command} {name}: {verdict:?}");
         }
+        let info = verdict(Mode::Step, "dataBreakpointInfo", &json!({"name": writes}));
+        assert!(matches!(info, Verdict::Refuse(_)));
         let plain = json!({"breakpoints": [{"line": 2, "condition": "o.Id == 3"}]});
         assert_eq!(verdict(Mode::Step, "setBreakpoints", &plain), Verdict::Forward);
         assert!(matches!(verdict(Mode::Observe, "setBreakpoints", &plain), Verdict::Refuse(_)));

@@ -5,6 +5,7 @@ pub(crate) mod dap;
 pub(crate) mod expressions;
 pub(crate) mod rpc;
 
+use crate::protocol::strict;
 use godebug_api::Mode;
 use serde_json::{Map, Value};
 
@@ -59,6 +60,22 @@ impl Meaning {
     pub(crate) fn new(operation: &'static str, subject: impl Into<String>) -> Self {
         Self { operation, subject: subject.into() }
     }
+}
+
+/// How one kind of text is looked into.
+type Check = fn(&str) -> Result<(), Refused>;
+
+/// Looks into those of these fields that are there and not empty.
+pub(crate) fn each_text(
+    fields: &Map<String, Value>,
+    checks: &[(&str, Check)],
+) -> Result<(), Refused> {
+    for (name, check) in checks {
+        if let Some(text) = strict::text(fields, name).map_err(Refused::never)? {
+            check(text)?;
+        }
+    }
+    Ok(())
 }
 
 /// Requires a mode that is at least this one.

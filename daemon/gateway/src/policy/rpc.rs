@@ -1,7 +1,7 @@
 //! What each mode allows of dlv's JSON-RPC, for every method of its API version 2
 //! (service/rpccommon/suitablemethods.go, 1.27.1).
 
-use super::{Meaning, Refused, Verdict, expressions, needs};
+use super::{Meaning, Refused, Verdict, each_text, expressions, needs};
 use crate::protocol::strict;
 use godebug_api::Mode;
 use serde_json::{Map, Value};
@@ -52,18 +52,19 @@ fn decide(mode: Mode, method: &str, parameters: &Parameters) -> Result<Verdict, 
         | "FollowExecEnabled"
         | "GuessSubstitutePath"
         | "DumpWait" => {}
-        "FindLocation" => read_parameter(parameters, "Loc")?,
-        "Eval" => read_parameter(parameters, "Expr")?,
+        "FindLocation" => each_text(parameters, &[("Loc", expressions::location)])?,
+        "Eval" => each_text(parameters, &[("Expr", expressions::read)])?,
         "Command" => command(mode, parameters)?,
         "CancelNext" => needs(mode, Mode::Step, "running and stopping the process")?,
         "CreateBreakpoint" | "AmendBreakpoint" => {
             needs(mode, Mode::Step, "a breakpoint")?;
+            each_text(parameters, &[("LocExpr", expressions::location)])?;
             breakpoint(parameters)?;
         }
         "ClearBreakpoint" | "ToggleBreakpoint" => needs(mode, Mode::Step, "a breakpoint")?,
         "CreateWatchpoint" => {
             needs(mode, Mode::Step, "a breakpoint")?;
-            read_parameter(parameters, "Expr")?;
+            each_text(parameters, &[("Expr", expressions::read)])?;
         }
         "Set" => needs(mode, Mode::Modify, "setting a variable")?,
         // dlv's own ends the server for everybody; the person only wants to leave.
@@ -127,9 +128,14 @@ fn breakpoint(parameters: &Parameters) -> Result<(), Refused> {
     let Some(breakpoint) = strict::field(parameters, "Breakpoint") else { return Ok(()) };
     let malformed = || Refused::never("`Breakpoint` must be an object");
     let breakpoint = breakpoint.as_object().ok_or_else(malformed)?;
-    for name in ["Cond", "HitCond"] {
-        read_parameter(breakpoint, name)?;
-    }
+    each_text(
+        breakpoint,
+        &[
+            ("Cond", expressions::condition),
+            ("HitCond", expressions::hit_condition),
+            ("functionName", expressions::location),
+        ],
+    )?;
     match strict::field(breakpoint, "variables") {
         None | Some(Value::Null) => Ok(()),
         Some(Value::Array(list)) => list.iter().try_for_each(|each| match each.as_str() {
@@ -138,10 +144,6 @@ fn breakpoint(parameters: &Parameters) -> Result<(), Refused> {
         }),
         Some(_) => Err(Refused::never("`variables` must be a list")),
     }
-}
-
-fn read_parameter(parameters: &Parameters, name: &str) -> Result<(), Refused> {
-    text(parameters, name)?.map_or(Ok(()), expressions::read)
 }
 
 fn text<'a>(parameters: &'a Parameters, name: &str) -> Result<Option<&'a str>, Refused> {
@@ -215,6 +217,11 @@ mod tests {
             ("CreateBreakpoint", json!({"Breakpoint": {"Cond": "call f()"}})),
             ("CreateBreakpoint", json!({"breakpoint": {"Variables": ["x", "call f()"]}})),
             ("Eval", json!({"Expr": "call f()"})),
+            ("Eval", json!({"Expr": "main.T{P: p, F: 1}"})),
+            ("FindLocation", json!({"Loc": "*main.T{P: p, F: 1}.F"})),
+            ("CreateWatchpoint", json!({"Expr": "main.T{P: p, F: 1}.F"})),
+            ("CreateBreakpoint", json!({"LocExpr": "*main.T{P: p, F: 1}.F", "Breakpoint": {}})),
+            ("AmendBreakpoint", json!({"Breakpoint": {"HitCond": "% 0"}})),
             ("NewMethod", json!({})),
         ] {
             let verdict = verdict(Mode::Modify, method, &parameters);

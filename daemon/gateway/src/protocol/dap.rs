@@ -49,10 +49,12 @@ impl Request {
 
     /// The error that the IDE shows for it. dlv, too, numbers none of its messages.
     pub(crate) fn refused(&self, text: &str) -> Vec<u8> {
+        // The IDE shows what was typed with its error; hovering must not open a dialog.
+        let show = self.command != "evaluate";
         framed(&json!({
             "seq": 0, "type": "response", "request_seq": self.seq, "success": false,
             "command": self.command, "message": text,
-            "body": { "error": { "id": 9001, "format": text, "showUser": true } },
+            "body": { "error": { "id": 9001, "format": text, "showUser": show } },
         }))
     }
 }

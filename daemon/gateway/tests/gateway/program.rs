@@ -1,6 +1,6 @@
 //! The program itself: what it takes on standard input, what it tells systemd, how it ends.
 
-use crate::support::{Authority, FakeDlv, Setting, config, free_port};
+use crate::support::{Answers, Authority, FakeDlv, Setting, config, free_port};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use std::io::{Read, Write};
 use std::os::unix::net::UnixDatagram;
@@ -65,7 +65,7 @@ async fn it_tells_systemd_and_ends_at_its_deadline() {
     let notify = UnixDatagram::bind(&notify_path).unwrap();
     notify.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
     let authority = Authority::new();
-    let dlv = FakeDlv::start(folder.path(), false);
+    let dlv = FakeDlv::start(folder.path(), Answers::Echo);
     let control = folder.path().join("control.sock");
     let setting = Setting { ttl: Duration::from_millis(1500), ..Setting::default() };
     let config = config(&authority, &dlv, &control, &setting, free_port());
@@ -106,7 +106,7 @@ async fn sigterm_ends_it_in_order() {
     let notify = UnixDatagram::bind(&notify_path).unwrap();
     notify.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
     let authority = Authority::new();
-    let dlv = FakeDlv::start(folder.path(), false);
+    let dlv = FakeDlv::start(folder.path(), Answers::Echo);
     let control = folder.path().join("control.sock");
     let config = config(&authority, &dlv, &control, &Setting::default(), free_port());
     let child = start(sealed(&serde_json::to_vec(&config).unwrap()), Some(&notify_path));

@@ -1,6 +1,6 @@
 //! Who gets through the gateway, and how a connection lives and ends.
 
-use crate::support::{Authority, FakeDlv, Host, PING, Setting, config, until, within};
+use crate::support::{Answers, Authority, FakeDlv, Host, PING, Setting, config, until, within};
 use godebug_api::control::{Reply, Request};
 use godebug_gateway::{End, Gateway, OpenError};
 use rustls::ClientConfig;
@@ -178,6 +178,24 @@ async fn a_client_that_cannot_be_understood_is_closed_and_dlv_hears_nothing_of_i
     drop(host.talking_client().await);
 }
 
+/// Halts the target and goes.
+async fn leaves_it_standing(host: &Host) {
+    let halt = b"{\"method\":\"RPCServer.Command\",\"params\":[{\"name\":\"halt\"}],\"id\":1}";
+    let mut client = host.client().await;
+    client.write_all(halt).await.unwrap();
+    until(|| host.dlv.connections() > 0).await;
+    drop(client.into_inner().0);
+}
+
+#[tokio::test]
+async fn a_dlv_that_does_not_let_go_ends_the_gateway_and_with_it_the_session() {
+    for answers in [Answers::Nothing, Answers::Echo, Answers::Flood] {
+        let host = Host::start(Setting { answers, ..Setting::default() }).await;
+        leaves_it_standing(&host).await;
+        assert_eq!(host.ended().await, End::Stuck, "{answers:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_client_that_breaks_off_is_closed_towards_dlv() {
     let host = Host::start(Setting::default()).await;
@@ -203,7 +221,7 @@ async fn a_client_is_told_when_dlv_has_gone() {
 async fn the_deadline_cuts_a_transfer() {
     let ttl = Duration::from_millis(700);
     let start = Instant::now();
-    let host = Host::start(Setting { ttl, floods: true, ..Setting::default() }).await;
+    let host = Host::start(Setting { ttl, answers: Answers::Flood, ..Setting::default() }).await;
     let mut client = host.client().await;
     client.write_all(PING).await.unwrap();
     let mut buffer = vec![0; 16384];
@@ -323,7 +341,7 @@ async fn no_more_connections_at_once_than_allowed() {
 async fn a_port_in_use_is_said_so() {
     let folder = tempfile::tempdir().unwrap();
     let authority = Authority::new();
-    let dlv = FakeDlv::start(folder.path(), false);
+    let dlv = FakeDlv::start(folder.path(), Answers::Echo);
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port();
     let control = folder.path().join("control.sock");

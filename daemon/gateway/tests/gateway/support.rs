@@ -118,7 +118,17 @@ impl Authority {
     }
 }
 
-/// A Unix socket that answers with what it hears, or floods, and counts both ways.
+/// What a fake dlv says.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Answers {
+    /// What it hears.
+    Echo,
+    /// More than anybody asked for.
+    Flood,
+    Nothing,
+}
+
+/// A Unix socket in dlv's place that counts both ways.
 pub(crate) struct FakeDlv {
     pub(crate) path: PathBuf,
     counts: Arc<Counts>,
@@ -132,7 +142,7 @@ struct Counts {
 }
 
 impl FakeDlv {
-    pub(crate) fn start(folder: &Path, floods: bool) -> Self {
+    pub(crate) fn start(folder: &Path, answers: Answers) -> Self {
         let path = folder.join("dlv.sock");
         let listener = UnixListener::bind(&path).unwrap();
         let counts = Arc::new(Counts::default());
@@ -143,7 +153,11 @@ impl FakeDlv {
                 counted.open.fetch_add(1, SeqCst);
                 let counts = Arc::clone(&counted);
                 tokio::spawn(async move {
-                    let _ = if floods { flood(stream).await } else { echo(stream, &counts).await };
+                    let _ = match answers {
+                        Answers::Echo => echo(stream, &counts).await,
+                        Answers::Flood => flood(stream).await,
+                        Answers::Nothing => listen(stream).await,
+                    };
                     counts.open.fetch_sub(1, SeqCst);
                 });
             }
@@ -183,6 +197,11 @@ async fn flood(mut stream: UnixStream) -> std::io::Result<()> {
     }
 }
 
+async fn listen(mut stream: UnixStream) -> std::io::Result<()> {
+    while stream.read(&mut [0; 4096]).await? > 0 {}
+    Ok(())
+}
+
 /// A gateway that serves on loopback, with its fake dlv.
 pub(crate) struct Host {
     pub(crate) authority: Authority,
@@ -201,7 +220,7 @@ pub(crate) struct Setting {
     pub(crate) max_connections: usize,
     pub(crate) max_handshakes: usize,
     pub(crate) limits: Limits,
-    pub(crate) floods: bool,
+    pub(crate) answers: Answers,
 }
 
 impl Default for Setting {
@@ -214,10 +233,11 @@ impl Default for Setting {
             limits: Limits {
                 handshake: Duration::from_millis(400),
                 close_grace: Duration::from_millis(400),
+                release: Duration::from_millis(100),
                 control_request: Duration::from_millis(400),
                 ..Limits::default()
             },
-            floods: false,
+            answers: Answers::Echo,
         }
     }
 }
@@ -226,7 +246,7 @@ impl Host {
     pub(crate) async fn start(setting: Setting) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let authority = Authority::new();
-        let dlv = FakeDlv::start(folder.path(), setting.floods);
+        let dlv = FakeDlv::start(folder.path(), setting.answers);
         let control = folder.path().join("control.sock");
         let (gateway, port) = open(&authority, &dlv, &control, &setting);
         let (stop, stopped) = oneshot::channel::<()>();

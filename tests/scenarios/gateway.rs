@@ -6,7 +6,7 @@ use godebug_tests::{Host, dap::DapClient, scenario::Scenario};
 use serde_json::{Value, json};
 use std::{net::TcpStream, time::Duration};
 
-use crate::support::{Laptop, Session, is_answered, leaves_nothing, order, start};
+use crate::support::{Laptop, SOON, Session, is_answered, leaves_nothing, order, start};
 
 pub(crate) const ALL: &[Scenario] = &[
     Scenario::new("step_session_changes_nothing_and_the_ide_goes_on", step_in_an_ide).shared(),
@@ -18,7 +18,8 @@ pub(crate) const ALL: &[Scenario] = &[
     Scenario::new("client_that_vanishes_within_a_step_lets_the_service_go_on", within_a_step)
         .shared(),
     Scenario::new("stop_button_of_an_ide_ends_neither_service_nor_session", stop_button).shared(),
-    Scenario::new("last_of_two_clients_lets_the_service_go_on", two_clients).shared(),
+    Scenario::new("last_of_the_clients_that_stopped_it_lets_the_service_go_on", two_clients)
+        .shared(),
 ];
 
 /// At the breakpoint in `priceOf`, with somebody's order waiting there.
@@ -169,7 +170,7 @@ fn within_a_step(host: &Host) -> Result<()> {
         let session = Session::for_laptop(host, "ticker", "60s")?;
         let laptop = Laptop::connect(host, &session)?;
         // The loop waits for up to 100 ms; the client goes while dlv waits with it.
-        for _ in 0..6 {
+        for round in 1..=6 {
             let mut ide = laptop.dap()?;
             ide.attach()?;
             ide.set_function_breakpoints(&["main.tick"])?;
@@ -179,6 +180,7 @@ fn within_a_step(host: &Host) -> Result<()> {
             let (thread, _) = ide.wait_for_stop()?;
             ide.request("next", json!({"threadId": thread}))?;
             drop(ide);
+            is_let_go(host, &session, round)?;
 
             let mut watcher = laptop.rpc()?;
             watcher.set_api_version()?;
@@ -208,15 +210,33 @@ fn two_clients(host: &Host) -> Result<()> {
     leaves_nothing(host, &["myapp"], |_| {
         let session = Session::for_laptop(host, "myapp", "60s")?;
         let laptop = Laptop::connect(host, &session)?;
+        // One who only looks keeps nobody waiting.
+        let mut watcher = laptop.rpc()?;
+        watcher.set_api_version()?;
         let mut ide = laptop.dap()?;
-        let mut other = laptop.rpc()?;
-        other.set_api_version()?;
         let (request, _) = stands(host, &mut ide)?;
+        ensure!(watcher.state()?["Running"] == false, "it does not stand");
         drop(ide);
-        // Somebody is still looking at it.
-        ensure!(other.state()?["Running"] == false, "it runs under the other's eyes");
-        drop(other);
+        is_answered(request)?;
+
+        // One who has stopped it too is not robbed of it when the other goes.
+        let mut ide = laptop.dap()?;
+        let (request, _) = stands(host, &mut ide)?;
+        let mut second = laptop.rpc()?;
+        second.command("halt")?;
+        drop(ide);
+        ensure!(second.list_breakpoints().is_ok(), "it runs under the other's eyes");
+        ensure!(watcher.state()?["Running"] == false, "it runs under the other's eyes");
+        drop(second);
         is_answered(request)?;
         session.stop(host)
+    })
+}
+
+/// The gateway has said for the n-th time that it has let the service go.
+pub(crate) fn is_let_go(host: &Host, session: &Session, times: usize) -> Result<()> {
+    let words = format!("journalctl -u {} -o cat", session.unit("gateway"));
+    host.wait_until("the service is let go", SOON, || {
+        Ok(host.ok(&words)?.matches("the service runs").count() >= times)
     })
 }

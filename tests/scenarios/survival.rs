@@ -15,6 +15,7 @@ pub(crate) const ALL: &[Scenario] = &[
         .main()
         .shared(),
     Scenario::new("hot_service_survives_the_end_of_its_session", stopped_under_storm).shared(),
+    Scenario::new("hot_service_survives_clients_that_vanish", vanished_under_storm).shared(),
     Scenario::new("watchdog_does_not_kill_a_service_that_stands", watchdog).main().shared(),
     Scenario::new("reload_of_systemd_leaves_the_session_alone", systemd_reloads).main().shared(),
 ];
@@ -41,6 +42,21 @@ fn all_killed_under_storm(host: &Host) -> Result<()> {
 
 fn stopped_under_storm(host: &Host) -> Result<()> {
     under_storm(host, |session| session.stop(host))
+}
+
+/// One session in which client after client sets the hot breakpoint and vanishes.
+fn vanished_under_storm(host: &Host) -> Result<()> {
+    leaves_nothing(host, &["myapp"], |_| {
+        let _load = load(host)?;
+        let session = Session::for_laptop(host, "myapp", "120s")?;
+        let laptop = Laptop::connect(host, &session)?;
+        for round in 1..=ROUNDS {
+            drop(hot_breakpoint(&laptop)?);
+            crate::gateway::is_let_go(host, &session, round)?;
+            is_answered(order(host, 8080)?).with_context(|| format!("round {round}"))?;
+        }
+        session.stop(host)
+    })
 }
 
 /// Ends session after session while the service runs into their breakpoints.

@@ -128,14 +128,14 @@ async fn converse(
         tls.shutdown().await?;
         return Ok("it said nothing");
     };
-    let mut screen = Screen::new(*first, shared.mode, client);
+    let mut screen = Screen::new(*first, shared.mode, client, shared.release.hand());
     // Not before the client's first byte: dlv keeps a descriptor of every connection that says
     // nothing, and panics, with its breakpoints planted, when it has no more of them.
     match shared.release.begin(shared).await {
         Ok(debugger) => {
             let grace = shared.limits.close_grace;
             let ended = relay(&mut *tls, debugger, opening, &mut screen, traffic, grace).await;
-            shared.release.end(shared, screen.inward.disturbs()).await;
+            shared.release.end(shared, screen.into_hand()).await;
             ended.map(|()| "both sides have finished")
         }
         Err(error) => {

@@ -142,7 +142,9 @@ async fn unless_silent(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::release::Release;
     use crate::traffic::Totals;
+    use godebug_api::Mode;
     use std::sync::Arc;
 
     const GRACE: Duration = Duration::from_millis(200);
@@ -154,7 +156,8 @@ mod tests {
         let (debugger, dlv) = UnixStream::pair().unwrap();
         let task = tokio::spawn(async move {
             let traffic = Traffic::part_of(Arc::new(Totals::default()));
-            let mut screen = Screen::new(b'{', godebug_api::Mode::Step, String::new());
+            let mut screen =
+                Screen::new(b'{', Mode::Step, String::new(), Release::default().hand());
             relay(inner, debugger, PING[..9].to_vec(), &mut screen, &traffic, GRACE).await
         });
         (client, dlv, task)

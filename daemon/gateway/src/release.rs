@@ -1,10 +1,12 @@
-//! Nobody leaves the service standing: when the last client has gone, in whatever way, its
-//! breakpoints are cleared and the target runs. dlv itself leaves it as it was
+//! Nobody leaves the service standing: when the last client that had a hand on it has gone, in
+//! whatever way, its breakpoints are cleared and the target runs. dlv itself leaves it as it was
 //! (service/dap/server.go, `onDisconnectRequest`, with more than one client allowed).
 
 use crate::dlv::{Dlv, DlvError};
 use crate::gateway::Shared;
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 use tokio::net::UnixStream;
 use tokio::sync::Mutex;
@@ -16,16 +18,14 @@ const SETTLE: Duration = Duration::from_millis(50);
 /// How often it is tried. A halt just after a resume can be lost, and comes through the next time.
 const TRIES: u32 = 3;
 
-/// Who is talking to dlv. Held while somebody comes or goes, so that nobody comes while the last
-/// one's traces are cleared.
+/// Who has a hand on the target.
 #[derive(Default)]
-pub(crate) struct Release(Mutex<Talks>);
-
-#[derive(Default)]
-struct Talks {
-    clients: usize,
-    /// One of those that came since nobody was there may have left something behind.
-    disturbed: bool,
+pub(crate) struct Release {
+    /// Held while somebody comes or the target is let go, so that nobody comes in between.
+    turn: Mutex<()>,
+    /// Clients that are there and have asked for something that may leave the target standing, or a
+    /// breakpoint behind. Those that only look do not count.
+    hands: Arc<AtomicUsize>,
 }
 
 impl Release {
@@ -34,24 +34,26 @@ impl Release {
     /// # Errors
     /// When dlv takes none.
     pub(crate) async fn begin(&self, shared: &Shared) -> io::Result<UnixStream> {
-        let mut talks = self.0.lock().await;
+        let _turn = self.turn.lock().await;
         let dialed = UnixStream::connect(&shared.debugger_socket);
-        let stream = timeout(shared.limits.dial, dialed)
+        timeout(shared.limits.dial, dialed)
             .await
-            .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;
-        talks.clients += 1;
-        Ok(stream)
+            .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
     }
 
-    /// A client's connection to dlv is closed. After the last one's, the target is let go.
-    pub(crate) async fn end(&self, shared: &Shared, disturbed: bool) {
-        let mut talks = self.0.lock().await;
-        talks.clients -= 1;
-        talks.disturbed |= disturbed;
-        if talks.clients > 0 || !talks.disturbed {
+    /// What a client counts with.
+    pub(crate) fn hand(&self) -> Hand {
+        Hand { hands: Arc::clone(&self.hands), is_on: false }
+    }
+
+    /// A client's connection to dlv is closed. After the last hand is gone, the target is let go.
+    pub(crate) async fn end(&self, shared: &Shared, hand: Hand) {
+        let was_on = hand.is_on;
+        let _turn = self.turn.lock().await;
+        drop(hand);
+        if !was_on || self.hands.load(Relaxed) > 0 {
             return;
         }
-        talks.disturbed = false;
         let mut tries = 0;
         loop {
             sleep(SETTLE).await;
@@ -72,6 +74,34 @@ impl Release {
                     return shared.stuck.cancel();
                 }
             }
+        }
+    }
+}
+
+/// One client's hand on the target, or not yet.
+pub(crate) struct Hand {
+    hands: Arc<AtomicUsize>,
+    is_on: bool,
+}
+
+impl Hand {
+    #[cfg(test)]
+    pub(crate) fn is_on(&self) -> bool {
+        self.is_on
+    }
+
+    pub(crate) fn put_on(&mut self) {
+        if !self.is_on {
+            self.is_on = true;
+            self.hands.fetch_add(1, Relaxed);
+        }
+    }
+}
+
+impl Drop for Hand {
+    fn drop(&mut self) {
+        if self.is_on {
+            self.hands.fetch_sub(1, Relaxed);
         }
     }
 }

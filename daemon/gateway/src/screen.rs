@@ -4,6 +4,7 @@
 use crate::policy::{self, Meaning, Verdict};
 use crate::protocol::framing::{Frame, Framing, LONGEST_ANSWER, LONGEST_REQUEST};
 use crate::protocol::{Protocol, dap, rpc};
+use crate::release::Hand;
 use godebug_api::Mode;
 use serde_json::Value;
 use std::io;
@@ -29,8 +30,7 @@ struct Judge {
     mode: Mode,
     /// Who, for the journal.
     client: String,
-    /// Something was asked that may leave the target standing, or a breakpoint behind.
-    disturbs: bool,
+    hand: Hand,
 }
 
 /// From dlv to the client.
@@ -50,14 +50,19 @@ pub(crate) struct Screened {
 }
 
 impl Screen {
+    /// The client has gone; what is left of it.
+    pub(crate) fn into_hand(self) -> Hand {
+        self.inward.judge.hand
+    }
+
     /// For a client whose first byte this is.
-    pub(crate) fn new(first: u8, mode: Mode, client: String) -> Self {
+    pub(crate) fn new(first: u8, mode: Mode, client: String, hand: Hand) -> Self {
         let protocol = Protocol::of_first_byte(first);
         tracing::info!(client, protocol = protocol.name(), "speaks");
         Self {
             inward: Inward {
                 framing: Framing::new(protocol, LONGEST_REQUEST),
-                judge: Judge { protocol, mode, client, disturbs: false },
+                judge: Judge { protocol, mode, client, hand },
             },
             outward: Outward { protocol, mode, framing: Framing::new(protocol, LONGEST_ANSWER) },
         }
@@ -65,11 +70,6 @@ impl Screen {
 }
 
 impl Inward {
-    /// Whether the client has asked for anything that must be taken back when it is gone.
-    pub(crate) fn disturbs(&self) -> bool {
-        self.judge.disturbs
-    }
-
     pub(crate) fn screen(&mut self, bytes: &[u8]) -> Screened {
         let Self { framing, judge } = self;
         let mut screened = Screened::default();
@@ -144,10 +144,12 @@ impl Judge {
             _ if *operation == "request" => tracing::debug!(client, operation, ?subject),
             _ => tracing::info!(client, operation, ?subject),
         }
-        self.disturbs |= matches!(
+        if matches!(
             *operation,
             "run" | "breakpoints" | "watchpoints" | "connection" | "set" | "evaluate"
-        );
+        ) {
+            self.hand.put_on();
+        }
     }
 
     fn broken(&self, mut screened: Screened, why: String) -> Screened {
@@ -196,10 +198,11 @@ fn cut(mode: Mode, body: &[u8]) -> Option<Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::release::Release;
     use serde_json::json;
 
     fn dap(mode: Mode) -> Screen {
-        Screen::new(b'C', mode, "test".to_owned())
+        Screen::new(b'C', mode, "test".to_owned(), Release::default().hand())
     }
 
     fn message(seq: u64, command: &str, arguments: Value) -> Vec<u8> {
@@ -239,7 +242,8 @@ mod tests {
             assert!(screened.broken.is_some() && screened.to_debugger.is_empty(), "{screened:?}");
         }
         for bytes in [&b"GET / HTTP/1.1\r\n\r\n"[..], b"\x16\x03\x01", b"{\"id\":1}"] {
-            let mut screen = Screen::new(bytes[0], Mode::Modify, String::new());
+            let mut screen =
+                Screen::new(bytes[0], Mode::Modify, String::new(), Release::default().hand());
             let screened = screen.inward.screen(bytes);
             assert!(screened.broken.is_some() && screened.to_debugger.is_empty(), "{screened:?}");
         }
@@ -268,10 +272,10 @@ mod tests {
     fn what_may_leave_the_target_standing_is_remembered() {
         let mut screen = dap(Mode::Step);
         screen.inward.screen(&message(1, "threads", json!({})));
-        assert!(!screen.inward.disturbs());
+        assert!(!screen.inward.judge.hand.is_on());
         screen.inward.screen(&message(2, "setVariable", json!({})));
-        assert!(!screen.inward.disturbs(), "it was refused");
+        assert!(!screen.inward.judge.hand.is_on(), "it was refused");
         screen.inward.screen(&message(3, "attach", json!({"mode": "remote"})));
-        assert!(screen.inward.disturbs());
+        assert!(screen.inward.judge.hand.is_on());
     }
 }

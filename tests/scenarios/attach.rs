@@ -112,21 +112,12 @@ fn dlv_on_the_laptop(host: &Host) -> Result<()> {
         let log = host.run(&log)?.exits(0)?.stdout;
         ensure!(log.trim() == "godebug-session 640", "{log}");
         let laptop = Laptop::connect(host, &session)?;
-        let script = tempfile::NamedTempFile::new().context("making dlv's script")?;
         let lines =
             "break main.finish\ncontinue\nstack\nprint label\nprint total\nclearall\nexit -c\n";
-        std::fs::write(script.path(), lines).context("writing dlv's script")?;
-        let settings = tempfile::tempdir().context("making a folder for dlv's settings")?;
-        let mut dlv = host.laptop_spawn(&format!(
-            "XDG_CONFIG_HOME={settings} exec {dlv} connect {address} --init {script} </dev/null",
-            settings = settings.path().display(),
-            dlv = host.path("/usr/bin/dlv").display(),
-            address = laptop.address,
-            script = script.path().display(),
-        ))?;
-        dlv.wait_for_line("main.finish", SOON)?;
+        let mut client = laptop.dlv_connect(lines)?;
+        client.dlv.wait_for_line("main.finish", SOON)?;
         let request = order(host, 8080)?;
-        let printed = dlv.wait(SOON)?.exits(0)?.stdout;
+        let printed = client.dlv.wait(SOON)?.exits(0)?.stdout;
         for part in ["main.priceOf", "main.serveOrder", "\"CUSTOMER-3/3\"", "1297"] {
             ensure!(printed.contains(part), "dlv did not print {part}:\n{printed}");
         }

@@ -9,7 +9,12 @@ use std::{net::TcpStream, time::Duration};
 use crate::support::{Laptop, SOON, Session, is_answered, leaves_nothing, order, start};
 
 pub(crate) const ALL: &[Scenario] = &[
-    Scenario::new("step_session_changes_nothing_and_the_ide_goes_on", step_in_an_ide).shared(),
+    Scenario::new("step_session_changes_nothing_and_the_ide_goes_on", step_in_an_ide)
+        .main()
+        .shared(),
+    Scenario::new("step_session_changes_nothing_and_dlv_connect_goes_on", step_in_dlv)
+        .main()
+        .shared(),
     Scenario::new("step_session_changes_nothing_by_json_rpc", step_by_json_rpc).shared(),
     Scenario::new("modify_session_sets_a_variable", modify).shared(),
     Scenario::new("client_that_vanishes_at_a_breakpoint_lets_the_service_go_on", vanished)
@@ -92,12 +97,31 @@ fn step_in_an_ide(host: &Host) -> Result<()> {
     })
 }
 
+/// dlv's own client, of the version that the host has.
+fn step_in_dlv(host: &Host) -> Result<()> {
+    leaves_nothing(host, &["myapp"], |_| {
+        let session = Session::for_laptop(host, "myapp", "60s")?;
+        let laptop = Laptop::connect(host, &session)?;
+        let lines = "break main.finish\ncontinue\nset total = 1\ncall main.finish(label, lines, 0)\n\
+                     print main.T{P: p, F: 1}\ndump /tmp/core\nrestart\nprint label\nclearall\nexit -c\n";
+        let mut client = laptop.dlv_connect(lines)?;
+        client.dlv.wait_for_line("main.finish", SOON)?;
+        let request = order(host, 8080)?;
+        let printed = client.dlv.wait(SOON)?.exits(0)?.stdout;
+        ensure!(printed.matches("godebug refused this").count() == 5, "{printed}");
+        for part in ["--mode modify", "composite literal", "systemctl", "\"CUSTOMER-3/3\""] {
+            ensure!(printed.contains(part), "dlv did not print {part}:\n{printed}");
+        }
+        is_answered(request)?;
+        session.stop(host)
+    })
+}
+
 fn step_by_json_rpc(host: &Host) -> Result<()> {
     leaves_nothing(host, &["myapp"], |_| {
         let session = Session::for_laptop(host, "myapp", "60s")?;
         let laptop = Laptop::connect(host, &session)?;
         let mut rpc = laptop.rpc()?;
-        rpc.set_api_version()?;
         let set = json!({"Scope": {"GoroutineID": -1}, "Symbol": "x", "Value": "1"});
         is_refused(rpc.call("Set", set), "--mode modify")?;
         let literal = json!({"Scope": {"GoroutineID": -1}, "Expr": "main.T{P: p, F: 1}"});
@@ -111,7 +135,6 @@ fn step_by_json_rpc(host: &Host) -> Result<()> {
         // Leaving is not ending: dlv and the session go on.
         rpc.detach(false)?;
         let mut again = laptop.rpc()?;
-        again.set_api_version()?;
         is_answered(order(host, 8080)?)?;
         session.stop(host)
     })
@@ -124,7 +147,6 @@ fn modify(host: &Host) -> Result<()> {
         let session = Session::open(host, "ticker", &options)?;
         let laptop = Laptop::connect(host, &session)?;
         let mut rpc = laptop.rpc()?;
-        rpc.set_api_version()?;
         rpc.command("halt")?;
         let scope = json!({"GoroutineID": -1});
         let set = json!({"Scope": scope, "Symbol": "main.ticks", "Value": "1234567"});
@@ -150,7 +172,6 @@ fn vanished(host: &Host) -> Result<()> {
 
         // The same for one that had only halted it.
         let mut rpc = laptop.rpc()?;
-        rpc.set_api_version()?;
         rpc.command("halt")?;
         drop(rpc);
         is_answered(order(host, 8080)?)?;
@@ -183,7 +204,6 @@ fn within_a_step(host: &Host) -> Result<()> {
             is_let_go(host, &session, round)?;
 
             let mut watcher = laptop.rpc()?;
-            watcher.set_api_version()?;
             watcher.limit = Duration::from_millis(400);
             let stopped = watcher.state_when_stopped();
             ensure!(stopped.is_err(), "it stopped with nobody there: {stopped:?}");
@@ -212,7 +232,6 @@ fn two_clients(host: &Host) -> Result<()> {
         let laptop = Laptop::connect(host, &session)?;
         // One who only looks keeps nobody waiting.
         let mut watcher = laptop.rpc()?;
-        watcher.set_api_version()?;
         let mut ide = laptop.dap()?;
         let (request, _) = stands(host, &mut ide)?;
         ensure!(watcher.state()?["Running"] == false, "it does not stand");

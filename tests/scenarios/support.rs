@@ -233,6 +233,13 @@ pub(crate) struct Laptop<'a> {
     _folder: TicketFile,
 }
 
+/// dlv's client, and the files that it reads.
+pub(crate) struct DlvConnect {
+    pub(crate) dlv: Spawned,
+    _script: tempfile::NamedTempFile,
+    _settings: tempfile::TempDir,
+}
+
 impl<'a> Laptop<'a> {
     pub(crate) fn connect(host: &'a Host, session: &Session) -> Result<Self> {
         let file = TicketFile::new(&session.ticket(host)?, 0o600)?;
@@ -248,6 +255,22 @@ impl<'a> Laptop<'a> {
 
     pub(crate) fn dap(&self) -> Result<DapClient<TcpStream>> {
         Ok(DapClient::new(self.wire()?))
+    }
+
+    /// dlv's own client, of the version that the host has, with these commands.
+    pub(crate) fn dlv_connect(&self, commands: &str) -> Result<DlvConnect> {
+        let script = tempfile::NamedTempFile::new().context("making dlv's script")?;
+        std::fs::write(script.path(), commands).context("writing dlv's script")?;
+        let settings = tempfile::tempdir().context("making a folder for dlv's settings")?;
+        let dlv = self.host.laptop_spawn(&format!(
+            "XDG_CONFIG_HOME={settings} exec {dlv} connect {address} --init {script} \
+             </dev/null 2>&1",
+            settings = settings.path().display(),
+            dlv = self.host.path("/usr/bin/dlv").display(),
+            address = self.address,
+            script = script.path().display(),
+        ))?;
+        Ok(DlvConnect { dlv, _script: script, _settings: settings })
     }
 
     pub(crate) fn rpc(&self) -> Result<JsonRpcClient<TcpStream>> {

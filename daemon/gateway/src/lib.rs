@@ -15,6 +15,7 @@ pub mod configuration;
 mod connection;
 mod control;
 mod dlv;
+mod events;
 pub mod expression;
 mod gateway;
 mod limits;

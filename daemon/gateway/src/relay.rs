@@ -175,23 +175,23 @@ mod tests {
         client.write_all(&PING[9..]).await.unwrap();
         client.shutdown().await.unwrap();
         assert_eq!(all(&mut dlv).await.trim_ascii(), PING);
-        dlv.write_all(b"answer").await.unwrap();
+        dlv.write_all(b"{\"answer\":1}\n").await.unwrap();
         drop(dlv);
-        assert_eq!(all(&mut client).await, b"answer");
+        assert_eq!(all(&mut client).await, b"{\"answer\":1}\n");
         task.await.unwrap().unwrap();
     }
 
     #[tokio::test]
     async fn what_dlv_said_last_arrives_although_the_client_goes_on_talking() {
         let (mut client, mut dlv, task) = running();
-        dlv.write_all(b"last words").await.unwrap();
+        dlv.write_all(b"{\"last\":\"words\"}\n").await.unwrap();
         drop(dlv);
         client.write_all(&PING[9..]).await.unwrap();
         for _ in 0..1000 {
             client.write_all(PING).await.unwrap();
         }
         client.shutdown().await.unwrap();
-        assert_eq!(all(&mut client).await, b"last words");
+        assert_eq!(all(&mut client).await, b"{\"last\":\"words\"}\n");
         task.await.unwrap().unwrap();
     }
 
@@ -210,10 +210,10 @@ mod tests {
         client.shutdown().await.unwrap();
         for _ in 0..5 {
             tokio::time::sleep(GRACE * 3 / 5).await;
-            dlv.write_all(b".").await.unwrap();
+            dlv.write_all(b"{}\n").await.unwrap();
         }
         drop(dlv);
-        assert_eq!(all(&mut client).await, b".....");
+        assert_eq!(all(&mut client).await, b"{}\n".repeat(5));
         task.await.unwrap().unwrap();
     }
 }

@@ -1,6 +1,7 @@
 //! Stands between one client and dlv: reads what the client asks, lets pass what the session's mode
 //! allows, answers the rest itself, and tells the journal what was done.
 
+use crate::events::{self, Events, Question};
 use crate::policy::{self, Meaning, Verdict};
 use crate::protocol::framing::{Frame, Framing, LONGEST_ANSWER, LONGEST_REQUEST};
 use crate::protocol::{Protocol, dap, rpc};
@@ -31,6 +32,7 @@ struct Judge {
     /// Who, for the journal.
     client: String,
     hand: Hand,
+    events: Events,
 }
 
 /// From dlv to the client.
@@ -38,6 +40,7 @@ pub(crate) struct Outward {
     protocol: Protocol,
     mode: Mode,
     framing: Framing,
+    events: Events,
 }
 
 /// What became of some bytes from the client.
@@ -59,12 +62,18 @@ impl Screen {
     pub(crate) fn new(first: u8, mode: Mode, client: String, hand: Hand) -> Self {
         let protocol = Protocol::of_first_byte(first);
         tracing::info!(client, protocol = protocol.name(), "speaks");
+        let events = Events::default();
         Self {
             inward: Inward {
                 framing: Framing::new(protocol, LONGEST_REQUEST),
-                judge: Judge { protocol, mode, client, hand },
+                judge: Judge { protocol, mode, client, hand, events: events.clone() },
             },
-            outward: Outward { protocol, mode, framing: Framing::new(protocol, LONGEST_ANSWER) },
+            outward: Outward {
+                protocol,
+                mode,
+                framing: Framing::new(protocol, LONGEST_ANSWER),
+                events,
+            },
         }
     }
 }
@@ -115,18 +124,43 @@ impl Judge {
         let request = rpc::request(frame.body)?;
         let verdict = policy::rpc::judge(self.mode, &request.method, &request.parameters);
         self.note(&policy::rpc::meaning(&request.method, &request.parameters), &verdict);
+        if request.method == "RPCServer.GetEvents" {
+            self.events(&request, out);
+            return Ok(());
+        }
+        let has_events = policy::rpc::has_events(&request.method, &request.parameters);
         match verdict {
             Verdict::Forward => {
                 out.to_debugger.extend_from_slice(frame.whole);
                 out.to_debugger.push(b'\n');
+                if has_events {
+                    out.to_debugger
+                        .extend(self.events.begins().iter().flat_map(|held| held.line()));
+                }
             }
             Verdict::Rewrite(parameters, _) => out.to_debugger.extend(request.with(parameters)),
             Verdict::Answer => out.to_client.extend(request.done()),
             Verdict::Refuse(refused) => {
                 out.to_client.extend(request.refused(&refused.text(self.mode)));
+                if has_events {
+                    let held = self.events.refused();
+                    out.to_client.extend(held.iter().flat_map(|held| held.event(events::STOPPED)));
+                }
             }
         }
         Ok(())
+    }
+
+    fn events(&self, request: &rpc::Request, out: &mut Screened) {
+        match self.events.asked(request) {
+            Question::ForDlv => out.to_debugger.extend(request.line()),
+            Question::Over => out.to_client.extend(request.event(events::STOPPED)),
+            Question::Held => {}
+            Question::TooMany => {
+                out.to_client
+                    .extend(request.refused("godebug refused this: no command is under way"));
+            }
+        }
     }
 
     /// One line in the journal for each operation that somebody may want to know of later.
@@ -168,17 +202,21 @@ impl Outward {
     /// # Errors
     /// When dlv does not speak its own protocol.
     pub(crate) fn screen(&mut self, bytes: &[u8]) -> io::Result<Vec<u8>> {
-        // Nothing that dlv says in JSON-RPC depends on the mode.
-        if self.protocol == Protocol::JsonRpc {
-            return Ok(bytes.to_vec());
-        }
         let mut out = Vec::with_capacity(bytes.len());
         self.framing.push(bytes);
         let unclear = |error| io::Error::new(io::ErrorKind::InvalidData, format!("dlv: {error}"));
         while let Some(frame) = self.framing.next().map_err(unclear)? {
-            match cut(self.mode, frame.body) {
-                Some(message) => out.extend(dap::framed(&message)),
-                None => out.extend_from_slice(frame.whole),
+            match self.protocol {
+                Protocol::Dap => match cut(self.mode, frame.body) {
+                    Some(message) => out.extend(dap::framed(&message)),
+                    None => out.extend_from_slice(frame.whole),
+                },
+                // Nothing that dlv says there depends on the mode.
+                Protocol::JsonRpc => {
+                    self.events.heard(frame.body);
+                    out.extend_from_slice(frame.whole);
+                    out.push(b'\n');
+                }
             }
         }
         Ok(out)
@@ -266,6 +304,21 @@ mod tests {
         assert!(!told.contains("supportsSetVariable") && told.contains("ConfigurationDone"));
         assert!(!screened(&mut screen, &event).contains("supportTerminateDebuggee"));
         assert_eq!(screened(&mut screen, &other).into_bytes(), dap::framed(&other));
+    }
+
+    #[test]
+    fn a_refused_command_with_events_is_over_for_dlvs_client() {
+        let mut screen = Screen::new(b'{', Mode::Step, String::new(), Release::default().hand());
+        let call = json!({"method": "RPCServer.Command", "id": 2,
+            "params": [{"name": "call", "expr": "f()", "WithEvents": true}]});
+        let events = json!({"method": "RPCServer.GetEvents", "params": [{}], "id": 3});
+        let screened = screen.inward.screen(format!("{events}{call}").as_bytes());
+        let told = String::from_utf8(screened.to_client).unwrap();
+        assert!(screened.to_debugger.is_empty());
+        assert!(
+            told.contains("--mode modify") && told.contains(r#""Events":[{"Kind":1}]"#),
+            "{told}"
+        );
     }
 
     #[test]

@@ -123,6 +123,14 @@ fn command(mode: Mode, parameters: &Parameters) -> Result<(), Refused> {
     }
 }
 
+/// Whether dlv's client waits for events of this call (service/debugger/debugger.go, `Command`).
+pub(crate) fn has_events(method: &str, parameters: &Parameters) -> bool {
+    let name = strict::text(parameters, "name").ok().flatten().unwrap_or_default();
+    method == "RPCServer.Command"
+        && strict::flag(parameters, "WithEvents") == Ok(true)
+        && !matches!(name, "halt" | "switchThread" | "switchGoroutine")
+}
+
 /// The conditions, and the expressions that dlv evaluates at each hit.
 fn breakpoint(parameters: &Parameters) -> Result<(), Refused> {
     let Some(breakpoint) = strict::field(parameters, "Breakpoint") else { return Ok(()) };
@@ -163,11 +171,15 @@ pub(crate) fn meaning(method: &str, parameters: &Parameters) -> Meaning {
             let empty = Map::new();
             let found = strict::field(parameters, "Breakpoint").and_then(Value::as_object);
             let breakpoint = found.unwrap_or(&empty);
-            let line = strict::field(breakpoint, "line").map(Value::to_string).unwrap_or_default();
-            let place = match word(breakpoint, "functionName") {
-                function if function.is_empty() => format!("{}:{line}", word(breakpoint, "file")),
-                function => function,
-            };
+            let number =
+                |name| strict::field(breakpoint, name).map(Value::to_string).unwrap_or_default();
+            // What the person typed, where dlv's client sends it, else what it made of it.
+            let named = [word(parameters, "LocExpr"), word(breakpoint, "functionName")];
+            let place = named.into_iter().find(|name| !name.is_empty());
+            let place = place.unwrap_or_else(|| match word(breakpoint, "file") {
+                file if file.is_empty() => format!("address {}", number("addr")),
+                file => format!("{file}:{}", number("line")),
+            });
             let condition = match word(breakpoint, "Cond") {
                 text if text.is_empty() => text,
                 text => format!(" if {text}"),
@@ -229,6 +241,18 @@ mod tests {
         }
         let other = judge(Mode::Modify, "Other.State", &Map::new());
         assert!(matches!(other, Verdict::Refuse(_)));
+    }
+
+    #[test]
+    fn the_record_says_where_a_breakpoint_is() {
+        let subject = |parameters: Value| {
+            let parameters = parameters.as_object().unwrap();
+            meaning("RPCServer.CreateBreakpoint", parameters).subject
+        };
+        let typed = json!({"LocExpr": "main.f", "Breakpoint": {"addr": 7, "Cond": "x > 1"}});
+        assert_eq!(subject(typed), "main.f if x > 1");
+        assert_eq!(subject(json!({"Breakpoint": {"file": "/a.go", "line": 3}})), "/a.go:3");
+        assert_eq!(subject(json!({"Breakpoint": {"addr": 7}})), "address 7");
     }
 
     #[test]

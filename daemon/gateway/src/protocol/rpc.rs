@@ -4,7 +4,7 @@ use super::strict;
 use serde_json::{Map, Value, json};
 
 /// A client's request.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Request {
     pub(crate) id: Value,
     pub(crate) method: String,
@@ -44,6 +44,17 @@ impl Request {
     /// The error that dlv's client prints for it.
     pub(crate) fn refused(&self, text: &str) -> Vec<u8> {
         line(&json!({ "id": self.id, "result": null, "error": text }))
+    }
+
+    /// The request as dlv gets it.
+    pub(crate) fn line(&self) -> Vec<u8> {
+        self.with(self.parameters.clone())
+    }
+
+    /// To `GetEvents`: this, and no more.
+    pub(crate) fn event(&self, kind: u8) -> Vec<u8> {
+        let events = json!({ "Events": [{ "Kind": kind }] });
+        line(&json!({ "id": self.id, "result": events, "error": null }))
     }
 
     /// Done, with nothing to say.

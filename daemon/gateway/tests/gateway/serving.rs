@@ -40,7 +40,7 @@ async fn the_right_certificate_relays_and_each_half_closes_by_itself() {
     let mut rest = Vec::new();
     // Ok and not an error about truncation: the gateway sent close_notify.
     client.read_to_end(&mut rest).await.unwrap();
-    assert_eq!(rest, b"bye");
+    assert_eq!(rest, b"{\"bye\":1}\n");
     until(|| host.dlv.open() == 0).await;
     assert_eq!(host.stop().await, End::Stopped);
 }

@@ -184,7 +184,7 @@ async fn echo(mut stream: UnixStream, counts: &Counts) -> std::io::Result<()> {
         let count = stream.read(&mut buffer).await?;
         if count == 0 {
             // Said after the client's end was heard: it proves that the halves close apart.
-            return stream.write_all(b"bye").await;
+            return stream.write_all(b"{\"bye\":1}\n").await;
         }
         counts.bytes.fetch_add(count as u64, SeqCst);
         stream.write_all(&buffer[..count]).await?;
@@ -193,7 +193,8 @@ async fn echo(mut stream: UnixStream, counts: &Counts) -> std::io::Result<()> {
 
 async fn flood(mut stream: UnixStream) -> std::io::Result<()> {
     loop {
-        stream.write_all(&[b'x'; 4096]).await?;
+        let line = format!("{{\"x\":\"{}\"}}\n", "x".repeat(4096));
+        stream.write_all(line.as_bytes()).await?;
     }
 }
 

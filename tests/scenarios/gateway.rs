@@ -134,7 +134,7 @@ fn step_by_json_rpc(host: &Host) -> Result<()> {
         ensure!(rpc.state()?["Running"] == true, "the service stands still");
         // Leaving is not ending: dlv and the session go on.
         rpc.detach(false)?;
-        let mut again = laptop.rpc()?;
+        drop(laptop.rpc()?);
         is_answered(order(host, 8080)?)?;
         session.stop(host)
     })

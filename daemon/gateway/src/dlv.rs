@@ -30,17 +30,13 @@ pub(crate) enum DlvError {
 }
 
 impl DlvError {
-    /// There is nothing left to let go of: dlv has ended, or its target has.
+    /// There is nothing left to let go of: dlv has ended, or its target has. A connection that only
+    /// broke is no such end; the next attempt tells.
     pub(crate) fn means_the_end(&self) -> bool {
         match self {
-            Self::Socket(error) => matches!(
-                error.kind(),
-                io::ErrorKind::ConnectionRefused
-                    | io::ErrorKind::NotFound
-                    | io::ErrorKind::ConnectionReset
-                    | io::ErrorKind::BrokenPipe
-                    | io::ErrorKind::UnexpectedEof
-            ),
+            Self::Socket(error) => {
+                matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound)
+            }
             Self::Refused(_, why) => why.contains("has exited"),
             Self::Slow(_) | Self::Unclear(_) | Self::StillStands => false,
         }

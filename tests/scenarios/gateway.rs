@@ -243,13 +243,21 @@ fn two_clients(host: &Host) -> Result<()> {
         let (request, _) = stands(host, &mut ide)?;
         let mut second = laptop.rpc()?;
         second.command("halt")?;
+        let before = gone(host, &session)?;
         drop(ide);
+        host.wait_until("the IDE has gone", SOON, || Ok(gone(host, &session)? > before))?;
         ensure!(second.list_breakpoints().is_ok(), "it runs under the other's eyes");
         ensure!(watcher.state()?["Running"] == false, "it runs under the other's eyes");
         drop(second);
         is_answered(request)?;
         session.stop(host)
     })
+}
+
+/// How many clients have gone, with all that the gateway does then done.
+fn gone(host: &Host, session: &Session) -> Result<usize> {
+    let journal = host.ok(&format!("journalctl -u {} -o cat", session.unit("gateway")))?;
+    Ok(journal.lines().filter(|line| line.contains(" closed peer=")).count())
 }
 
 /// The gateway has said for the n-th time that it has let the service go.

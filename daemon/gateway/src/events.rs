@@ -49,9 +49,11 @@ impl Events {
     /// A `GetEvents` has come.
     pub(crate) fn asked(&self, request: &Request) -> Question {
         let mut state = self.state();
-        if state.is_under_way {
+        if state.is_under_way && state.asked.len() < MOST_HELD {
             state.asked.extend(request.id.as_u64());
             Question::ForDlv
+        } else if state.is_under_way {
+            Question::TooMany
         } else if std::mem::take(&mut state.owes_an_end) {
             Question::Over
         } else if state.held.len() < MOST_HELD {
@@ -164,5 +166,10 @@ mod tests {
             assert_eq!(events.asked(&question(id as u64)), Question::Held);
         }
         assert_eq!(events.asked(&question(99)), Question::TooMany);
+        // The same when they are dlv's, until it has answered one.
+        assert_eq!(events.begins().len(), MOST_HELD);
+        assert_eq!(events.asked(&question(99)), Question::TooMany);
+        events.heard(&told(3, 0));
+        assert_eq!(events.asked(&question(99)), Question::ForDlv);
     }
 }

@@ -178,10 +178,8 @@ impl Judge {
             _ if *operation == "request" => tracing::debug!(client, operation, ?subject),
             _ => tracing::info!(client, operation, ?subject),
         }
-        if matches!(
-            *operation,
-            "run" | "breakpoints" | "watchpoints" | "connection" | "set" | "evaluate"
-        ) {
+        // All but what is known to look only: better one release too many than a service left standing.
+        if !matches!(*operation, "request" | "variables" | "read-memory" | "find") {
             self.hand.put_on();
         }
     }

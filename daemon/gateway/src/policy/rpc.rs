@@ -186,9 +186,33 @@ pub(crate) fn meaning(method: &str, parameters: &Parameters) -> Meaning {
             };
             Meaning::new("breakpoints", place + &condition)
         }
+        "ClearBreakpoint" => Meaning::new("breakpoints", format!("clear {}", which(parameters))),
+        "ToggleBreakpoint" => {
+            Meaning::new("breakpoints", format!("on or off {}", which(parameters)))
+        }
         "CreateWatchpoint" => Meaning::new("watchpoints", word(parameters, "Expr")),
+        "CancelNext" => Meaning::new("run", "cancel the step"),
+        "Detach" => Meaning::new("connection", "detach"),
+        "ExamineMemory" => {
+            let address = strict::field(parameters, "Address").map(Value::to_string);
+            Meaning::new("read-memory", address.unwrap_or_default())
+        }
+        "ListLocalVars" => Meaning::new("variables", "local"),
+        "ListFunctionArgs" => Meaning::new("variables", "arguments"),
+        "ListPackageVars" => {
+            Meaning::new("variables", format!("of packages {}", word(parameters, "Filter")))
+        }
         "FindLocation" => Meaning::new("find", word(parameters, "Loc")),
         _ => Meaning::new("request", method.chars().take(60).collect::<String>()),
+    }
+}
+
+/// The breakpoint that a call names, by its name or number.
+fn which(parameters: &Parameters) -> String {
+    let name = strict::field(parameters, "Name").and_then(Value::as_str).unwrap_or_default();
+    match strict::field(parameters, "Id") {
+        Some(id) if name.is_empty() => id.to_string(),
+        _ => name.to_owned(),
     }
 }
 
@@ -253,6 +277,19 @@ mod tests {
         assert_eq!(subject(typed), "main.f if x > 1");
         assert_eq!(subject(json!({"Breakpoint": {"file": "/a.go", "line": 3}})), "/a.go:3");
         assert_eq!(subject(json!({"Breakpoint": {"addr": 7}})), "address 7");
+    }
+
+    #[test]
+    fn the_record_says_what_was_read_and_what_became_of_a_breakpoint() {
+        let meaning = |method: &str, parameters: Value| {
+            let meant = meaning(&format!("RPCServer.{method}"), parameters.as_object().unwrap());
+            format!("{} {}", meant.operation, meant.subject)
+        };
+        assert_eq!(meaning("ClearBreakpoint", json!({"Id": 3, "Name": ""})), "breakpoints clear 3");
+        assert_eq!(meaning("ToggleBreakpoint", json!({"Name": "b"})), "breakpoints on or off b");
+        assert_eq!(meaning("ExamineMemory", json!({"Address": 16})), "read-memory 16");
+        assert_eq!(meaning("ListLocalVars", json!({})), "variables local");
+        assert_eq!(meaning("State", json!({})), "request RPCServer.State");
     }
 
     #[test]

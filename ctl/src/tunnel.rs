@@ -141,6 +141,15 @@ impl Gateway {
             .map_err(|error| self.explain(error))
     }
 
+    /// `connect`, and once more when it broke off or stayed silent: the client has said nothing yet,
+    /// and for it this would be a connection reset without a reason.
+    async fn connect_or_again(&self) -> Result<TlsStream<TcpStream>, Trouble> {
+        match self.connect().await {
+            Err(Trouble::TurnedAway(_) | Trouble::Silent(_)) => self.connect().await,
+            first => first,
+        }
+    }
+
     /// Sees whether the gateway answers and lets us in, and leaves again. The gateway calls the
     /// debugger only after a first byte, so this disturbs nobody.
     pub(crate) async fn probe(&self) -> Result<(), Trouble> {
@@ -291,7 +300,7 @@ impl Tunnel {
                 return tell(Event::Stranger(peer));
             }
             prepare(&local);
-            let mut remote = match gateway.connect().await {
+            let mut remote = match gateway.connect_or_again().await {
                 Ok(remote) => remote,
                 Err(trouble) => return tell(Event::Failed(trouble)),
             };

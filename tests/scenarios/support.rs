@@ -275,7 +275,9 @@ impl<'a> Laptop<'a> {
 
     pub(crate) fn rpc(&self) -> Result<JsonRpcClient<TcpStream>> {
         let mut rpc = JsonRpcClient::new(self.wire()?);
-        rpc.set_api_version()?;
+        // The client sees a reset whatever the reason is; the tunnel has said which.
+        rpc.set_api_version()
+            .with_context(|| format!("the tunnel says: {}", self.tunnel.stderr()))?;
         Ok(rpc)
     }
 }

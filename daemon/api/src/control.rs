@@ -1,7 +1,7 @@
-//! How the gateway is told what to do: its configuration, in a sealed memfd on standard input, and
-//! the requests that it takes on its control socket, one JSON document a line each way.
+//! How the gateway is told what to do: its configuration, which [`crate::handover`] brings, and the
+//! requests that it takes on its control socket, one JSON document a line each way.
 
-use godebug_core::{Cidr, Deadline, Mode, Port, SessionId};
+use godebug_core::{Cidr, Deadline, Mode, PauseBudget, Port, SessionId};
 use serde::{Deserialize, Serialize};
 
 /// No line on a control socket is longer than this, in bytes.
@@ -19,6 +19,8 @@ pub struct GatewayConfig {
     /// Where clients may come from.
     pub sources: Vec<Cidr>,
     pub deadline: Deadline,
+    /// For how long the target may stand.
+    pub pause: PauseBudget,
     /// The name that the gateway's certificate is for.
     pub server_name: String,
     /// PEM: the session's CA, the gateway's certificate, the gateway's key.
@@ -69,6 +71,11 @@ pub enum Reply {
         bytes_in: u64,
         bytes_out: u64,
         cut: bool,
+        /// For how long the target has stood in all, and at the longest stop, in milliseconds.
+        stood_ms: u64,
+        longest_stop_ms: u64,
+        /// How often it was let go because its time was up.
+        let_go: u64,
     },
     Done,
     Refused {

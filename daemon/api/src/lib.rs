@@ -8,11 +8,13 @@ pub mod bus;
 pub mod clock;
 pub mod control;
 pub mod documents;
+pub mod handover;
 pub mod ticket;
 
 pub use godebug_core::{
-    Cidr, CloseReason, Code, Deadline, Forecast, FreezeLimit, Mode, Now, Pid, Port, Reason,
-    Refusal, SessionId, State, Ttl, UnitName, WordError, delve, forecast, plan,
+    Cidr, CloseReason, Code, Deadline, Forecast, FreezeLimit, Mode, Now, PauseBudget, Pid, Port,
+    ProcessState, Reason, Refusal, SessionId, State, Ttl, UnitName, WordError, delve, forecast, pause,
+    plan,
 };
 
 /// The well-known bus name.

@@ -10,12 +10,16 @@ pub mod error;
 pub mod forecast;
 pub mod grant;
 pub mod ledger;
+pub mod pause;
 pub mod plan;
+pub mod process_state;
 pub mod state;
 pub mod words;
 
 pub use deadline::{Deadline, Now};
 pub use error::{Code, Refusal};
 pub use forecast::{Forecast, FreezeLimit};
+pub use pause::PauseBudget;
+pub use process_state::ProcessState;
 pub use state::{CloseReason, Event, IllegalMove, State, next};
 pub use words::{Cidr, InvocationId, Mode, Pid, Port, Reason, SessionId, Ttl, UnitName, WordError};

@@ -1,7 +1,7 @@
 //! Measures on the process itself for how long attaching freezes it.
 
 use crate::target::process::Process;
-use godebug_core::Pid;
+use godebug_core::{Pid, ProcessState as State};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
@@ -69,38 +69,9 @@ impl Looker {
 
     /// `None` when the process is gone.
     fn look(&self) -> Option<State> {
-        let mut beginning = [0; 512];
+        let mut beginning = [0; State::BYTES];
         let count = self.0.read_at(&mut beginning, 0).ok()?;
         State::of(&beginning[..count])
-    }
-}
-
-/// What a look at a process shows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
-    /// Or asleep, or on its way to a stop.
-    Runs,
-    /// Stopped, and not by the tracer that it has.
-    Stands,
-    Frozen,
-    /// Its main thread has ended, so nothing shows any more whether the others stand.
-    Ended,
-}
-
-impl State {
-    /// From /proc/PID/status. The kernel escapes line breaks in the name that stands first.
-    fn of(status: &[u8]) -> Option<Self> {
-        let value = |name: &[u8]| {
-            let mut lines = status.split(|byte| *byte == b'\n');
-            lines.find_map(|line| line.strip_prefix(name)).map(<[u8]>::trim_ascii_start)
-        };
-        let is_traced = value(b"TracerPid:")? != b"0";
-        Some(match value(b"State:")?.first()? {
-            b't' if is_traced => Self::Frozen,
-            b't' | b'T' => Self::Stands,
-            b'Z' | b'X' | b'x' => Self::Ended,
-            _ => Self::Runs,
-        })
     }
 }
 
@@ -169,24 +140,6 @@ mod tests {
         assert_eq!(after(&[Runs, Frozen, Stands]), Some(None));
         assert_eq!(after(&[Runs, Frozen, Ended]), Some(None));
         assert_eq!(after(&[Ended]), Some(None));
-    }
-
-    #[test]
-    fn the_kernels_words_are_understood() {
-        let of = |state: &str, tracer: u32| {
-            let text = format!(
-                "Name:\ta\\nState:\\tt\nUmask:\t0022\nState:\t{state}\nTracerPid:\t{tracer}\nUid:\t0\n"
-            );
-            State::of(text.as_bytes())
-        };
-        assert_eq!(of("S (sleeping)", 0), Some(Runs));
-        assert_eq!(of("R (running)", 9), Some(Runs));
-        assert_eq!(of("t (tracing stop)", 9), Some(Frozen));
-        assert_eq!(of("t (tracing stop)", 0), Some(Stands));
-        assert_eq!(of("T (stopped)", 9), Some(Stands));
-        assert_eq!(of("Z (zombie)", 9), Some(Ended));
-        assert_eq!(State::of(b"Name:\tx\nState:\tt"), None);
-        assert_eq!(State::of(b""), None);
     }
 
     #[test]

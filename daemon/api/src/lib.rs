@@ -12,7 +12,7 @@ pub mod ticket;
 
 pub use godebug_core::{
     Cidr, CloseReason, Code, Deadline, Forecast, FreezeLimit, Mode, Now, Pid, Port, Reason,
-    Refusal, SessionId, State, Ttl, UnitName, WordError, delve, forecast, plan,
+    Refusal, SessionId, State, Ttl, UnitName, WordError, chain, delve, forecast, plan,
 };
 
 /// The well-known bus name.

@@ -129,6 +129,10 @@ pub(crate) struct Attach {
     /// Accept a freeze of any length
     #[arg(long)]
     pub(crate) yes: bool,
+    /// For how long the service may stand at one stop before it is let go, with its breakpoints off
+    /// [default: what the host says, 30s]
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) pause_budget: Option<Ttl>,
     /// The name or address by which clients reach this host, for the ticket [default: the address
     /// that your ssh connection came to]
     #[arg(long, value_name = "HOST")]

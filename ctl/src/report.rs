@@ -9,7 +9,7 @@ use godebug_api::documents::{
     Check, DebugInformation, Diagnosis, Inspection, PlanDocument, Proof, SessionInfo, Verdict,
 };
 use godebug_api::forecast::{megabytes, seconds};
-use godebug_api::{Cidr, Forecast, Refusal};
+use godebug_api::{Cidr, Forecast, PauseBudget, Refusal};
 use std::time::Duration;
 
 /// Reasons in `list` are cut to this; `show` has them whole.
@@ -65,6 +65,8 @@ pub(crate) fn session(session: &SessionInfo) -> String {
         ("go version", safe(&session.go_version)),
         ("freeze", freeze(session)),
     ];
+    rows.extend(session.pause.map(|budget| ("may stand", pauses(budget))));
+    rows.extend(stood(session).map(|stood| ("stood", stood)));
     if session.close_reason.is_some() {
         rows.push(("ended", why_ended(session)));
     }
@@ -78,6 +80,24 @@ fn freeze(session: &SessionInfo) -> String {
     let forecast = session.freeze_forecast_ms;
     let forecast = forecast.map(|forecast| format!(" (forecast: {forecast})")).unwrap_or_default();
     frozen(session).unwrap_or_else(|| "not measured".to_owned()) + &forecast
+}
+
+/// For how long the target may stand.
+fn pauses(budget: PauseBudget) -> String {
+    let per_stop = in_words(budget.per_stop());
+    format!("{per_stop} at one stop, {} in all", in_words(budget.per_session()))
+}
+
+/// For how long it did, once the session has ended.
+fn stood(session: &SessionInfo) -> Option<String> {
+    let end = session.transcript.as_ref()?;
+    let (stood, longest) = (end.stood_ms?, end.longest_stop_ms?);
+    let let_go = match end.let_go? {
+        0 => String::new(),
+        1 => ", let go once because its time was up".to_owned(),
+        more => format!(", let go {more} times because its time was up"),
+    };
+    Some(format!("{} in all, {} at the longest stop{let_go}", seconds(stood), seconds(longest)))
 }
 
 /// The same for whoever has just attached; nothing where nothing was measured.
@@ -94,6 +114,9 @@ pub(crate) fn ending(session: &SessionInfo, lasted: Option<Duration>) -> String 
         session.state,
         why_ended(session),
     );
+    if let Some(stood) = stood(session) {
+        text.push_str(&format!("  the service stood still for {stood}\n"));
+    }
     text.push_str(&evidence(session));
     text
 }
@@ -152,6 +175,7 @@ pub(crate) fn plan(plan: &PlanDocument) -> String {
         ("clients from", sources(&plan.sources)),
         ("firewall", safe(&plan.firewall)),
         ("freeze", plan.freeze_forecast_ms.map_or("not known".to_owned(), about)),
+        ("may stand", plan.pause.map_or("not known".to_owned(), pauses)),
     ]);
     text.push('\n');
     for (number, step) in plan.plan.steps.iter().enumerate() {

@@ -61,6 +61,7 @@ pub(crate) fn open_request(arguments: &Attach, csr: String, ssh: Ssh) -> OpenReq
         symbols: arguments.symbols.is_some(),
         max_freeze: arguments.max_freeze,
         accept_freeze: arguments.yes,
+        pause: arguments.pause_budget,
     }
 }
 

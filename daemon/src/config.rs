@@ -13,6 +13,9 @@ struct Fragment {
     max_total: Option<String>,
     first_port: Option<u16>,
     last_port: Option<u16>,
+    pause_per_stop: Option<String>,
+    max_pause_per_stop: Option<String>,
+    pause_per_session: Option<String>,
     idle_exit: Option<String>,
 }
 
@@ -24,6 +27,11 @@ pub struct Config {
     /// The longest that a session may last with all its extensions.
     pub max_total: Duration,
     pub ports: std::ops::RangeInclusive<u16>,
+    /// For how long a service may stand at one stop when nobody asks for anything else, the longest that
+    /// may be asked for, and for how long in one session.
+    pub pause_per_stop: Duration,
+    pub max_pause_per_stop: Duration,
+    pub pause_per_session: Duration,
     /// How long godebugd stays with no session and no caller.
     pub idle_exit: Duration,
 }
@@ -34,6 +42,9 @@ impl Default for Config {
             max_ttl: Duration::from_secs(8 * 3600),
             max_total: Duration::from_secs(24 * 3600),
             ports: PORTS.0..=PORTS.1,
+            pause_per_stop: Duration::from_secs(30),
+            max_pause_per_stop: Duration::from_secs(300),
+            pause_per_session: Duration::from_secs(600),
             idle_exit: Duration::from_secs(30),
         }
     }
@@ -68,6 +79,12 @@ impl Config {
         };
         self.max_ttl = duration("max_ttl", fragment.max_ttl, self.max_ttl)?;
         self.max_total = duration("max_total", fragment.max_total, self.max_total)?;
+        let pauses = (fragment.pause_per_stop, fragment.max_pause_per_stop);
+        self.pause_per_stop = duration("pause_per_stop", pauses.0, self.pause_per_stop)?;
+        self.max_pause_per_stop =
+            duration("max_pause_per_stop", pauses.1, self.max_pause_per_stop)?;
+        self.pause_per_session =
+            duration("pause_per_session", fragment.pause_per_session, self.pause_per_session)?;
         self.idle_exit = duration("idle_exit", fragment.idle_exit, self.idle_exit)?;
         let first = fragment.first_port.unwrap_or(*self.ports.start());
         let last = fragment.last_port.unwrap_or(*self.ports.end());
@@ -78,6 +95,9 @@ impl Config {
         self.ports = first..=last;
         if self.max_total < self.max_ttl {
             return Err("max_total is shorter than max_ttl".to_owned());
+        }
+        if self.max_pause_per_stop < self.pause_per_stop {
+            return Err("max_pause_per_stop is shorter than pause_per_stop".to_owned());
         }
         Ok(())
     }
@@ -106,6 +126,7 @@ mod tests {
             "first_port = 80",
             "first_port = 5000\nlast_port = 4000",
             "max_total = \"1s\"",
+            "pause_per_stop = \"1h\"",
             "nonsense",
         ] {
             assert!(Config::default().apply(bad).is_err(), "{bad}");

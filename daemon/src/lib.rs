@@ -18,4 +18,5 @@ pub mod paths;
 pub mod rescue;
 pub mod sessions;
 pub mod target;
+pub mod transcripts;
 pub mod watch;

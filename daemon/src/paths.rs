@@ -11,6 +11,8 @@ pub const CONFIGURATION: &str = "/etc/godebug";
 /// Everything that lives no longer than the kernel.
 pub const RUN: &str = "/run/godebug";
 pub const AUDIT_LOG: &str = "/var/log/godebug/audit.jsonl";
+/// A transcript for each session.
+pub const TRANSCRIPTS: &str = "/var/log/godebug/sessions";
 pub const CGROUP: &str = "/sys/fs/cgroup";
 
 /// The group of gateways and debuggers, and of nobody else: it lets a session's two halves meet.

@@ -14,6 +14,7 @@ mod gateway;
 mod generations;
 mod harness;
 mod outside;
+mod pauses;
 mod strangers;
 mod support;
 mod survival;
@@ -33,6 +34,7 @@ fn main() {
             forecast::ALL,
             audit::ALL,
             gateway::ALL,
+            pauses::ALL,
             generations::ALL,
         ]
         .concat(),

@@ -23,6 +23,13 @@ pub fn rfc3339(wall_ms: u64) -> String {
     jiff::Timestamp::from_second(seconds).unwrap_or(jiff::Timestamp::MAX).to_string()
 }
 
+/// A moment as RFC 3339 in UTC, with milliseconds.
+pub fn rfc3339_ms(wall_ms: u64) -> String {
+    let ms = i64::try_from(wall_ms).unwrap_or(i64::MAX);
+    let timestamp = jiff::Timestamp::from_millisecond(ms).unwrap_or(jiff::Timestamp::MAX);
+    format!("{timestamp:.3}")
+}
+
 /// The milliseconds since 1970 that an RFC 3339 text names.
 pub fn from_rfc3339(text: &str) -> Option<u64> {
     let timestamp: jiff::Timestamp = text.parse().ok()?;

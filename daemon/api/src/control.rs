@@ -34,6 +34,9 @@ pub struct GatewayConfig {
     /// Bounds.
     pub max_connections: usize,
     pub max_handshakes: usize,
+    /// This host's name and the kernel's name for this boot, for the transcript's lines.
+    pub host: String,
+    pub boot: String,
 }
 
 impl std::fmt::Debug for GatewayConfig {

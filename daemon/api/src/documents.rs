@@ -3,8 +3,8 @@
 
 use godebug_core::plan::Plan;
 use godebug_core::{
-    Cidr, CloseReason, Forecast, FreezeLimit, Mode, Pid, Reason, Refusal, SessionId, State, Ttl,
-    UnitName,
+    Cidr, CloseReason, Forecast, FreezeLimit, Mode, PauseBudget, Pid, Reason, Refusal, SessionId,
+    State, Ttl, UnitName,
 };
 use serde::{Deserialize, Serialize};
 
@@ -41,6 +41,9 @@ pub struct OpenRequest {
     /// Whatever the forecast says.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub accept_freeze: bool,
+    /// For how long the target may stand at one stop; what the host says without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pause: Option<Ttl>,
 }
 
 /// A session as `list`, `show` and `attach` show it.
@@ -69,6 +72,12 @@ pub struct SessionInfo {
     /// For how long it did; `None` before, and when it could not be measured.
     #[serde(default)]
     pub freeze_ms: Option<u64>,
+    /// For how long the target may stand.
+    #[serde(default)]
+    pub pause: Option<PauseBudget>,
+    /// How the transcript ends, once the session has.
+    #[serde(default)]
+    pub transcript: Option<TranscriptEnd>,
     pub close_reason: Option<CloseReason>,
     /// A sentence about the end, where the reason alone does not tell.
     pub close_detail: Option<String>,
@@ -81,6 +90,20 @@ pub struct SessionInfo {
     /// Filled in by godebugctl only: the ticket's file, or its text when it was not written to one.
     #[serde(default)]
     pub ticket: Option<String>,
+}
+
+/// The end of a session's transcript, which makes it and the audit record hang together.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TranscriptEnd {
+    pub lines: u64,
+    /// Of the last line, in the chain.
+    pub hash: String,
+    /// For how long the target stood in all, and at the longest stop; `None` when the gateway had no
+    /// time to say so.
+    pub stood_ms: Option<u64>,
+    pub longest_stop_ms: Option<u64>,
+    /// How often the target was let go because its time was up.
+    pub let_go: Option<u64>,
 }
 
 /// One grant that was read back after it was given back.
@@ -126,6 +149,9 @@ pub struct PlanDocument {
     /// plan does not look into a symbols file.
     #[serde(default)]
     pub freeze_forecast_ms: Option<Forecast>,
+    /// For how long the target may stand.
+    #[serde(default)]
+    pub pause: Option<PauseBudget>,
     pub plan: Plan,
     pub warnings: Vec<String>,
 }

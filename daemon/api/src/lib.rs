@@ -13,8 +13,8 @@ pub mod ticket;
 
 pub use godebug_core::{
     Cidr, CloseReason, Code, Deadline, Forecast, FreezeLimit, Mode, Now, PauseBudget, Pid, Port,
-    ProcessState, Reason, Refusal, SessionId, State, Ttl, UnitName, WordError, delve, forecast, pause,
-    plan,
+    ProcessState, Reason, Refusal, SessionId, State, Ttl, UnitName, WordError, chain, delve,
+    forecast, pause, plan,
 };
 
 /// The well-known bus name.

@@ -7,6 +7,7 @@
 use crate::deadline::Deadline;
 use crate::forecast::Forecast;
 use crate::grant::Grant;
+use crate::pause::PauseBudget;
 use crate::state::CloseReason;
 use crate::words::{Cidr, InvocationId, Mode, Pid, Port, Reason, SessionId, UnitName};
 use serde::{Deserialize, Serialize};
@@ -46,6 +47,9 @@ pub struct Opened {
     /// For how long attaching was expected to freeze the target.
     #[serde(default)]
     pub freeze_forecast_ms: Option<Forecast>,
+    /// For how long the target may stand.
+    #[serde(default)]
+    pub pause: Option<PauseBudget>,
 }
 
 /// One line of a ledger.
@@ -234,6 +238,7 @@ mod tests {
             watchdog_usec: None,
             target_is_starting: false,
             freeze_forecast_ms: None,
+            pause: None,
         };
         Record::Opened { version: VERSION, session: Box::new(session) }
     }

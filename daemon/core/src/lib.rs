@@ -4,6 +4,7 @@
 //! Nothing here touches a bus, a clock, a process or a file: everything arrives as a value, so all
 //! of it can be tested with values. `godebug-api` re-exports the words for the other programs.
 
+pub mod chain;
 pub mod deadline;
 pub mod delve;
 pub mod error;

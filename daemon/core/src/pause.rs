@@ -94,12 +94,7 @@ impl Meter {
 
     /// A look at the target. `attended`: a client is there. Gives what is due, and the length of the
     /// stop that this look has found to be over.
-    pub fn look(
-        &mut self,
-        now: Instant,
-        stands: bool,
-        attended: bool,
-    ) -> (Due, Option<Duration>) {
+    pub fn look(&mut self, now: Instant, stands: bool, attended: bool) -> (Due, Option<Duration>) {
         if !stands {
             let over = self.stop.take().map(|stop| now.saturating_duration_since(stop.since));
             return (Due::Nothing, over);

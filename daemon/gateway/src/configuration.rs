@@ -1,22 +1,28 @@
-//! Takes the configuration, which holds the private key, from standard input: a sealed memfd, so
-//! that it never was a file, and nobody can change it or read it later through this process.
+//! Takes what godebugd hands over on standard input: the configuration, which holds the private key,
+//! in a sealed memfd, so that it never was a file, and nobody can change it or read it later through
+//! this process; the target's status; and the transcript.
 
 use godebug_api::control::{GatewayConfig, LONGEST_CONFIG};
+use godebug_api::handover::Handover;
 use rustix::fs::{Mode, OFlags, SealFlags};
 use rustix::io::Errno;
+use std::fs::File;
 use std::hint::black_box;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 /// Why there is no configuration. None of the texts quotes it.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigurationError {
     #[error(
-        "standard input is not a sealed memfd; the gateway is started by godebugd, not by hand"
+        "standard input does not hold what godebugd hands over; the gateway is started by godebugd, \
+         not by hand"
     )]
+    NothingHandedOver,
+    #[error("the configuration is not a sealed memfd")]
     NotSealed,
-    #[error("standard input is a memfd without all of the seals write, shrink, grow and seal")]
+    #[error("the configuration is a memfd without all of the seals write, shrink, grow and seal")]
     SealsMissing,
-    #[error("the configuration cannot be read from standard input: {0}")]
+    #[error("the configuration cannot be read: {0}")]
     Read(Errno),
     #[error("the configuration is longer than {LONGEST_CONFIG} bytes")]
     TooLong,
@@ -26,15 +32,28 @@ pub enum ConfigurationError {
     Senseless(&'static str),
 }
 
-/// Reads and checks the configuration, then lets go of standard input.
-pub fn from_stdin() -> Result<GatewayConfig, ConfigurationError> {
-    let config = from_memfd(rustix::stdio::stdin())?;
-    // The last reference but the daemon's: what was in it is gone when the daemon's is closed too.
+/// All that a gateway is given.
+pub struct Given {
+    pub config: GatewayConfig,
+    /// The target's /proc/PID/status.
+    pub target_status: OwnedFd,
+    /// Open for appending.
+    pub transcript: File,
+}
+
+/// Takes and checks what is handed over, then lets go of standard input.
+pub fn from_stdin() -> Result<Given, ConfigurationError> {
+    let handed = Handover::from_socket(rustix::stdio::stdin())
+        .map_err(|_| ConfigurationError::NothingHandedOver)?;
+    let config = from_memfd(&handed.configuration)?;
+    // With `handed`, the last reference but the daemon's: what was in it is gone when the daemon's is
+    // closed too.
     let null = rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
     if let Err(errno) = null.and_then(rustix::stdio::dup2_stdin) {
         return Err(ConfigurationError::Read(errno));
     }
-    Ok(config)
+    let transcript = File::from(handed.transcript);
+    Ok(Given { config, target_status: handed.target_status, transcript })
 }
 
 /// The configuration in this memfd.
@@ -114,7 +133,8 @@ mod tests {
             r#"{{"id":"0123abcd","mode":"step","port":2345,"sources":[{sources}],
             "deadline":{{"wall_ms":1,"boot_ms":1}},"server_name":"s","ca":"","certificate":"",
             "key":"SECRET","debugger_socket":"/d","control_socket":"/c","max_connections":4,
-            "max_handshakes":4}}"#
+            "max_handshakes":4,"pause":{{"per_stop_ms":1,"per_session_ms":1}},
+            "host":"h","boot":"b"}}"#
         )
     }
 

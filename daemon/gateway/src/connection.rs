@@ -1,11 +1,15 @@
 //! One client, from the accepted connection to its last byte: handshake, a place, its first byte,
 //! only then dlv, and the relay between them. Any of it ends at once when the session is cut.
 
+use crate::clients::Listed;
 use crate::gateway::Shared;
+use crate::keeper::milliseconds;
+use crate::protocol::Protocol;
 use crate::relay::{BUFFER, relay};
-use crate::screen::Screen;
+use crate::screen::{Person, Screen};
 use crate::subject;
 use crate::traffic::Traffic;
+use crate::transcript::Entry;
 use rustix::net::sockopt;
 use std::io;
 use std::net::SocketAddr;
@@ -38,14 +42,15 @@ pub(crate) async fn serve(
         Some(Err(why)) => return shared.refuse(peer, &why),
     };
     let Admitted { mut tls, subject, _place } = admitted;
-    let _listed = shared.list(peer);
+    let listed = shared.clients.list(peer);
     shared.totals.accepted.fetch_add(1, Relaxed);
     tracing::info!(%peer, subject, "accepted");
 
     let start = Instant::now();
     let traffic = Traffic::part_of(Arc::clone(&shared.totals));
     let client = format!("{subject} {peer}");
-    let conversation = converse(&shared, &mut tls, client, &traffic);
+    shared.transcript.record(&Entry::Connected { client: &client });
+    let conversation = converse(&shared, &mut tls, (&client, &listed), &traffic);
     let ended = shared.cut.run_until_cancelled(conversation).await;
     let why = match ended {
         None => {
@@ -58,8 +63,9 @@ pub(crate) async fn serve(
     };
     let bytes_in = traffic.own.inward.load(Relaxed);
     let bytes_out = traffic.own.outward.load(Relaxed);
-    let ms = start.elapsed().as_millis();
+    let ms = milliseconds(start.elapsed());
     tracing::info!(%peer, subject, bytes_in, bytes_out, ms, why, "closed");
+    shared.transcript.record(&Entry::Disconnected { client: &client, ms, why: &why });
 }
 
 /// A client that has shown its certificate and has a place.
@@ -118,7 +124,7 @@ fn tune(tcp: &TcpStream) -> Result<(), rustix::io::Errno> {
 async fn converse(
     shared: &Shared,
     tls: &mut TlsStream<TcpStream>,
-    client: String,
+    (client, listed): (&str, &Listed<'_>),
     traffic: &Traffic,
 ) -> io::Result<&'static str> {
     let mut opening = vec![0; BUFFER];
@@ -128,13 +134,24 @@ async fn converse(
         tls.shutdown().await?;
         return Ok("it said nothing");
     };
-    let mut screen = Screen::new(*first, shared.mode, client, shared.release.hand());
+    let protocol = Protocol::of_first_byte(*first);
+    let (line, mut notices) = listed.speaks(protocol);
+    let person = Person {
+        name: client.to_owned(),
+        hand: shared.release.hand(),
+        line,
+        keeper: Arc::clone(&shared.keeper),
+        transcript: Arc::clone(&shared.transcript),
+    };
+    let mut screen = Screen::new(protocol, shared.mode, person);
     // Not before the client's first byte: dlv keeps a descriptor of every connection that says
     // nothing, and panics, with its breakpoints planted, when it has no more of them.
     match shared.release.begin(shared).await {
         Ok(debugger) => {
             let grace = shared.limits.close_grace;
-            let ended = relay(&mut *tls, debugger, opening, &mut screen, traffic, grace).await;
+            let ended =
+                relay(&mut *tls, debugger, (opening, &mut notices), &mut screen, (traffic, grace))
+                    .await;
             shared.release.end(shared, screen.into_hand()).await;
             ended.map(|()| "both sides have finished")
         }

@@ -113,6 +113,8 @@ async fn answer(shared: &Shared, request: Request, uid: u32) -> Reply {
             tracing::info!(seconds, "the session's end was moved");
             notify::extended(&deadline);
             shared.set_deadline(deadline);
+            // The first is what makes the session active: dlv has attached.
+            shared.keeper.begin();
             Reply::Done
         }
         Request::SetDeadline { .. } => {
@@ -129,9 +131,11 @@ fn refused(why: String) -> Reply {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::configuration::Given;
     use crate::{Gateway, Limits};
     use godebug_api::control::GatewayConfig;
-    use godebug_api::{Deadline, Now};
+    use godebug_api::{Deadline, Now, PauseBudget};
+    use std::fs::File;
 
     /// A gateway on some free port, never run.
     fn gateway(folder: &Path) -> Gateway {
@@ -153,8 +157,16 @@ mod tests {
             control_socket: folder.join("control.sock").to_str().unwrap().to_owned(),
             max_connections: 1,
             max_handshakes: 1,
+            pause: PauseBudget { per_stop_ms: 1, per_session_ms: 1 },
+            host: "h".to_owned(),
+            boot: "b".to_owned(),
         };
-        Gateway::open(config, Limits::default()).unwrap()
+        let given = Given {
+            config,
+            target_status: File::open("/proc/self/status").unwrap().into(),
+            transcript: File::create(folder.join("transcript")).unwrap(),
+        };
+        Gateway::open(given, Limits::default()).unwrap()
     }
 
     #[tokio::test]

@@ -43,6 +43,11 @@ impl DlvError {
     }
 }
 
+/// A breakpoint's number; dlv's own have numbers below one.
+fn number_of_a_persons(breakpoint: &Value) -> Option<i64> {
+    breakpoint["id"].as_i64().filter(|id| *id > 0)
+}
+
 /// One connection to dlv. Never without a question: dlv keeps silent ones for ever.
 pub(crate) struct Dlv {
     stream: UnixStream,
@@ -73,20 +78,35 @@ impl Dlv {
         self.call("CancelNext", json!({})).await.map(drop)
     }
 
-    /// Clears all that people have set; dlv's own have numbers below one.
+    /// Clears all that people have set.
     pub(crate) async fn clear_breakpoints(&mut self) -> Result<usize, DlvError> {
-        let answer = self.call("ListBreakpoints", json!({ "All": false })).await?;
-        let all = match &answer["Breakpoints"] {
-            Value::Null => &[][..],
-            Value::Array(all) => all,
-            _ => return Err(DlvError::Unclear("ListBreakpoints")),
-        };
-        let numbers: Vec<i64> =
-            all.iter().filter_map(|one| one["id"].as_i64()).filter(|id| *id > 0).collect();
+        let all = self.breakpoints().await?;
+        let numbers: Vec<i64> = all.iter().filter_map(number_of_a_persons).collect();
         for id in &numbers {
             self.call("ClearBreakpoint", json!({ "Id": id })).await?;
         }
         Ok(numbers.len())
+    }
+
+    /// Turns all off that people have set; how many there were. To be called while the target stands.
+    ///
+    /// dlv's own client can turn them on again. An IDE's are cleared: dlv cannot toggle them, since their
+    /// names have characters that it allows to its own DAP server alone (`ValidBreakpointName` of
+    /// service/api/types.go), and the IDE's next list of them sets them anew in either case.
+    pub(crate) async fn disable_breakpoints(&mut self) -> Result<usize, DlvError> {
+        let all = self.breakpoints().await?;
+        let mut off = 0;
+        for one in all.iter().filter(|one| one["disabled"] != true) {
+            let Some(id) = number_of_a_persons(one) else { continue };
+            let name = one["name"].as_str().unwrap_or_default();
+            let method = match name.chars().all(char::is_alphanumeric) {
+                true => "ToggleBreakpoint",
+                false => "ClearBreakpoint",
+            };
+            self.call(method, json!({ "Id": id })).await?;
+            off += 1;
+        }
+        Ok(off)
     }
 
     /// Lets the target run. `continue` is answered when the target stops again, so another question
@@ -94,6 +114,15 @@ impl Dlv {
     pub(crate) async fn resume(&mut self) -> Result<(), DlvError> {
         self.ask("Command", json!({ "name": "continue" })).await?;
         if self.is_running().await? { Ok(()) } else { Err(DlvError::StillStands) }
+    }
+
+    async fn breakpoints(&mut self) -> Result<Vec<Value>, DlvError> {
+        let mut answer = self.call("ListBreakpoints", json!({ "All": false })).await?;
+        match answer["Breakpoints"].take() {
+            Value::Null => Ok(Vec::new()),
+            Value::Array(all) => Ok(all),
+            _ => Err(DlvError::Unclear("ListBreakpoints")),
+        }
     }
 
     async fn call(&mut self, method: &'static str, parameters: Value) -> Result<Value, DlvError> {

@@ -1,30 +1,30 @@
 //! One session's gateway as a whole: what its parts share, and the end that it always comes to.
 
 use crate::accept::accept_until_cut;
-use crate::configuration::wipe;
+use crate::clients::Clients;
+use crate::configuration::{Given, wipe};
+use crate::keeper::{Keeper, keep, milliseconds};
 use crate::limits::Limits;
 use crate::listen::{self, ListenError};
 use crate::refusals::Refusals;
 use crate::release::Release;
+use crate::target::Target;
 use crate::tls::{self, TlsError};
 use crate::traffic::Totals;
+use crate::transcript::{Entry, Transcript};
 use crate::{control, notify};
-use godebug_api::control::{GatewayConfig, Reply};
+use godebug_api::control::Reply;
 use godebug_api::{Cidr, Deadline, Mode, clock};
-use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-
-/// Clients named in a status; more would not fit the line.
-const CLIENTS_SHOWN: usize = 60;
 
 /// Why a gateway did not come up.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +57,19 @@ pub enum End {
     Stopped,
     /// dlv does not let go of what a client has left behind; only its end frees the target.
     Stuck,
+    /// The transcript cannot be written.
+    Unrecorded,
+}
+
+impl End {
+    fn text(self) -> &'static str {
+        match self {
+            Self::Deadline => "the session's time is over",
+            Self::Stopped => "it was stopped",
+            Self::Stuck => "dlv does not let the service go on",
+            Self::Unrecorded => "the transcript cannot be written",
+        }
+    }
 }
 
 /// A gateway whose sockets exist, and which serves when it is run.
@@ -69,14 +82,25 @@ pub struct Gateway {
 
 impl Gateway {
     /// Makes the sockets, the network's last. Must be called inside a tokio runtime.
-    pub fn open(config: GatewayConfig, limits: Limits) -> Result<Self, OpenError> {
+    pub fn open(given: Given, limits: Limits) -> Result<Self, OpenError> {
+        let Given { config, target_status, transcript } = given;
         let acceptor = TlsAcceptor::from(tls::server(&config)?);
         wipe(config.key.into_bytes());
         let control_path = PathBuf::from(config.control_socket);
         let control = control::bind(&control_path)
             .map_err(|error| OpenError::Control { path: control_path.clone(), error })?;
         let listeners = listen::listen(&config.sources, config.port)?;
+        let transcript = Transcript::new(transcript, config.host, config.boot);
+        transcript.record(&Entry::Begun {
+            session: &config.id,
+            mode: config.mode,
+            per_stop_ms: config.pause.per_stop_ms,
+            per_session_ms: config.pause.per_session_ms,
+        });
         let shared = Arc::new(Shared {
+            keeper: Arc::new(Keeper::new(Target::new(target_status), config.pause)),
+            transcript: Arc::new(transcript),
+            clients: Clients::default(),
             sources: config.sources,
             debugger_socket: config.debugger_socket.into(),
             mode: config.mode,
@@ -91,8 +115,6 @@ impl Gateway {
             cut: CancellationToken::new(),
             tasks: TaskTracker::new(),
             deadline: watch::Sender::new(config.deadline),
-            clients: Mutex::default(),
-            next_client: AtomicU64::new(0),
         });
         Ok(Self { shared, listeners, control, control_path })
     }
@@ -106,14 +128,19 @@ impl Gateway {
     pub async fn run(self, stop: impl Future<Output = ()>) -> End {
         let Self { shared, listeners, control, control_path } = self;
         shared.tasks.spawn(accept_until_cut(Arc::clone(&shared), listeners));
+        let (cut, keeper) = (shared.cut.clone(), keep(Arc::clone(&shared)));
+        shared.tasks.spawn(async move { cut.run_until_cancelled(keeper).await });
         let end = tokio::select! {
             biased;
             () = shared.deadline_passed() => End::Deadline,
             () = stop => End::Stopped,
             () = shared.stuck.cancelled() => End::Stuck,
+            () = shared.transcript.has_failed() => End::Unrecorded,
+            () = shared.transcript.keep_synced() => End::Unrecorded,
             never = control::serve(Arc::clone(&shared), control) => match never {},
         };
         shared.cut_all().await;
+        shared.record_end(end);
         // Its folder may not be ours to change; whoever made it removes it then.
         let _ = std::fs::remove_file(control_path);
         end
@@ -123,6 +150,9 @@ impl Gateway {
 /// What the parts of a gateway share.
 pub(crate) struct Shared {
     pub(crate) sources: Vec<Cidr>,
+    pub(crate) keeper: Arc<Keeper>,
+    pub(crate) transcript: Arc<Transcript>,
+    pub(crate) clients: Clients,
     pub(crate) debugger_socket: PathBuf,
     pub(crate) mode: Mode,
     pub(crate) release: Release,
@@ -140,8 +170,6 @@ pub(crate) struct Shared {
     pub(crate) tasks: TaskTracker,
     refusals: Refusals,
     deadline: watch::Sender<Deadline>,
-    clients: Mutex<BTreeMap<u64, SocketAddr>>,
-    next_client: AtomicU64,
 }
 
 impl Shared {
@@ -167,23 +195,29 @@ impl Shared {
         self.refusals.log(peer, why);
     }
 
-    /// Shows this client in the status for as long as the returned value lives.
-    pub(crate) fn list(&self, peer: SocketAddr) -> Listed<'_> {
-        let number = self.next_client.fetch_add(1, Relaxed);
-        self.clients().insert(number, peer);
-        Listed { shared: self, number }
-    }
-
     pub(crate) fn status(&self) -> Reply {
-        let clients = self.clients();
+        let (stood, longest_stop, let_go) = self.keeper.figures();
         Reply::Status {
-            clients: clients.values().take(CLIENTS_SHOWN).map(ToString::to_string).collect(),
+            clients: self.clients.peers(),
             accepted: self.totals.accepted.load(Relaxed),
             refused: self.totals.refused.load(Relaxed),
             bytes_in: self.totals.bytes.inward.load(Relaxed),
             bytes_out: self.totals.bytes.outward.load(Relaxed),
             cut: self.cut.is_cancelled(),
+            stood_ms: milliseconds(stood),
+            longest_stop_ms: milliseconds(longest_stop),
+            let_go,
         }
+    }
+
+    fn record_end(&self, end: End) {
+        let (stood, longest_stop, let_go) = self.keeper.figures();
+        self.transcript.end(&Entry::Ended {
+            why: end.text(),
+            stood_ms: milliseconds(stood),
+            longest_stop_ms: milliseconds(longest_stop),
+            let_go,
+        });
     }
 
     /// Returns when the deadline, wherever it has been moved to, has passed.
@@ -202,22 +236,5 @@ impl Shared {
                 _ = moves.changed() => {}
             }
         }
-    }
-
-    fn clients(&self) -> MutexGuard<'_, BTreeMap<u64, SocketAddr>> {
-        // Nothing can panic while it is held.
-        self.clients.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// A client's entry in the status.
-pub(crate) struct Listed<'a> {
-    shared: &'a Shared,
-    number: u64,
-}
-
-impl Drop for Listed<'_> {
-    fn drop(&mut self) {
-        self.shared.clients().remove(&self.number);
     }
 }

@@ -7,10 +7,12 @@
 //! A connection's way through the modules: `accept` (source, bounds) → `connection` (handshake,
 //! first byte) → `release` (dial; lets the target go when the last client has gone) → `relay` (bytes)
 //! → `screen` (messages of each `protocol`, held to the mode's `policy`, which reads every
-//! `expression`). `dlv` is the gateway's own questions. `control` is how root and dlv's attendant
+//! `expression`) → `transcript`. `keeper` lets the target go when it has stood too long, and speaks to
+//! `clients`. `dlv` is the gateway's own questions. `control` is how root and dlv's attendant
 //! steer it, `gateway` holds what they all share and the deadline.
 
 mod accept;
+mod clients;
 pub mod configuration;
 mod connection;
 mod control;
@@ -18,6 +20,7 @@ mod dlv;
 mod events;
 pub mod expression;
 mod gateway;
+mod keeper;
 mod limits;
 mod listen;
 pub mod notify;
@@ -28,8 +31,10 @@ mod relay;
 mod release;
 mod screen;
 mod subject;
+mod target;
 mod tls;
 mod traffic;
+mod transcript;
 
 pub use gateway::{End, Gateway, OpenError};
 pub use limits::Limits;

@@ -3,8 +3,8 @@
 //! Exit status: 0 the session is over (deadline or SIGTERM), 1 the gateway could not work, 2 it was
 //! not given what it needs.
 
-use godebug_api::control::GatewayConfig;
-use godebug_gateway::{End, Gateway, Limits, configuration, notify};
+use godebug_gateway::configuration::{self, Given};
+use godebug_gateway::{End, Gateway, Limits, notify};
 use rustix::process::DumpableBehavior;
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
@@ -14,24 +14,24 @@ fn main() -> ExitCode {
     // No core dump and no debugger for the process that holds the key.
     let _ = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable);
     log_to_stderr();
-    let config = match configuration::from_stdin() {
-        Ok(config) => config,
+    let given = match configuration::from_stdin() {
+        Ok(given) => given,
         Err(error) => return fail(&error, None, 2),
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     match runtime {
-        Ok(runtime) => runtime.block_on(serve(config)),
+        Ok(runtime) => runtime.block_on(serve(given)),
         Err(error) => fail(&error, error.raw_os_error(), 1),
     }
 }
 
-async fn serve(config: GatewayConfig) -> ExitCode {
-    let (id, port) = (config.id.clone(), config.port);
+async fn serve(given: Given) -> ExitCode {
+    let (id, port) = (given.config.id.clone(), given.config.port);
     let mut terminate = match signal(SignalKind::terminate()) {
         Ok(signal) => signal,
         Err(error) => return fail(&error, error.raw_os_error(), 1),
     };
-    let gateway = match Gateway::open(config, Limits::default()) {
+    let gateway = match Gateway::open(given, Limits::default()) {
         Ok(gateway) => gateway,
         Err(error) => return fail(&error, error.errno(), 1),
     };
@@ -46,6 +46,10 @@ async fn serve(config: GatewayConfig) -> ExitCode {
         End::Stopped => tracing::info!("stopped"),
         End::Stuck => {
             notify::failed("dlv does not let the service go on; the session ends", None);
+            return ExitCode::FAILURE;
+        }
+        End::Unrecorded => {
+            notify::failed("the transcript cannot be written; the session ends", None);
             return ExitCode::FAILURE;
         }
     }

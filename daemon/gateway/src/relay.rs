@@ -4,6 +4,7 @@
 //! Whoever calls this cuts a connection by dropping the future: it owns dlv's socket, and holds no
 //! byte back except the few in its buffers and the message that is not whole yet.
 
+use crate::clients::Notice;
 use crate::screen::{Inward, Outward, Screen};
 use crate::traffic::Traffic;
 use std::io;
@@ -12,28 +13,29 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::UnixStream;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, mpsc};
 
 /// Bytes held for each direction, at most, beside a message that is not whole.
 pub(crate) const BUFFER: usize = 16 * 1024;
 
 /// Relays until both sides have finished, or one has broken off, or one has finished and the other
-/// stays silent for `grace`. `opening` is what the client has already said.
+/// stays silent for `grace`. `opening` is what the client has already said, `notices` what others in the
+/// gateway say to either side.
 pub(crate) async fn relay(
     client: impl AsyncRead + AsyncWrite + Unpin,
     mut debugger: UnixStream,
-    opening: Vec<u8>,
+    (opening, notices): (Vec<u8>, &mut mpsc::Receiver<Notice>),
     screen: &mut Screen,
-    traffic: &Traffic,
-    grace: Duration,
+    (traffic, grace): (&Traffic, Duration),
 ) -> io::Result<()> {
     let (client_reader, client_writer) = tokio::io::split(client);
-    // dlv's answers and our own: a message of one never stands within one of the other.
+    // The one's messages and our own: a message of one never stands within one of the other.
     let client_writer = Mutex::new(client_writer);
     let (debugger_reader, debugger_writer) = debugger.split();
+    let debugger_writer = Mutex::new(debugger_writer);
     let Screen { inward: ask, outward: answer } = screen;
     let client = (client_reader, &client_writer);
-    let mut inward = pin!(inward(client, debugger_writer, opening, ask, traffic));
+    let mut inward = pin!(inward(client, &debugger_writer, opening, ask, traffic));
     let mut outward = pin!(outward(debugger_reader, &client_writer, answer, traffic));
     tokio::select! {
         ended = &mut inward => {
@@ -44,16 +46,33 @@ pub(crate) async fn relay(
             ended?;
             unless_silent(inward, traffic, grace).await
         }
+        ended = pass_on(notices, &client_writer, &debugger_writer) => ended,
     }
+}
+
+/// Passes on what others in the gateway say, for as long as the connection lives.
+async fn pass_on<C: AsyncWrite + Unpin, D: AsyncWrite + Unpin>(
+    notices: &mut mpsc::Receiver<Notice>,
+    client: &Mutex<C>,
+    debugger: &Mutex<D>,
+) -> io::Result<()> {
+    while let Some(notice) = notices.recv().await {
+        match notice {
+            Notice::ToClient(bytes) => forward(&mut *client.lock().await, &bytes).await?,
+            Notice::ToDebugger(bytes) => forward(&mut *debugger.lock().await, &bytes).await?,
+        }
+    }
+    // Whoever says something has a part in the connection, so it cannot end before.
+    std::future::pending().await
 }
 
 /// From the client to dlv, until the client says that it has finished.
 ///
 /// When dlv no longer takes what the client says, the rest is read and dropped: closing a TCP
 /// socket with unread bytes resets it, and the client would lose dlv's last answer.
-async fn inward<W: AsyncWrite + Unpin>(
+async fn inward<W: AsyncWrite + Unpin, D: AsyncWrite + Unpin>(
     (mut client, answers): (impl AsyncRead + Unpin, &Mutex<W>),
-    mut debugger: impl AsyncWrite + Unpin,
+    debugger: &Mutex<D>,
     opening: Vec<u8>,
     screen: &mut Inward,
     traffic: &Traffic,
@@ -65,7 +84,7 @@ async fn inward<W: AsyncWrite + Unpin>(
         if listening {
             let screened = screen.screen(&buffer[..count]);
             traffic.inward(count);
-            listening = forward(&mut debugger, &screened.to_debugger).await.is_ok();
+            listening = forward(&mut *debugger.lock().await, &screened.to_debugger).await.is_ok();
             if !screened.to_client.is_empty() {
                 forward(&mut *answers.lock().await, &screened.to_client).await?;
             }
@@ -80,7 +99,7 @@ async fn inward<W: AsyncWrite + Unpin>(
         count = client.read(&mut buffer).await?;
         if count == 0 {
             // Fails only when dlv has gone, which the other direction notices.
-            let _ = debugger.shutdown().await;
+            let _ = debugger.lock().await.shutdown().await;
             return Ok(());
         }
     }
@@ -142,7 +161,8 @@ async fn unless_silent(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::release::Release;
+    use crate::protocol::Protocol;
+    use crate::screen::Person;
     use crate::traffic::Totals;
     use godebug_api::Mode;
     use std::sync::Arc;
@@ -156,9 +176,10 @@ mod tests {
         let (debugger, dlv) = UnixStream::pair().unwrap();
         let task = tokio::spawn(async move {
             let traffic = Traffic::part_of(Arc::new(Totals::default()));
-            let mut screen =
-                Screen::new(b'{', Mode::Step, String::new(), Release::default().hand());
-            relay(inner, debugger, PING[..9].to_vec(), &mut screen, &traffic, GRACE).await
+            let (person, mut notices) = Person::for_tests(Protocol::JsonRpc);
+            let mut screen = Screen::new(Protocol::JsonRpc, Mode::Step, person);
+            let said = (PING[..9].to_vec(), &mut notices);
+            relay(inner, debugger, said, &mut screen, (&traffic, GRACE)).await
         });
         (client, dlv, task)
     }

@@ -4,12 +4,13 @@
 
 use crate::dlv::{Dlv, DlvError};
 use crate::gateway::Shared;
+use crate::transcript::Entry;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 use tokio::net::UnixStream;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::{sleep, timeout};
 
 /// Between the client's connection to dlv being closed and our first question: dlv may still be at
@@ -41,6 +42,11 @@ impl Release {
             .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
     }
 
+    /// Held by whoever lets the target go, so that nobody comes meanwhile.
+    pub(crate) async fn turn(&self) -> MutexGuard<'_, ()> {
+        self.turn.lock().await
+    }
+
     /// What a client counts with.
     pub(crate) fn hand(&self) -> Hand {
         Hand { hands: Arc::clone(&self.hands), is_on: false }
@@ -60,12 +66,14 @@ impl Release {
             tries += 1;
             let done = timeout(shared.limits.release, let_go(shared)).await;
             match done.unwrap_or(Err(DlvError::Slow("it all"))) {
-                Ok(0) => return tracing::info!("the last client has gone; the service runs"),
                 Ok(cleared) => {
-                    return tracing::info!(
+                    tracing::info!(
                         cleared,
                         "the last client has gone; its breakpoints are cleared and the service runs"
                     );
+                    return shared
+                        .transcript
+                        .record(&Entry::Released { breakpoints_cleared: cleared });
                 }
                 Err(error) if error.means_the_end() => return,
                 Err(error) if tries < TRIES => tracing::warn!(%error, "letting the service run"),

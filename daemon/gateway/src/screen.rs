@@ -1,16 +1,20 @@
 //! Stands between one client and dlv: reads what the client asks, lets pass what the session's mode
-//! allows, answers the rest itself, and tells the journal what was done.
+//! allows, answers the rest itself, and writes down what was done.
 
+use crate::clients::Line;
 use crate::events::{self, Events, Question};
-use crate::policy::{self, Meaning, Verdict};
+use crate::keeper::Keeper;
+use crate::policy::{self, Meaning, Refused, Verdict};
 use crate::protocol::framing::{Frame, Framing, LONGEST_ANSWER, LONGEST_REQUEST};
 use crate::protocol::{Protocol, dap, rpc};
 use crate::release::Hand;
+use crate::transcript::{Entry, Outcome, Transcript};
 use godebug_api::Mode;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::io;
+use std::sync::Arc;
 
-/// The most of an expression or a path that is written to the journal, in characters.
+/// The most of an expression or a path that is written down, in characters.
 const LONGEST_SUBJECT: usize = 400;
 
 /// Both directions of one connection.
@@ -29,10 +33,18 @@ pub(crate) struct Inward {
 struct Judge {
     protocol: Protocol,
     mode: Mode,
-    /// Who, for the journal.
-    client: String,
-    hand: Hand,
+    person: Person,
     events: Events,
+}
+
+/// Who is at the other end, and what the gateway keeps of them.
+pub(crate) struct Person {
+    /// For the record: the certificate's name, and the address.
+    pub(crate) name: String,
+    pub(crate) hand: Hand,
+    pub(crate) line: Arc<Line>,
+    pub(crate) keeper: Arc<Keeper>,
+    pub(crate) transcript: Arc<Transcript>,
 }
 
 /// From dlv to the client.
@@ -41,6 +53,7 @@ pub(crate) struct Outward {
     mode: Mode,
     framing: Framing,
     events: Events,
+    line: Arc<Line>,
 }
 
 /// What became of some bytes from the client.
@@ -55,24 +68,24 @@ pub(crate) struct Screened {
 impl Screen {
     /// The client has gone; what is left of it.
     pub(crate) fn into_hand(self) -> Hand {
-        self.inward.judge.hand
+        self.inward.judge.person.hand
     }
 
-    /// For a client whose first byte this is.
-    pub(crate) fn new(first: u8, mode: Mode, client: String, hand: Hand) -> Self {
-        let protocol = Protocol::of_first_byte(first);
-        tracing::info!(client, protocol = protocol.name(), "speaks");
+    pub(crate) fn new(protocol: Protocol, mode: Mode, person: Person) -> Self {
+        tracing::info!(client = person.name, protocol = protocol.name(), "speaks");
         let events = Events::default();
+        let line = Arc::clone(&person.line);
         Self {
             inward: Inward {
                 framing: Framing::new(protocol, LONGEST_REQUEST),
-                judge: Judge { protocol, mode, client, hand, events: events.clone() },
+                judge: Judge { protocol, mode, person, events: events.clone() },
             },
             outward: Outward {
                 protocol,
                 mode,
                 framing: Framing::new(protocol, LONGEST_ANSWER),
                 events,
+                line,
             },
         }
     }
@@ -106,8 +119,14 @@ impl Judge {
 
     fn dap(&mut self, frame: Frame<'_>, out: &mut Screened) -> Result<(), String> {
         let request = dap::request(frame.body)?;
+        let meaning = policy::dap::meaning(&request.command, &request.arguments);
         let verdict = policy::dap::judge(self.mode, &request.command, &request.arguments);
-        self.note(&policy::dap::meaning(&request.command, &request.arguments), &verdict);
+        let verdict = self.within_the_budget(&meaning, verdict);
+        self.note(&meaning, &verdict);
+        if request.command == "configurationDone" {
+            self.person.line.is_configured();
+            self.person.keeper.resumed();
+        }
         match verdict {
             Verdict::Forward => out.to_debugger.extend_from_slice(frame.whole),
             Verdict::Rewrite(arguments, _) => out.to_debugger.extend(request.with(arguments)),
@@ -122,8 +141,27 @@ impl Judge {
 
     fn rpc(&mut self, frame: Frame<'_>, out: &mut Screened) -> Result<(), String> {
         let request = rpc::request(frame.body)?;
+        let meaning = policy::rpc::meaning(&request.method, &request.parameters);
         let verdict = policy::rpc::judge(self.mode, &request.method, &request.parameters);
-        self.note(&policy::rpc::meaning(&request.method, &request.parameters), &verdict);
+        let verdict = self.within_the_budget(&meaning, verdict);
+        let by_itself = self.person.keeper.runs_by_itself();
+        if by_itself && policy::rpc::is_continue(&meaning) && verdict == Verdict::Forward {
+            self.note(&meaning, &verdict);
+            self.wait_for_a_stop(&request, out);
+            return Ok(());
+        }
+        let verdict = match verdict {
+            Verdict::Forward
+                if by_itself && !policy::rpc::needs_no_stop(&request.method, &meaning) =>
+            {
+                Verdict::Refuse(Refused::never(
+                    "the service was let go when it had stood for as long as it may, and runs; \
+                     `continue` waits for its next stop, Ctrl-C then stops it",
+                ))
+            }
+            verdict => verdict,
+        };
+        self.note(&meaning, &verdict);
         if request.method == "RPCServer.GetEvents" {
             self.events(&request, out);
             return Ok(());
@@ -151,6 +189,30 @@ impl Judge {
         Ok(())
     }
 
+    /// `continue` for a target that runs already: dlv would wait for its next stop and go on from
+    /// there, so that nobody would see it. The question for its state has the same answer, at the stop.
+    fn wait_for_a_stop(&self, request: &rpc::Request, out: &mut Screened) {
+        let state = json!({ "NonBlocking": false });
+        let state = state.as_object().cloned().unwrap_or_default();
+        out.to_debugger.extend(request.instead("RPCServer.State", state));
+        if policy::rpc::has_events(&request.method, &request.parameters) {
+            let held = self.events.refused();
+            out.to_client.extend(held.iter().flat_map(|held| held.event(events::STOPPED)));
+        }
+    }
+
+    /// Nothing stops the target any more once all the time that it may stand is used up.
+    fn within_the_budget(&self, meaning: &Meaning, verdict: Verdict) -> Verdict {
+        let passes = matches!(verdict, Verdict::Forward | Verdict::Rewrite(..));
+        if !passes || !meaning.holds_the_target() || !self.person.keeper.is_used_up() {
+            return verdict;
+        }
+        let all = self.person.keeper.whole_time();
+        Verdict::Refuse(Refused::never(format!(
+            "the {all} for which this session may hold the service are used up; open another session"
+        )))
+    }
+
     fn events(&self, request: &rpc::Request, out: &mut Screened) {
         match self.events.asked(request) {
             Question::ForDlv => out.to_debugger.extend(request.line()),
@@ -163,12 +225,14 @@ impl Judge {
         }
     }
 
-    /// One line in the journal for each operation that somebody may want to know of later.
+    /// One line in the transcript, and in the journal, for each operation that somebody may want to
+    /// know of later.
     fn note(&mut self, meaning: &Meaning, verdict: &Verdict) {
         let Meaning { operation, subject } = meaning;
-        let client = self.client.as_str();
-        // Escaped: it is the client's text, and the journal is read in terminals.
+        let client = self.person.name.as_str();
         let subject: String = subject.chars().take(LONGEST_SUBJECT).collect();
+        self.write_down(operation, &subject, verdict);
+        // Escaped: it is the client's text, and the journal is read in terminals.
         match verdict {
             Verdict::Refuse(refused) => {
                 tracing::warn!(client, operation, ?subject, "refused: {}", refused.why);
@@ -180,8 +244,29 @@ impl Judge {
         }
         // All but what is known to look only: better one release too many than a service left standing.
         if !matches!(*operation, "request" | "variables" | "read-memory" | "find") {
-            self.hand.put_on();
+            self.person.hand.put_on();
         }
+        if meaning.resumes_the_target() {
+            self.person.keeper.resumed();
+        }
+    }
+
+    fn write_down(&self, operation: &'static str, subject: &str, verdict: &Verdict) {
+        let (outcome, why) = match verdict {
+            Verdict::Refuse(refused) => (Outcome::Refused, Some(refused.why.as_str())),
+            // What a debugger asks all the time, of its own accord.
+            _ if operation == "request" => return,
+            Verdict::Rewrite(_, how) => (Outcome::Changed, Some(*how)),
+            Verdict::Forward | Verdict::Answer => (Outcome::Allowed, None),
+        };
+        self.person.transcript.record(&Entry::Operation {
+            client: &self.person.name,
+            protocol: self.protocol,
+            operation,
+            subject,
+            outcome,
+            why,
+        });
     }
 
     fn broken(&self, mut screened: Screened, why: String) -> Screened {
@@ -205,6 +290,7 @@ impl Outward {
         let unclear = |error| io::Error::new(io::ErrorKind::InvalidData, format!("dlv: {error}"));
         while let Some(frame) = self.framing.next().map_err(unclear)? {
             match self.protocol {
+                Protocol::Dap if self.line.takes(frame.body) => {}
                 Protocol::Dap => match cut(self.mode, frame.body) {
                     Some(message) => out.extend(dap::framed(&message)),
                     None => out.extend_from_slice(frame.whole),
@@ -232,13 +318,38 @@ fn cut(mode: Mode, body: &[u8]) -> Option<Value> {
 }
 
 #[cfg(test)]
+impl Person {
+    /// Somebody whose target is this process, which runs.
+    pub(crate) fn for_tests(
+        protocol: Protocol,
+    ) -> (Self, tokio::sync::mpsc::Receiver<crate::clients::Notice>) {
+        let status = std::fs::File::open("/proc/self/status").unwrap();
+        let budget = godebug_api::PauseBudget { per_stop_ms: 1000, per_session_ms: 9000 };
+        let target = crate::target::Target::new(status.into());
+        let clients = crate::clients::Clients::default();
+        let (line, notices) = clients.list("127.0.0.1:1".parse().unwrap()).speaks(protocol);
+        let person = Self {
+            name: "test".to_owned(),
+            hand: crate::release::Release::default().hand(),
+            line,
+            keeper: Arc::new(Keeper::new(target, budget)),
+            transcript: Arc::new(Transcript::nowhere()),
+        };
+        (person, notices)
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
-    use crate::release::Release;
     use serde_json::json;
 
+    fn screen(protocol: Protocol, mode: Mode) -> Screen {
+        Screen::new(protocol, mode, Person::for_tests(protocol).0)
+    }
+
     fn dap(mode: Mode) -> Screen {
-        Screen::new(b'C', mode, "test".to_owned(), Release::default().hand())
+        screen(Protocol::Dap, mode)
     }
 
     fn message(seq: u64, command: &str, arguments: Value) -> Vec<u8> {
@@ -278,8 +389,7 @@ mod tests {
             assert!(screened.broken.is_some() && screened.to_debugger.is_empty(), "{screened:?}");
         }
         for bytes in [&b"GET / HTTP/1.1\r\n\r\n"[..], b"\x16\x03\x01", b"{\"id\":1}"] {
-            let mut screen =
-                Screen::new(bytes[0], Mode::Modify, String::new(), Release::default().hand());
+            let mut screen = screen(Protocol::of_first_byte(bytes[0]), Mode::Modify);
             let screened = screen.inward.screen(bytes);
             assert!(screened.broken.is_some() && screened.to_debugger.is_empty(), "{screened:?}");
         }
@@ -306,7 +416,7 @@ mod tests {
 
     #[test]
     fn a_refused_command_with_events_is_over_for_dlvs_client() {
-        let mut screen = Screen::new(b'{', Mode::Step, String::new(), Release::default().hand());
+        let mut screen = screen(Protocol::JsonRpc, Mode::Step);
         let call = json!({"method": "RPCServer.Command", "id": 2,
             "params": [{"name": "call", "expr": "f()", "WithEvents": true}]});
         let events = json!({"method": "RPCServer.GetEvents", "params": [{}], "id": 3});
@@ -323,10 +433,10 @@ mod tests {
     fn what_may_leave_the_target_standing_is_remembered() {
         let mut screen = dap(Mode::Step);
         screen.inward.screen(&message(1, "threads", json!({})));
-        assert!(!screen.inward.judge.hand.is_on());
+        assert!(!screen.inward.judge.person.hand.is_on());
         screen.inward.screen(&message(2, "setVariable", json!({})));
-        assert!(!screen.inward.judge.hand.is_on(), "it was refused");
+        assert!(!screen.inward.judge.person.hand.is_on(), "it was refused");
         screen.inward.screen(&message(3, "attach", json!({"mode": "remote"})));
-        assert!(screen.inward.judge.hand.is_on());
+        assert!(screen.inward.judge.person.hand.is_on());
     }
 }

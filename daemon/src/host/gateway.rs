@@ -1,6 +1,7 @@
-//! The gateway as godebugd sees it: its configuration, sealed, and its control socket.
+//! The gateway as godebugd sees it: what it is handed, and its control socket.
 
 use godebug_api::control::{GatewayConfig, LONGEST_LINE, Reply, Request};
+use godebug_api::handover::Handover;
 use rustix::fs::{MemfdFlags, SealFlags};
 use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
@@ -11,10 +12,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 
 /// The configuration in memory that nobody can change any more, and that has no name.
-///
-/// # Errors
-/// When the kernel has no memory for it.
-pub fn sealed_configuration(configuration: &GatewayConfig) -> std::io::Result<OwnedFd> {
+fn sealed_configuration(configuration: &GatewayConfig) -> std::io::Result<OwnedFd> {
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     let mut file = File::from(rustix::fs::memfd_create("godebug-gateway", flags)?);
     file.write_all(&serde_json::to_vec(configuration)?)?;
@@ -22,6 +20,24 @@ pub fn sealed_configuration(configuration: &GatewayConfig) -> std::io::Result<Ow
     let seals = SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL;
     rustix::fs::fcntl_add_seals(&file, seals)?;
     Ok(file.into())
+}
+
+/// A socket that holds what a gateway is given: its configuration, the target's status, and its
+/// transcript.
+///
+/// # Errors
+/// When the kernel has no memory for it.
+pub fn handover(
+    configuration: &GatewayConfig,
+    target_status: &File,
+    transcript: File,
+) -> std::io::Result<OwnedFd> {
+    let handover = Handover {
+        configuration: sealed_configuration(configuration)?,
+        target_status: target_status.try_clone()?.into(),
+        transcript: transcript.into(),
+    };
+    handover.into_socket()
 }
 
 /// One question to a gateway.

@@ -12,8 +12,8 @@ pub mod units;
 use crate::audit::{self, Entry, Kind};
 use crate::engine::{End, Host};
 use crate::paths::SessionPaths;
-use crate::rescue;
 use crate::target::process;
+use crate::{rescue, transcripts};
 use firewalld::Firewalld;
 use godebug_api::control::GatewayConfig;
 use godebug_api::{Deadline, Port, Refusal, clock};
@@ -38,6 +38,8 @@ pub struct SessionMaterial {
     pub gateway: GatewayConfig,
     /// A file with the target's debug information, and the path of the program that it is for.
     pub symbols: Option<(std::fs::File, std::path::PathBuf)>,
+    /// What the gateway looks at, or why it cannot.
+    pub target_status: Result<std::fs::File, process::ProcessError>,
     /// firewalld's timeouts do no harm on this host.
     pub timed_rules: bool,
 }
@@ -199,15 +201,28 @@ impl RealHost {
         port: Port,
         session: &SessionMaterial,
     ) -> Result<(), Refusal> {
-        let configuration = gateway::sealed_configuration(&session.gateway).map_err(|error| {
-            Refusal::host(format!("the gateway's configuration cannot be sealed: {error}"), "")
+        let transcript = transcripts::create(&session.gateway.id).map_err(|error| {
+            Refusal::host(
+                format!("the transcript cannot be written, so nothing is opened: {error}"),
+                "make room in /var/log/godebug, then try again",
+            )
         })?;
+        let status = session.target_status.as_ref().map_err(|error| {
+            Refusal::target(format!("the target cannot be looked at: {error}"), "try again")
+        })?;
+        let handover =
+            gateway::handover(&session.gateway, status, transcript).map_err(|error| {
+                Refusal::host(
+                    format!("the gateway cannot be given what it needs: {error}"),
+                    "try again",
+                )
+            })?;
         let properties = units::gateway(units::GatewayUnit {
             id: &session.gateway.id,
             port,
             sources: &session.gateway.sources,
             at_most: session.debugger.at_most,
-            configuration: configuration.into(),
+            handover: handover.into(),
         });
         let timeout = Duration::from_secs(15);
         let started = self.systemd()?.start_transient(unit, properties, Vec::new(), timeout).await;

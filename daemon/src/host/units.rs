@@ -190,8 +190,8 @@ pub struct GatewayUnit<'a> {
     pub port: Port,
     pub sources: &'a [Cidr],
     pub at_most: Duration,
-    /// The sealed memfd with its configuration.
-    pub configuration: OwnedFd,
+    /// The socket that holds what it is given.
+    pub handover: OwnedFd,
 }
 
 /// The process that listens on the session's port.
@@ -221,7 +221,7 @@ pub fn gateway(unit: GatewayUnit<'_>) -> Properties {
         ("SocketBindAllow", sockets(IPPROTO_TCP, 1, unit.port.get())),
         ("ReadWritePaths", strings(&[&writable])),
         ("UMask", 0o007_u32.into()),
-        ("StandardInputFileDescriptor", Variant::Fd(unit.configuration.into())),
+        ("StandardInputFileDescriptor", Variant::Fd(unit.handover.into())),
         ("MemoryMax", (128_u64 << 20).into()),
         ("TasksMax", 16_u64.into()),
     ]);

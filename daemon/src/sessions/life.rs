@@ -79,6 +79,8 @@ pub(super) fn info(session: &Opened) -> SessionInfo {
         go_version: session.go_version.clone(),
         freeze_forecast_ms: session.freeze_forecast_ms,
         freeze_ms: None,
+        pause: session.pause,
+        transcript: None,
         close_reason: None,
         close_detail: None,
         stuck: Vec::new(),
@@ -764,6 +766,7 @@ fn material(
                 port: session.port,
                 sources: session.sources.clone(),
                 deadline,
+                pause: prepared.pause,
                 server_name: certificates.server_name.clone(),
                 ca: certificates.ca.clone(),
                 certificate: certificates.gateway.clone(),
@@ -772,11 +775,20 @@ fn material(
                 control_socket: text(paths.control_socket()),
                 max_connections: MAX_CONNECTIONS,
                 max_handshakes: MAX_HANDSHAKES,
+                host: kernel_says("hostname"),
+                boot: kernel_says("random/boot_id"),
             },
             symbols: symbols.map(|file| (file, program)),
+            target_status: prepared.target.process.status_file(),
             timed_rules,
         }),
     }
+}
+
+/// A name that the kernel gives; empty when it gives none, since it only helps to tell hosts apart.
+fn kernel_says(what: &str) -> String {
+    let text = std::fs::read_to_string(format!("/proc/sys/kernel/{what}")).unwrap_or_default();
+    text.trim_end().to_owned()
 }
 
 /// A session's rules in firewalld, safe from an end of the session.

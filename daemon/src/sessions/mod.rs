@@ -13,7 +13,7 @@ use crate::engine::End;
 use crate::host::RealHost;
 use crate::ledger::{Ledger, LedgerFileError};
 use crate::paths::SessionPaths;
-use crate::{audit, certificates};
+use crate::{audit, certificates, transcripts};
 use godebug_api::documents::{OpenRequest, Opened as OpenedDocument, SessionInfo};
 use godebug_api::{CloseReason, Refusal, SessionId, State, Ttl, UnitName};
 use godebug_core::ledger::Opened;
@@ -340,5 +340,6 @@ pub fn info_of(session: &Opened, end: &End) -> SessionInfo {
     info.proof.clone_from(&end.proof);
     info.stuck.clone_from(&end.stuck);
     info.freeze_ms = end.freeze_ms;
+    info.transcript = transcripts::end(&session.id);
     info
 }

@@ -11,7 +11,8 @@ use crate::target::find::{self, Target};
 use crate::target::{debuggers, process};
 use godebug_api::documents::{DebugInformation, OpenRequest, PlanDocument, SessionInfo};
 use godebug_api::{
-    Cidr, Code, Deadline, Forecast, Mode, Port, Refusal, SessionId, UnitName, clock,
+    Cidr, Code, Deadline, Forecast, Mode, PauseBudget, Port, Refusal, SessionId, Ttl, UnitName,
+    clock,
 };
 use godebug_core::delve::{self, Debugger};
 use godebug_core::forecast::{Objection, Work, megabytes};
@@ -38,6 +39,7 @@ pub struct Prepared {
     pub endpoint_host: String,
     /// `None` when it cannot be told: a plan does not look into a symbols file.
     pub freeze: Option<Freeze>,
+    pub pause: PauseBudget,
 }
 
 /// What attaching will do to the target.
@@ -83,7 +85,8 @@ pub async fn prepare(
     };
     let plan = plan::plan(&wanted, &facts);
     let endpoint_host = endpoint_host(request, &wanted.sources);
-    Ok(Prepared { target, wanted, facts, plan, endpoint_host, freeze })
+    let pause = pause_budget(config, request);
+    Ok(Prepared { target, wanted, facts, plan, endpoint_host, freeze, pause })
 }
 
 impl Prepared {
@@ -134,6 +137,7 @@ impl Prepared {
             watchdog_usec: self.target.watchdog_usec,
             target_is_starting: self.target.starting,
             freeze_forecast_ms: self.freeze.map(|freeze| freeze.forecast),
+            pause: Some(self.pause),
         }
     }
 
@@ -160,6 +164,7 @@ impl Prepared {
             debugger: format!("dlv {} ({})", self.facts.debugger.version, self.facts.debugger.path),
             firewall,
             freeze_forecast_ms: self.freeze.map(|freeze| freeze.forecast),
+            pause: Some(self.pause),
             plan: self.plan.clone(),
             warnings: self.warnings(request),
         }
@@ -207,7 +212,21 @@ fn within_the_rules(config: &Config, request: &OpenRequest) -> Result<(), Refusa
             "ask for less and extend it, or let the administrator raise max_ttl in godebugd.toml",
         ));
     }
+    if let Some(pause) = request.pause.filter(|pause| pause.get() > config.max_pause_per_stop) {
+        return Err(Refusal::refused(
+            format!(
+                "the service may stand for {} at one stop on this host, not for {pause}",
+                humantime::format_duration(config.max_pause_per_stop)
+            ),
+            "ask for less, or let the administrator raise max_pause_per_stop in godebugd.toml",
+        ));
+    }
     Ok(())
+}
+
+fn pause_budget(config: &Config, request: &OpenRequest) -> PauseBudget {
+    let per_stop = request.pause.map_or(config.pause_per_stop, Ttl::get);
+    PauseBudget::new(per_stop, config.pause_per_session)
 }
 
 fn not_twice(live: &[SessionInfo], target: &Target) -> Result<(), Refusal> {

@@ -113,6 +113,19 @@ impl Process {
         self.pidfd.as_fd()
     }
 
+    /// Its `status`, to be read again and again by somebody who may not open it.
+    ///
+    /// # Errors
+    /// When the process is gone.
+    pub fn status_file(&self) -> Result<File, ProcessError> {
+        let path = format!("/proc/{}/status", self.pid);
+        let opened = File::open(&path);
+        if !self.is_alive() {
+            return Err(ProcessError::Gone(self.pid));
+        }
+        opened.map_err(|source| ProcessError::Unreadable { path, source })
+    }
+
     pub fn status(&self) -> Result<Status, ProcessError> {
         let text = self.read("status")?;
         parse_status(&String::from_utf8_lossy(&text)).map_err(|what| self.malformed("status", what))

@@ -60,6 +60,27 @@ impl Meaning {
     pub(crate) fn new(operation: &'static str, subject: impl Into<String>) -> Self {
         Self { operation, subject: subject.into() }
     }
+
+    /// It stops the target, or makes it stop later.
+    pub(crate) fn holds_the_target(&self) -> bool {
+        let subject = self.subject.as_str();
+        match self.operation {
+            "breakpoints" | "watchpoints" => {
+                !subject.is_empty()
+                    && !subject.starts_with("none in ")
+                    && !subject.starts_with("clear ")
+            }
+            "run" => !matches!(subject, "continue" | "cancel the step"),
+            "connection" => subject == "attach",
+            _ => false,
+        }
+    }
+
+    /// It lets the target run, if only for a step.
+    pub(crate) fn resumes_the_target(&self) -> bool {
+        let stays = ["pause", "halt", "cancel the step", "switchThread", "switchGoroutine"];
+        self.operation == "run" && !stays.contains(&self.subject.as_str())
+    }
 }
 
 /// How one kind of text is looked into.

@@ -131,6 +131,28 @@ pub(crate) fn has_events(method: &str, parameters: &Parameters) -> bool {
         && !matches!(name, "halt" | "switchThread" | "switchGoroutine")
 }
 
+/// Whether it only lets the target run.
+pub(crate) fn is_continue(meaning: &Meaning) -> bool {
+    meaning.operation == "run" && meaning.subject == "continue"
+}
+
+/// Whether dlv answers while the target runs; everything else waits for its next stop
+/// (service/debugger/debugger.go, `targetMutex`).
+pub(crate) fn needs_no_stop(method: &str, meaning: &Meaning) -> bool {
+    let answered = [
+        "SetApiVersion",
+        "GetVersion",
+        "IsMulticlient",
+        "AttachedToExistingProcess",
+        "Recorded",
+        "State",
+        "GetEvents",
+        "Detach",
+    ];
+    let name = method.strip_prefix("RPCServer.").unwrap_or_default();
+    answered.contains(&name) || (meaning.operation == "run" && meaning.subject == "halt")
+}
+
 /// The conditions, and the expressions that dlv evaluates at each hit.
 fn breakpoint(parameters: &Parameters) -> Result<(), Refused> {
     let Some(breakpoint) = strict::field(parameters, "Breakpoint") else { return Ok(()) };

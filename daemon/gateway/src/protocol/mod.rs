@@ -7,7 +7,8 @@ pub(crate) mod rpc;
 pub(crate) mod strict;
 
 /// One of dlv's protocols.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub(crate) enum Protocol {
     /// The Debug Adapter Protocol.
     Dap,

@@ -41,6 +41,12 @@ impl Request {
         line(&json!({ "method": self.method, "params": params, "id": self.id }))
     }
 
+    /// Another request whose answer the client takes for this one's.
+    pub(crate) fn instead(&self, method: &str, parameters: Map<String, Value>) -> Vec<u8> {
+        let params = [parameters];
+        line(&json!({ "method": method, "params": params, "id": self.id }))
+    }
+
     /// The error that dlv's client prints for it.
     pub(crate) fn refused(&self, text: &str) -> Vec<u8> {
         line(&json!({ "id": self.id, "result": null, "error": text }))

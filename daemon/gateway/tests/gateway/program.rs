@@ -1,15 +1,29 @@
 //! The program itself: what it takes on standard input, what it tells systemd, how it ends.
 
-use crate::support::{Answers, Authority, FakeDlv, Setting, config, free_port};
+use crate::support::{Answers, Authority, FakeDlv, Setting, config, free_port, transcript};
+use godebug_api::handover::Handover;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
+use std::fs::File;
 use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_godebug-gateway");
 
-fn sealed(text: &[u8]) -> Stdio {
+/// What godebugd hands over, with this configuration.
+fn handed(text: &[u8], control: &Path) -> Stdio {
+    let handover = Handover {
+        configuration: sealed(text),
+        target_status: File::open("/proc/self/status").unwrap().into(),
+        transcript: transcript(control).into(),
+    };
+    handover.into_socket().unwrap().into()
+}
+
+fn sealed(text: &[u8]) -> OwnedFd {
     let fd = memfd_create("config", MemfdFlags::ALLOW_SEALING | MemfdFlags::CLOEXEC).unwrap();
     let mut file = std::fs::File::from(fd);
     file.write_all(text).unwrap();
@@ -49,11 +63,13 @@ fn message(socket: &UnixDatagram) -> String {
 }
 
 #[test]
-fn it_refuses_what_is_no_sealed_memfd() {
+fn it_refuses_what_is_not_handed_over() {
     let (status, said) = end(start(Stdio::null(), None));
     assert_eq!(status, Some(2));
     assert!(said.contains("started by godebugd"), "{said}");
-    let (status, said) = end(start(sealed(b"{\"key\":\"SECRET\"}"), None));
+    let folder = tempfile::tempdir().unwrap();
+    let control = folder.path().join("control.sock");
+    let (status, said) = end(start(handed(b"{\"key\":\"SECRET\"}", &control), None));
     assert_eq!(status, Some(2));
     assert!(!said.contains("SECRET"), "{said}");
 }
@@ -71,7 +87,7 @@ async fn it_tells_systemd_and_ends_at_its_deadline() {
     let config = config(&authority, &dlv, &control, &setting, free_port());
     let text = serde_json::to_vec(&config).unwrap();
 
-    let child = start(sealed(&text), Some(&notify_path));
+    let child = start(handed(&text, &control), Some(&notify_path));
     let ready = message(&notify);
     assert!(ready.contains("READY=1") && ready.contains("STATUS="), "{ready}");
     assert!(control.exists());
@@ -80,7 +96,7 @@ async fn it_tells_systemd_and_ends_at_its_deadline() {
     let mut second = config.clone();
     second.control_socket.push('2');
     let text = serde_json::to_vec(&second).unwrap();
-    let (status, said) = end(start(sealed(&text), Some(&notify_path)));
+    let (status, said) = end(start(handed(&text, &control), Some(&notify_path)));
     assert_eq!(status, Some(1));
     assert!(said.contains("is in use"), "{said}");
     let failed = message(&notify);
@@ -109,7 +125,7 @@ async fn sigterm_ends_it_in_order() {
     let dlv = FakeDlv::start(folder.path(), Answers::Echo);
     let control = folder.path().join("control.sock");
     let config = config(&authority, &dlv, &control, &Setting::default(), free_port());
-    let child = start(sealed(&serde_json::to_vec(&config).unwrap()), Some(&notify_path));
+    let child = start(handed(&serde_json::to_vec(&config).unwrap(), &control), Some(&notify_path));
     assert!(message(&notify).contains("READY=1"));
     let pid = rustix::process::Pid::from_child(&child);
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();

@@ -1,6 +1,8 @@
 //! Who gets through the gateway, and how a connection lives and ends.
 
-use crate::support::{Answers, Authority, FakeDlv, Host, PING, Setting, config, until, within};
+use crate::support::{
+    Answers, Authority, FakeDlv, Host, PING, Setting, config, given, until, within,
+};
 use godebug_api::control::{Reply, Request};
 use godebug_gateway::{End, Gateway, OpenError};
 use rustls::ClientConfig;
@@ -346,8 +348,38 @@ async fn a_port_in_use_is_said_so() {
     let port = taken.local_addr().unwrap().port();
     let control = folder.path().join("control.sock");
     let config = config(&authority, &dlv, &control, &Setting::default(), port);
-    let Err(error) = Gateway::open(config, Setting::default().limits) else { panic!("it opened") };
+    let Err(error) = Gateway::open(given(config), Setting::default().limits) else {
+        panic!("it opened")
+    };
     assert!(error.to_string().contains(&format!("port {port} is in use")), "{error}");
     assert_eq!(error.errno(), Some(98));
     assert!(matches!(error, OpenError::Listen(_)));
+}
+
+#[tokio::test]
+async fn the_transcript_tells_who_came_and_what_they_asked() {
+    let host = Host::start(Setting::default()).await;
+    let mut client = host.talking_client().await;
+    let set = b"{\"method\":\"RPCServer.Set\",\"params\":[{\"Symbol\":\"x\",\"Value\":\"SECRET\"}],\"id\":2}\n";
+    client.write_all(set).await.unwrap();
+    let eval = b"{\"method\":\"RPCServer.Eval\",\"params\":[{\"Expr\":\"o.Id\"}],\"id\":3}\n";
+    client.write_all(eval).await.unwrap();
+    client.shutdown().await.unwrap();
+    client.read_to_end(&mut Vec::new()).await.unwrap();
+    until(|| host.dlv.open() == 0).await;
+    let told = |lines: &[serde_json::Value], event: &str| {
+        lines.iter().filter(|line| line["event"] == event).cloned().collect::<Vec<_>>()
+    };
+    let lines = host.transcript();
+    assert_eq!(told(&lines, "begun")[0]["session"], "0123abcd");
+    let connected = told(&lines, "connected");
+    assert!(connected[0]["client"].as_str().unwrap().starts_with("alice 127.0.0.1:"));
+    let operations = told(&lines, "operation");
+    let said: Vec<_> = operations
+        .iter()
+        .map(|one| format!("{} {} {}", one["operation"], one["subject"], one["outcome"]))
+        .collect();
+    assert_eq!(said, [r#""set" "x" "refused""#, r#""evaluate" "o.Id" "allowed""#]);
+    assert!(operations[0]["why"].as_str().unwrap().contains("changes the process"));
+    assert!(!format!("{lines:?}").contains("SECRET"), "no value is in it");
 }

@@ -2,7 +2,8 @@
 //! it, a gateway with both on loopback, and clients of every kind.
 
 use godebug_api::control::{GatewayConfig, Reply, Request};
-use godebug_api::{Deadline, Port, clock};
+use godebug_api::{Deadline, PauseBudget, Port, clock};
+use godebug_gateway::configuration::Given;
 use godebug_gateway::{End, Gateway, Limits};
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
@@ -11,6 +12,7 @@ use rcgen::{
 use rustls::crypto::aws_lc_rs;
 use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
 use rustls_pki_types::{PrivateKeyDer, ServerName};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
@@ -302,6 +304,13 @@ impl Host {
         serde_json::from_str(&reply).unwrap()
     }
 
+    /// The transcript's lines, which are one unbroken chain.
+    pub(crate) fn transcript(&self) -> Vec<serde_json::Value> {
+        let text = std::fs::read_to_string(transcript_path(&self.control)).unwrap();
+        godebug_api::chain::verify(text.lines().map(str::as_bytes), &[], None).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
     pub(crate) async fn refused(&self) -> u64 {
         match self.ask(&Request::Status).await {
             Reply::Status { refused, .. } => refused,
@@ -333,7 +342,7 @@ fn open(authority: &Authority, dlv: &FakeDlv, control: &Path, setting: &Setting)
     for _ in 0..50 {
         let port = free_port();
         let config = config(authority, dlv, control, setting, port);
-        if let Ok(gateway) = Gateway::open(config, setting.limits) {
+        if let Ok(gateway) = Gateway::open(given(config), setting.limits) {
             return (gateway, port);
         }
     }
@@ -367,7 +376,27 @@ pub(crate) fn config(
         control_socket: control.to_str().unwrap().to_owned(),
         max_connections: setting.max_connections,
         max_handshakes: setting.max_handshakes,
+        pause: PauseBudget::new(Duration::from_secs(30), Duration::from_secs(600)),
+        host: "host".to_owned(),
+        boot: "boot".to_owned(),
     }
+}
+
+/// With this process as the target, and a transcript beside the control socket.
+pub(crate) fn given(config: GatewayConfig) -> Given {
+    Given {
+        target_status: File::open("/proc/self/status").unwrap().into(),
+        transcript: transcript(Path::new(&config.control_socket)),
+        config,
+    }
+}
+
+pub(crate) fn transcript(control: &Path) -> File {
+    File::options().append(true).create(true).open(transcript_path(control)).unwrap()
+}
+
+fn transcript_path(control: &Path) -> PathBuf {
+    control.with_file_name("transcript.jsonl")
 }
 
 /// Nothing in these tests may hang.

@@ -1,0 +1,220 @@
+//! Nobody leaves the service standing: looks at the target all the time, and when it has stood for as
+//! long as the session may let it, turns its breakpoints off and lets it run.
+
+use crate::dlv::{Dlv, DlvError};
+use crate::gateway::Shared;
+use crate::target::Target;
+use crate::transcript::Entry;
+use godebug_api::ProcessState;
+use godebug_api::pause::{Due, Meter, PauseBudget, Spent};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::time::{MissedTickBehavior, interval, timeout};
+
+/// Between two looks: the kernel tells nobody when a tracer stops a process. A look takes some ten
+/// microseconds.
+const PAUSE: Duration = Duration::from_millis(25);
+/// Stops that are shorter are counted and not recorded one by one: what a condition needs to be
+/// evaluated, a step.
+const WORTH_A_RECORD: Duration = Duration::from_millis(100);
+/// Attempts to let the target run, before the session ends for it.
+const TRIES: u32 = 3;
+
+/// What is known of the target's stops.
+pub(crate) struct Keeper {
+    target: Target,
+    budget: PauseBudget,
+    meter: Mutex<Meter>,
+    /// Not before the session is active: until then dlv is attaching.
+    has_begun: AtomicBool,
+    /// The target was let go, and has not stopped since.
+    is_let_go: AtomicBool,
+    let_go: AtomicU64,
+}
+
+impl Keeper {
+    pub(crate) fn new(target: Target, budget: PauseBudget) -> Self {
+        Self {
+            target,
+            budget,
+            meter: Mutex::new(Meter::new(budget)),
+            has_begun: AtomicBool::new(false),
+            is_let_go: AtomicBool::new(false),
+            let_go: AtomicU64::new(0),
+        }
+    }
+
+    /// The session is active: from now on its stops count.
+    pub(crate) fn begin(&self) {
+        self.has_begun.store(true, Relaxed);
+    }
+
+    /// A client lets the target run.
+    pub(crate) fn resumed(&self) {
+        self.meter().resumed(Instant::now());
+    }
+
+    /// The target runs because it was let go, and not because a client said so.
+    pub(crate) fn runs_by_itself(&self) -> bool {
+        self.is_let_go.load(Relaxed) && self.target.look() != Some(ProcessState::Frozen)
+    }
+
+    /// All the time that the target may stand is over.
+    pub(crate) fn is_used_up(&self) -> bool {
+        self.meter().is_used_up()
+    }
+
+    /// All the time that the target may stand, for a person.
+    pub(crate) fn whole_time(&self) -> String {
+        seconds(self.budget.per_session())
+    }
+
+    /// For how long the target has stood, the longest stop, and how often it was let go.
+    pub(crate) fn figures(&self) -> (Duration, Duration, u64) {
+        let meter = self.meter();
+        (meter.total(), meter.longest(), self.let_go.load(Relaxed))
+    }
+
+    /// What is due now; `None` when there is nothing to look at any more.
+    fn look(&self, attended: bool) -> Option<(Due, Option<Duration>)> {
+        let stands = match self.target.look()? {
+            ProcessState::Frozen => true,
+            ProcessState::Runs | ProcessState::Stands => false,
+            ProcessState::Ended => return None,
+        };
+        let seen = self.meter().look(Instant::now(), stands, attended);
+        if stands {
+            self.is_let_go.store(false, Relaxed);
+        }
+        Some(seen)
+    }
+
+    fn meter(&self) -> MutexGuard<'_, Meter> {
+        // Nothing can panic while it is held.
+        self.meter.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Looks after the target for as long as it is polled.
+pub(crate) async fn keep(shared: Arc<Shared>) {
+    let mut looks = interval(PAUSE);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut failures = 0;
+    loop {
+        looks.tick().await;
+        let attended = shared.clients.is_anybody_there();
+        if attended {
+            shared.keeper.begin();
+        }
+        if !shared.keeper.has_begun.load(Relaxed) {
+            continue;
+        }
+        let Some((due, over)) = shared.keeper.look(attended) else { return };
+        if let Some(stood) = over.filter(|stood| *stood >= WORTH_A_RECORD) {
+            shared.transcript.record(&Entry::Stood { ms: milliseconds(stood) });
+        }
+        match due {
+            Due::Nothing => {}
+            Due::Warning { stood, left } => warn(&shared, stood, left),
+            Due::LetGo(spent) => match let_go(&shared, spent).await {
+                Ok(()) => failures = 0,
+                Err(error) if error.means_the_end() => return,
+                Err(error) => {
+                    failures += 1;
+                    tracing::warn!(%error, "letting the service run");
+                    if failures >= TRIES {
+                        tracing::error!("the service cannot be let go; the session ends");
+                        return shared.stuck.cancel();
+                    }
+                }
+            },
+        }
+    }
+}
+
+fn warn(shared: &Shared, stood: Duration, left: Duration) {
+    shared.clients.tell(&format!(
+        "godebug: the service has been standing for {}; in {} it goes on by itself, and its \
+         breakpoints are off then",
+        seconds(stood),
+        seconds(left)
+    ));
+    shared.transcript.record(&Entry::Warned { left_ms: milliseconds(left) });
+}
+
+/// Turns the breakpoints off and lets the target run.
+async fn let_go(shared: &Shared, spent: Spent) -> Result<(), DlvError> {
+    // Nobody comes, and nobody else lets it go, meanwhile.
+    let _turn = shared.release.turn().await;
+    let attempt = timeout(shared.limits.release, let_run(shared)).await;
+    let Some(off) = attempt.unwrap_or(Err(DlvError::Slow("it all")))? else { return Ok(()) };
+    let keeper = &shared.keeper;
+    keeper.is_let_go.store(true, Relaxed);
+    keeper.let_go.fetch_add(1, Relaxed);
+    let why = match spent {
+        Spent::Stop => format!("it has stood for {}", seconds(keeper.budget.per_stop())),
+        Spent::Session => {
+            format!("the {} that this session may hold it are used up", keeper.whole_time())
+        }
+        Spent::Unattended => "nobody was there to look at it".to_owned(),
+    };
+    tracing::warn!(breakpoints_off = off, "the service goes on: {why}");
+    shared.clients.tell(&match spent {
+        Spent::Session => format!(
+            "godebug: the service goes on: {why}. Its breakpoints are off, and this session cannot \
+             stop it any more; open another one"
+        ),
+        _ => format!(
+            "godebug: the service goes on: {why}. Its breakpoints are off until you set them again"
+        ),
+    });
+    shared.transcript.record(&Entry::LetGo { why: &why, breakpoints_off: off });
+    Ok(())
+}
+
+/// `None` when it runs already; else how many breakpoints were turned off.
+async fn let_run(shared: &Shared) -> Result<Option<usize>, DlvError> {
+    let mut dlv = Dlv::connect(&shared.debugger_socket).await?;
+    if dlv.is_running().await? {
+        return Ok(None);
+    }
+    dlv.cancel_step().await?;
+    let off = dlv.disable_breakpoints().await?;
+    let ide = shared.clients.who_can_resume();
+    let by_ide = match &ide {
+        Some(line) => line.resume().await && dlv.is_running().await?,
+        None => false,
+    };
+    if !by_ide {
+        dlv.resume().await?;
+    }
+    shared.clients.tell_it_runs(ide.as_ref().filter(|_| by_ide));
+    Ok(Some(off))
+}
+
+/// For a person: `30 s`, `1m 30s`.
+fn seconds(duration: Duration) -> String {
+    match duration.as_secs() {
+        0 => format!("{} ms", duration.as_millis()),
+        short @ 1..60 => format!("{short} s"),
+        long if long % 60 == 0 => format!("{} min", long / 60),
+        long => format!("{} min {} s", long / 60, long % 60),
+    }
+}
+
+pub(crate) fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_for_people() {
+        let said = |ms| seconds(Duration::from_millis(ms));
+        assert_eq!((said(250), said(30_000)), ("250 ms".to_owned(), "30 s".to_owned()));
+        assert_eq!((said(600_000), said(90_000)), ("10 min".to_owned(), "1 min 30 s".to_owned()));
+    }
+}

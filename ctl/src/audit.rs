@@ -4,10 +4,14 @@ use crate::manager::{answer, manager};
 use crate::output::Output;
 use crate::report;
 use crate::terminal::{BOLD, GREEN, RED, YELLOW, padded, painted, safe, table};
+use crate::transcript::Transcript;
 use godebug_api::audit::{
     AuditFilter, AuditList, AuditRecord, AuditTrail, AuditedSession, Facts, Last, LeftOut, Outcome,
 };
+use godebug_api::documents::TranscriptEnd;
 use godebug_api::{CloseReason, Mode, Refusal, SessionId, UnitName};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use std::time::Duration;
 
 /// The longest event, so that the sentences stand below each other.
@@ -26,8 +30,25 @@ pub(crate) async fn list(
 }
 
 pub(crate) async fn show(output: &Output, id: &SessionId) -> Result<(), Refusal> {
-    let found: AuditTrail = answer(manager().await?.audit_show(id.as_str()).await)?;
-    output.result(&found, &trail(&found))
+    let manager = manager().await?;
+    let trail_of: AuditTrail = answer(manager.audit_show(id.as_str()).await)?;
+    let transcript = Transcript::read(&manager, id).await?;
+    let text = trail(&trail_of) + &transcript.shown(recorded_end(&trail_of).as_ref());
+    output.result(&Shown { trail: trail_of, transcript: transcript.documents() }, &text)
+}
+
+/// What `--json` prints: the records, and what was done.
+#[derive(Serialize)]
+struct Shown {
+    #[serde(flatten)]
+    trail: AuditTrail,
+    transcript: Vec<Value>,
+}
+
+/// What the last record says of the transcript's end.
+fn recorded_end(trail: &AuditTrail) -> Option<TranscriptEnd> {
+    let last = trail.entries.iter().rev().find(|entry| is_end(entry))?;
+    TranscriptEnd::deserialize(last.details.get("transcript")?).ok()
 }
 
 fn sessions(list: &AuditList) -> String {
@@ -186,7 +207,7 @@ fn damage(lines: u64) -> String {
 mod tests {
     use super::*;
     use crate::terminal::filtered;
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     const HOSTILE: &str = "a\u{1b}[2J\u{9b}31m\n\u{202e}b\"";
 

@@ -57,6 +57,11 @@ pub(crate) enum Command {
         /// The unit, with or without `.service`
         unit: Option<UnitName>,
     },
+    /// Show what a session does, as it does it: breakpoints, expressions, stops, refusals
+    Watch {
+        /// The session, as `list` shows it
+        id: SessionId,
+    },
     /// Read the records: who debugged what, when, why, and whether all of it is gone
     #[command(subcommand)]
     Audit(Audit),

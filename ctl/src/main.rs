@@ -23,6 +23,7 @@ mod sessions;
 mod signals;
 mod terminal;
 mod tickets;
+mod transcript;
 mod tunnel;
 mod watch;
 
@@ -66,6 +67,7 @@ async fn run(output: &Output, command: &Command) -> Result<(), Refusal> {
         Command::Stop(arguments) => sessions::stop(output, arguments).await,
         Command::Inspect { unit, pid } => sessions::inspect(output, unit, *pid).await,
         Command::Doctor { unit } => sessions::doctor(output, unit.as_ref()).await,
+        Command::Watch { id } => transcript::watch(output, id).await,
         Command::Audit(Audit::List { unit, last }) => {
             audit::list(output, unit.as_ref(), *last).await
         }

@@ -360,6 +360,7 @@ async fn what_others_wrote_reaches_no_terminal_as_it_is() {
         (&["--json", "audit", "list"], 0),
         (&["--json", "audit", "show", ID], 0),
         (&["stop", "--all"], 0),
+        (&["watch", ID], 0),
     ] {
         let (status, out, err) = host.run(arguments).await;
         assert_eq!(status, expected, "{arguments:?}: {err}");

@@ -3,7 +3,7 @@
 
 use crate::paths;
 use godebug_api::SessionId;
-use godebug_api::documents::TranscriptEnd;
+use godebug_api::documents::{TranscriptEnd, TranscriptPage};
 use godebug_core::chain::Head;
 use serde::Deserialize;
 use std::fs::{DirBuilder, File};
@@ -13,6 +13,9 @@ use std::path::{Path, PathBuf};
 
 /// No line is longer, in bytes: the longest subject of an operation with all escapes fits.
 const LONGEST_LINE: u64 = 64 << 10;
+
+/// What one answer has at most, in bytes of the file.
+const LONGEST_PAGE: u64 = 256 << 10;
 
 /// Where a session's transcript is.
 pub fn path(id: &SessionId) -> PathBuf {
@@ -38,6 +41,30 @@ pub fn end(id: &SessionId) -> Option<TranscriptEnd> {
     let mut tail = Vec::new();
     file.take(LONGEST_LINE).read_to_end(&mut tail).ok()?;
     end_of(&tail)
+}
+
+/// The lines of a session's transcript from this byte on, as many as one answer may have. None when
+/// there is no transcript.
+///
+/// # Errors
+/// When it is there and cannot be read.
+pub fn page(id: &SessionId, from: u64) -> io::Result<TranscriptPage> {
+    let mut file = match File::open(path(id)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Ok(TranscriptPage { lines: Vec::new(), next: from });
+        }
+        file => file?,
+    };
+    file.seek(SeekFrom::Start(from))?;
+    let mut text = Vec::new();
+    file.take(LONGEST_PAGE).read_to_end(&mut text)?;
+    Ok(page_of(&text, from))
+}
+
+fn page_of(text: &[u8], from: u64) -> TranscriptPage {
+    let whole = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |last| last + 1);
+    let lines = String::from_utf8_lossy(&text[..whole]).lines().map(str::to_owned).collect();
+    TranscriptPage { lines, next: from + whole as u64 }
 }
 
 fn end_of(tail: &[u8]) -> Option<TranscriptEnd> {
@@ -82,6 +109,13 @@ mod tests {
             head = sealed.1;
         }
         text
+    }
+
+    #[test]
+    fn a_page_has_whole_lines_and_the_next_one_goes_on_there() {
+        let page = page_of(b"{1}\n{2}\n{3", 10);
+        assert_eq!((page.lines, page.next), (vec!["{1}".to_owned(), "{2}".to_owned()], 18));
+        assert_eq!(page_of(b"", 7).next, 7);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use godebug_tests::{Host, dap::DapClient, scenario::Scenario};
 use serde_json::{Value, json};
 use std::{net::TcpStream, time::Duration};
 
-use crate::support::{Laptop, Session, is_answered, leaves_nothing, order};
+use crate::support::{Laptop, SOON, Session, is_answered, leaves_nothing, order};
 
 pub(crate) const ALL: &[Scenario] = &[
     Scenario::new("service_goes_on_after_its_pause_budget_and_the_ide_is_told", ide_at_lunch)
@@ -148,12 +148,14 @@ fn used_up(host: &Host) -> Result<()> {
 fn transcript(host: &Host) -> Result<()> {
     leaves_nothing(host, &["myapp"], |_| {
         let session = open(host, "myapp", "")?;
+        let mut watcher = host.spawn(&format!("exec godebugctl watch {}", session.id))?;
         let laptop = Laptop::connect(host, &session)?;
         let mut ide = laptop.dap()?;
         ide.attach()?;
         ide.set_function_breakpoints(&["main.priceOf"])?;
         ide.configuration_done()?;
         let request = order(host, 8080)?;
+        watcher.wait_for_line("breakpoints  main.priceOf", SOON)?;
         let (thread, _) = ide.wait_for_stop()?;
         let frame = ide.stack_trace(thread)?[0]["id"].as_i64().unwrap_or_default();
         ide.evaluate(frame, "o.Customer")?;
@@ -189,6 +191,11 @@ fn transcript(host: &Host) -> Result<()> {
         let end = session.show(host)?["transcript"].take();
         ensure!(end["hash"] == last["chain"]["hash"], "the record names another end: {end}");
         ensure!(end["lines"] == lines.len(), "the record counts other lines: {end}");
+        watcher.wait(SOON)?.exits(0)?;
+        let page = host.ok(&format!("godebugctl audit show {}", session.id))?;
+        for part in ["evaluate     o.Customer", "refused:", "whole:"] {
+            ensure!(page.contains(part), "no {part:?} on the auditor's page:\n{page}");
+        }
         Ok(())
     })
 }

@@ -8,7 +8,8 @@ use godebug_api::audit::{
 };
 use godebug_api::bus::BusError;
 use godebug_api::documents::{
-    Check, Diagnosis, OpenRequest, Opened, PlanDocument, Proof, SessionInfo, Verdict,
+    Check, Diagnosis, OpenRequest, Opened, PlanDocument, Proof, SessionInfo, TranscriptPage,
+    Verdict,
 };
 use godebug_api::plan::Plan;
 use godebug_api::{
@@ -186,6 +187,15 @@ impl Manager {
             outcome: Outcome::Stuck,
         };
         json(&AuditList { sessions: vec![session], own_only: true, damaged_lines: 2 })
+    }
+
+    /// One line that is of no chain, then no more.
+    fn transcript(&self, id: &str, from: u64) -> String {
+        assert_eq!(id, ID);
+        let line = serde_json::json!({"event": "operation", "operation": "evaluate",
+            "subject": HOSTILE, "outcome": "allowed", "time": "2026-01-01T00:00:00Z"});
+        let lines = if from == 0 { vec![line.to_string()] } else { Vec::new() };
+        json(&TranscriptPage { lines, next: 7 })
     }
 
     fn audit_show(&self, id: &str) -> Result<String, BusError> {

@@ -51,6 +51,9 @@ pub trait Manager {
     /// What the audit log says of one session: an `AuditTrail`.
     fn audit_show(&self, id: &str) -> Result<String, BusError>;
 
+    /// What was done in a session, from this byte of its transcript on: a `TranscriptPage`.
+    fn transcript(&self, id: &str, from: u64) -> Result<String, BusError>;
+
     #[zbus(property(emits_changed_signal = "const"))]
     fn version(&self) -> zbus::Result<String>;
 

@@ -106,6 +106,15 @@ pub struct TranscriptEnd {
     pub let_go: Option<u64>,
 }
 
+/// A part of a session's transcript.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TranscriptPage {
+    /// As they stand in the file, so that their chain can be checked.
+    pub lines: Vec<String>,
+    /// Where the next part begins; no further when there is none yet.
+    pub next: u64,
+}
+
 /// One grant that was read back after it was given back.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Proof {

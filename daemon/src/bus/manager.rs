@@ -9,7 +9,7 @@ use crate::config::Config;
 use crate::host::gateway;
 use crate::paths::SessionPaths;
 use crate::sessions::{Sessions, Symbols, prepare};
-use crate::target;
+use crate::{target, transcripts};
 use godebug_api::audit::{AuditFilter, AuditList, AuditTrail, Outcome};
 use godebug_api::bus::BusError;
 use godebug_api::control::Request;
@@ -312,6 +312,29 @@ impl Manager {
         let _busy = self.activity.begin();
         let caller = Caller::of(&header, connection).await?;
         Ok(json(&self.trail(connection, caller, parse_id(id)?).await?)?)
+    }
+
+    async fn transcript(
+        &self,
+        id: &str,
+        from: u64,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<String, BusError> {
+        let _busy = self.activity.begin();
+        let caller = Caller::of(&header, connection).await?;
+        let id = parse_id(id)?;
+        let allowed = match self.sessions.get(&id).await {
+            Ok(session) => {
+                authorize_for_session(connection, caller, Action::Read, &session).await?
+            }
+            // Its end is in a log that was rotated away, perhaps; whoever may read all may read this.
+            Err(_) => authorize(connection, caller, Action::Read, None, &[], id).await?,
+        };
+        let page = transcripts::page(allowed.get(), from).map_err(|error| {
+            Refusal::host(format!("the transcript cannot be read: {error}"), "is the disk well?")
+        })?;
+        Ok(json(&page)?)
     }
 
     #[zbus(property(emits_changed_signal = "const"))]

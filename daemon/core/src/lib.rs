@@ -12,6 +12,7 @@ pub mod forecast;
 pub mod grant;
 pub mod ledger;
 pub mod plan;
+pub mod rules;
 pub mod state;
 pub mod words;
 

@@ -5,6 +5,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use godebug_api::audit::Last;
+use godebug_api::rules::engine::Command as RuleCommand;
 use godebug_api::{Cidr, FreezeLimit, Mode, Pid, Reason, Refusal, SessionId, Ttl, UnitName};
 use std::error::Error;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -60,6 +61,9 @@ pub(crate) enum Command {
     /// Read the records: who debugged what, when, why, and whether all of it is gone
     #[command(subcommand)]
     Audit(Audit),
+    /// Look at the rules that say who may debug what
+    #[command(subcommand)]
+    Rules(Rules),
     /// Print a completion script for a shell
     Completion { shell: Shell },
 }
@@ -80,6 +84,41 @@ pub(crate) enum Audit {
         /// The session, as `audit list` shows it
         id: SessionId,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Rules {
+    /// Tell what is wrong with rules: mistakes, keys that there are not, rules that are never
+    /// reached
+    Check {
+        /// Files to check instead of this host's rules, in the order in which they are asked
+        files: Vec<PathBuf>,
+    },
+    /// Say which rule decides about a request, and why
+    Explain(Explain),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Explain {
+    /// Who would ask
+    #[arg(long = "as", value_name = "USER")]
+    pub(crate) user: String,
+    /// What they would ask for: attach, exec, core or snapshot
+    pub(crate) command: RuleCommand,
+    /// The unit, with or without `.service`
+    pub(crate) unit: UnitName,
+    /// For how long
+    #[arg(long, default_value = "30m")]
+    pub(crate) ttl: Ttl,
+    /// How
+    #[arg(long, default_value = "step")]
+    pub(crate) mode: Mode,
+    /// Why
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) reason: Option<Reason>,
+    /// From where; may be repeated
+    #[arg(long, value_name = "CIDR")]
+    pub(crate) from: Vec<Cidr>,
 }
 
 #[derive(Debug, Args)]

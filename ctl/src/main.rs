@@ -19,6 +19,7 @@ mod ports;
 mod question;
 mod report;
 mod request;
+mod rules;
 mod sessions;
 mod signals;
 mod terminal;
@@ -27,7 +28,7 @@ mod tunnel;
 mod watch;
 
 use clap::CommandFactory;
-use cli::{Audit, Cli, Command};
+use cli::{Audit, Cli, Command, Rules};
 use godebug_api::Refusal;
 use output::Output;
 use std::process::ExitCode;
@@ -70,6 +71,8 @@ async fn run(output: &Output, command: &Command) -> Result<(), Refusal> {
             audit::list(output, unit.as_ref(), *last).await
         }
         Command::Audit(Audit::Show { id }) => audit::show(output, id).await,
+        Command::Rules(Rules::Check { files }) => rules::check(output, files),
+        Command::Rules(Rules::Explain(question)) => rules::explain(output, question).await,
         Command::Completion { shell } => completion(output, *shell),
     }
 }

@@ -141,6 +141,7 @@ impl Manager {
             debugger: "dlv 1.24.0".to_owned(),
             firewall: "nftables".to_owned(),
             freeze_forecast_ms: Some(forecast()),
+            rule: Some(HOSTILE.to_owned()),
             plan: Plan { steps: Vec::new() },
             warnings: vec!["it will freeze".to_owned()],
         }))
@@ -246,6 +247,7 @@ fn info(unit: &str, request: &OpenRequest, gateway: SocketAddr) -> SessionInfo {
         go_version: "go1.24.4".to_owned(),
         freeze_forecast_ms: Some(forecast()),
         freeze_ms: Some(212),
+        rule: Some(HOSTILE.to_owned()),
         close_reason: None,
         close_detail: None,
         stuck: Vec::new(),

@@ -69,6 +69,9 @@ pub struct SessionInfo {
     /// For how long it did; `None` before, and when it could not be measured.
     #[serde(default)]
     pub freeze_ms: Option<u64>,
+    /// The rule that allowed it, with its place; `None` of a session from before there were rules.
+    #[serde(default)]
+    pub rule: Option<String>,
     pub close_reason: Option<CloseReason>,
     /// A sentence about the end, where the reason alone does not tell.
     pub close_detail: Option<String>,
@@ -126,6 +129,9 @@ pub struct PlanDocument {
     /// plan does not look into a symbols file.
     #[serde(default)]
     pub freeze_forecast_ms: Option<Forecast>,
+    /// The rule that allows it, with its place.
+    #[serde(default)]
+    pub rule: Option<String>,
     pub plan: Plan,
     pub warnings: Vec<String>,
 }

@@ -46,6 +46,9 @@ pub struct Opened {
     /// For how long attaching was expected to freeze the target.
     #[serde(default)]
     pub freeze_forecast_ms: Option<Forecast>,
+    /// The rule that allowed it, with its place.
+    #[serde(default)]
+    pub rule: Option<String>,
 }
 
 /// One line of a ledger.
@@ -234,6 +237,7 @@ mod tests {
             watchdog_usec: None,
             target_is_starting: false,
             freeze_forecast_ms: None,
+            rule: None,
         };
         Record::Opened { version: VERSION, session: Box::new(session) }
     }

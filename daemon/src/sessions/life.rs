@@ -79,6 +79,7 @@ pub(super) fn info(session: &Opened) -> SessionInfo {
         go_version: session.go_version.clone(),
         freeze_forecast_ms: session.freeze_forecast_ms,
         freeze_ms: None,
+        rule: session.rule.clone(),
         close_reason: None,
         close_detail: None,
         stuck: Vec::new(),

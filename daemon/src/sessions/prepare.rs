@@ -10,6 +10,7 @@ use crate::target::executable::{DebugSize, SymbolFile};
 use crate::target::find::{self, Target};
 use crate::target::{debuggers, process};
 use godebug_api::documents::{DebugInformation, OpenRequest, PlanDocument, SessionInfo};
+use godebug_api::rules::engine::Permit;
 use godebug_api::{
     Cidr, Code, Deadline, Forecast, Mode, Port, Refusal, SessionId, UnitName, clock,
 };
@@ -110,7 +111,13 @@ impl Prepared {
     }
 
     /// The first record of the session's ledger.
-    pub fn opened(&self, request: &OpenRequest, caller: &Caller, config: &Config) -> Opened {
+    pub fn opened(
+        &self,
+        request: &OpenRequest,
+        caller: &Caller,
+        config: &Config,
+        permit: &Permit,
+    ) -> Opened {
         let now = clock::now();
         Opened {
             id: self.wanted.id.clone(),
@@ -134,11 +141,12 @@ impl Prepared {
             watchdog_usec: self.target.watchdog_usec,
             target_is_starting: self.target.starting,
             freeze_forecast_ms: self.freeze.map(|freeze| freeze.forecast),
+            rule: Some(permit.name()),
         }
     }
 
     /// What `--dry-run` shows.
-    pub fn document(&self, request: &OpenRequest) -> PlanDocument {
+    pub fn document(&self, request: &OpenRequest, permit: &Permit) -> PlanDocument {
         let firewall = match &self.facts.firewall {
             _ if self.wanted.sources.iter().all(Cidr::is_loopback) => {
                 "not touched: clients on this host only".to_owned()
@@ -160,6 +168,7 @@ impl Prepared {
             debugger: format!("dlv {} ({})", self.facts.debugger.version, self.facts.debugger.path),
             firewall,
             freeze_forecast_ms: self.freeze.map(|freeze| freeze.forecast),
+            rule: Some(permit.name()),
             plan: self.plan.clone(),
             warnings: self.warnings(request),
         }

@@ -26,5 +26,6 @@ pub(crate) fn opened() -> Opened {
         watchdog_usec: None,
         target_is_starting: false,
         freeze_forecast_ms: None,
+        rule: None,
     }
 }

@@ -22,6 +22,8 @@ pub struct Question<'a> {
     pub slice: Option<&'a str>,
     pub mode: Mode,
     pub ttl: Duration,
+    /// How long the session has been there, for one that is to be extended.
+    pub lasted: Duration,
     pub reason: Option<&'a Reason>,
     /// Where clients may come from besides the host itself.
     pub sources: &'a [Cidr],
@@ -143,6 +145,13 @@ fn said_by(rule: &Rule, question: &Question<'_>) -> Result<Permit, Denial> {
                 "ask for --ttl {}, and extend it when you need longer",
                 longest.replace(' ', "")
             ),
+        );
+    }
+    let total = question.lasted.saturating_add(question.ttl);
+    if let Some(longest) = rule.limits.max_total.filter(|longest| total > *longest) {
+        return denied(
+            format!("allows a session of {} in all (max_total)", in_words(longest)),
+            "extend by less, or open a new session".to_owned(),
         );
     }
     match (&rule.limits.reason, question.reason.map(Reason::to_string)) {

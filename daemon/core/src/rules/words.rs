@@ -223,6 +223,17 @@ impl Command {
     pub const ALL: [Self; 4] = [Self::Attach, Self::Exec, Self::Core, Self::Snapshot];
 }
 
+impl FromStr for Command {
+    type Err = WordError;
+
+    fn from_str(text: &str) -> Result<Self, WordError> {
+        let found = Self::ALL.into_iter().find(|command| command.to_string() == text);
+        found.ok_or_else(|| {
+            WordError::new(format!("{} is none of attach, exec, core, snapshot", shown(text)))
+        })
+    }
+}
+
 impl fmt::Display for Command {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

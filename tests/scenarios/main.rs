@@ -14,6 +14,7 @@ mod gateway;
 mod generations;
 mod harness;
 mod outside;
+mod rules;
 mod strangers;
 mod support;
 mod survival;
@@ -29,6 +30,7 @@ fn main() {
             outside::ALL,
             bad_input::ALL,
             authority::ALL,
+            rules::ALL,
             answers::ALL,
             forecast::ALL,
             audit::ALL,

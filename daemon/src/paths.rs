@@ -11,6 +11,8 @@ pub const CONFIGURATION: &str = "/etc/godebug";
 /// Everything that lives no longer than the kernel.
 pub const RUN: &str = "/run/godebug";
 pub const AUDIT_LOG: &str = "/var/log/godebug/audit.jsonl";
+/// What is kept of the audit log outside of it: the key, the checkpoints, its end.
+pub const STATE: &str = "/var/lib/godebug";
 pub const CGROUP: &str = "/sys/fs/cgroup";
 
 /// The group of gateways and debuggers, and of nobody else: it lets a session's two halves meet.

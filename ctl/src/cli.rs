@@ -5,6 +5,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use godebug_api::audit::Last;
+use godebug_api::chain::PublicKey;
 use godebug_api::rules::engine::Command as RuleCommand;
 use godebug_api::{Cidr, FreezeLimit, Mode, Pid, Reason, Refusal, SessionId, Ttl, UnitName};
 use std::error::Error;
@@ -84,6 +85,20 @@ pub(crate) enum Audit {
         /// The session, as `audit list` shows it
         id: SessionId,
     },
+    /// Find the first line of the log that is not as it was written, without the daemon
+    Verify {
+        /// Files to read instead of this host's log and what was rotated away, in their order
+        files: Vec<PathBuf>,
+        /// Compare with the checkpoints in this file: as they are in checkpoints.jsonl, or as
+        /// `journalctl -o json` prints them, best from another host; may be repeated
+        #[arg(long, value_name = "FILE")]
+        checkpoint: Vec<PathBuf>,
+        /// The key that the checkpoints must be signed with, as `audit key` prints it
+        #[arg(long)]
+        key: Option<PublicKey>,
+    },
+    /// Print the public key of this host's checkpoints
+    Key,
 }
 
 #[derive(Debug, Subcommand)]

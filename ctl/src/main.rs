@@ -25,6 +25,7 @@ mod signals;
 mod terminal;
 mod tickets;
 mod tunnel;
+mod verify;
 mod watch;
 
 use clap::CommandFactory;
@@ -71,6 +72,10 @@ async fn run(output: &Output, command: &Command) -> Result<(), Refusal> {
             audit::list(output, unit.as_ref(), *last).await
         }
         Command::Audit(Audit::Show { id }) => audit::show(output, id).await,
+        Command::Audit(Audit::Verify { files, checkpoint, key }) => {
+            verify::verify(output, files, checkpoint, *key)
+        }
+        Command::Audit(Audit::Key) => verify::key(output),
         Command::Rules(Rules::Check { files }) => rules::check(output, files),
         Command::Rules(Rules::Explain(question)) => rules::explain(output, question).await,
         Command::Completion { shell } => completion(output, *shell),

@@ -30,6 +30,7 @@ install: $(if $(filter release,$(PROFILE)),all)
 	install -D -m 0755 target/$(PROFILE)/godebugctl $(DESTDIR)$(PREFIX)/bin/godebugctl
 	for p in $(PROGRAMS); do install -D -m 0755 target/$(PROFILE)/$$p $(LIB)/$$p; done
 	install -D -m 0644 units/godebugd.toml $(LIB)/godebugd.toml
+	for f in policy/rules.d/*; do install -D -m 0644 $$f $(LIB)/rules.d/$$(basename $$f); done
 	for f in units/systemd/*; do install -D -m 0644 $$f $(DESTDIR)$(PREFIX)/lib/systemd/system/$$(basename $$f); done
 	for d in sysusers.d tmpfiles.d; do install -D -m 0644 units/$$d/godebug.conf $(DESTDIR)$(PREFIX)/lib/$$d/godebug.conf; done
 	install -D -m 0644 units/dbus-1/system-services/org.godebug1.service $(SHARE)/dbus-1/system-services/org.godebug1.service

@@ -116,6 +116,7 @@ fn heading(trail: &AuditTrail) -> String {
         ("process", known(|_, facts| facts.pid.map(|pid| pid.to_string()))),
         ("asked by", known(asked_by)),
         ("at", known(|_, facts| facts.opened_at.clone())),
+        ("allowed by", known(|_, facts| facts.rule.clone())),
         ("reason", known(|_, facts| facts.reason.clone())),
         ("mode", known(|_, facts| facts.mode.map(|mode| mode.to_string()))),
         ("time to live", known(|_, facts| facts.ttl_seconds.map(in_words))),

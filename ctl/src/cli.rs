@@ -5,6 +5,8 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use godebug_api::audit::Last;
+use godebug_api::chain::PublicKey;
+use godebug_api::rules::engine::Command as RuleCommand;
 use godebug_api::{Cidr, FreezeLimit, Mode, Pid, Reason, Refusal, SessionId, Ttl, UnitName};
 use std::error::Error;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -65,6 +67,9 @@ pub(crate) enum Command {
     /// Read the records: who debugged what, when, why, and whether all of it is gone
     #[command(subcommand)]
     Audit(Audit),
+    /// Look at the rules that say who may debug what
+    #[command(subcommand)]
+    Rules(Rules),
     /// Print a completion script for a shell
     Completion { shell: Shell },
 }
@@ -85,6 +90,55 @@ pub(crate) enum Audit {
         /// The session, as `audit list` shows it
         id: SessionId,
     },
+    /// Find the first line of the log that is not as it was written, without the daemon
+    Verify {
+        /// Files to read instead of this host's log and what was rotated away, in their order
+        files: Vec<PathBuf>,
+        /// Compare with the checkpoints in this file: as they are in checkpoints.jsonl, or as
+        /// `journalctl -o json` prints them, best from another host; may be repeated
+        #[arg(long, value_name = "FILE")]
+        checkpoint: Vec<PathBuf>,
+        /// The key that the checkpoints must be signed with, as `audit key` prints it
+        #[arg(long)]
+        key: Option<PublicKey>,
+    },
+    /// Print the public key of this host's checkpoints
+    Key,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Rules {
+    /// Tell what is wrong with rules: mistakes, keys that there are not, rules that are never
+    /// reached
+    Check {
+        /// Files to check instead of this host's rules, in the order in which they are asked
+        files: Vec<PathBuf>,
+    },
+    /// Say which rule decides about a request, and why
+    Explain(Explain),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Explain {
+    /// Who would ask
+    #[arg(long = "as", value_name = "USER")]
+    pub(crate) user: String,
+    /// What they would ask for: attach, exec, core or snapshot
+    pub(crate) command: RuleCommand,
+    /// The unit, with or without `.service`
+    pub(crate) unit: UnitName,
+    /// For how long
+    #[arg(long, default_value = "30m")]
+    pub(crate) ttl: Ttl,
+    /// How
+    #[arg(long, default_value = "step")]
+    pub(crate) mode: Mode,
+    /// Why
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) reason: Option<Reason>,
+    /// From where; may be repeated
+    #[arg(long, value_name = "CIDR")]
+    pub(crate) from: Vec<Cidr>,
 }
 
 #[derive(Debug, Args)]

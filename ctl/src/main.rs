@@ -19,16 +19,18 @@ mod ports;
 mod question;
 mod report;
 mod request;
+mod rules;
 mod sessions;
 mod signals;
 mod terminal;
 mod tickets;
 mod transcript;
 mod tunnel;
+mod verify;
 mod watch;
 
 use clap::CommandFactory;
-use cli::{Audit, Cli, Command};
+use cli::{Audit, Cli, Command, Rules};
 use godebug_api::Refusal;
 use output::Output;
 use std::process::ExitCode;
@@ -72,6 +74,12 @@ async fn run(output: &Output, command: &Command) -> Result<(), Refusal> {
             audit::list(output, unit.as_ref(), *last).await
         }
         Command::Audit(Audit::Show { id }) => audit::show(output, id).await,
+        Command::Audit(Audit::Verify { files, checkpoint, key }) => {
+            verify::verify(output, files, checkpoint, *key)
+        }
+        Command::Audit(Audit::Key) => verify::key(output),
+        Command::Rules(Rules::Check { files }) => rules::check(output, files),
+        Command::Rules(Rules::Explain(question)) => rules::explain(output, question).await,
         Command::Completion { shell } => completion(output, *shell),
     }
 }

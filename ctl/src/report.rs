@@ -174,6 +174,7 @@ pub(crate) fn plan(plan: &PlanDocument) -> String {
         ("port", plan.port.to_string()),
         ("clients from", sources(&plan.sources)),
         ("firewall", safe(&plan.firewall)),
+        ("allowed by", plan.rule.as_ref().map_or("-".to_owned(), safe)),
         ("freeze", plan.freeze_forecast_ms.map_or("not known".to_owned(), about)),
         ("may stand", plan.pause.map_or("not known".to_owned(), pauses)),
     ]);

@@ -1,20 +1,18 @@
 //! The record: every decision and every end, in the journal with fixed message IDs and as a line of
-//! `/var/log/godebug/audit.jsonl`. No record, no grant; but a failing record stops no revocation.
+//! `/var/log/godebug/audit.jsonl`, where each line is chained to the one before. No record, no grant;
+//! but a failing record stops no revocation.
 
 mod answers;
+mod checkpoints;
 mod lines;
+mod log;
 
 pub use answers::{last_end, list, owner, trail};
 
-use crate::{logging, paths};
+use crate::logging;
 use godebug_api::clock;
-use rustix::fs::{FlockOperation, Mode, OFlags};
+use log::Places;
 use serde::{Deserialize, Serialize};
-use std::fs::File;
-use std::io::Write;
-use std::os::unix::fs::FileExt;
-use std::path::Path;
-use std::time::Duration;
 
 /// What happened. Each kind has a message ID that never changes, for `journalctl MESSAGE_ID=…`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -114,7 +112,14 @@ impl Entry {
 /// When the log cannot be written. Before a grant that refuses it; after, it is only told.
 pub fn record(entry: &Entry) -> std::io::Result<()> {
     to_journal(entry);
-    append(Path::new(paths::AUDIT_LOG), entry)
+    let places = Places::of_this_host();
+    let document = serde_json::to_vec(entry)?;
+    log::append(&places, &document, |head| {
+        if entry.event == Kind::Closed || checkpoints::is_due(head.seq) {
+            checkpoints::make(&places, head);
+        }
+    })?;
+    Ok(())
 }
 
 fn to_journal(entry: &Entry) {
@@ -139,57 +144,5 @@ fn to_journal(entry: &Entry) {
         Kind::Stuck => event!(target: logging::ALERT, tracing::Level::ERROR),
         Kind::Refused | Kind::Mended => event!(tracing::Level::WARN),
         _ => event!(tracing::Level::INFO),
-    }
-}
-
-fn append(path: &Path, entry: &Entry) -> std::io::Result<()> {
-    let mut line = serde_json::to_vec(entry)?;
-    line.push(b'\n');
-    let flags = OFlags::RDWR | OFlags::APPEND | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    let mut file = File::from(rustix::fs::open(path, flags, Mode::from_raw_mode(0o640))?);
-    // godebug-revoke writes here too. A stopped godebugd that has the lock must not hold up a
-    // revocation; O_APPEND keeps a line whole without it.
-    for _ in 0..200 {
-        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => break,
-            Err(_) => std::thread::sleep(Duration::from_millis(10)),
-        }
-    }
-    if ends_torn(&file)? {
-        line.insert(0, b'\n');
-    }
-    file.write_all(&line)?;
-    file.sync_data()
-}
-
-/// Whether the last line has no end, as a full disk or a crash leaves it: the next one would be
-/// lost with it.
-fn ends_torn(file: &File) -> std::io::Result<bool> {
-    let length = file.metadata()?.len();
-    let mut last = [b'\n'];
-    if length > 0 {
-        file.read_exact_at(&mut last, length - 1)?;
-    }
-    Ok(last != *b"\n")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_torn_line_costs_only_itself() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("audit.jsonl");
-        let entry = Entry::new(Kind::Refused, "shop.service", 0, "root", "no");
-        append(&path, &entry).unwrap();
-        let mut torn = std::fs::read(&path).unwrap();
-        torn.extend_from_slice(br#"{"time":"2026"#);
-        std::fs::write(&path, torn).unwrap();
-        append(&path, &entry).unwrap();
-        append(&path, &entry).unwrap();
-        let text = std::fs::read_to_string(&path).unwrap();
-        let whole = text.lines().filter(|line| serde_json::from_str::<Entry>(line).is_ok());
-        assert_eq!((whole.count(), text.lines().count()), (3, 4));
     }
 }

@@ -1,10 +1,15 @@
 //! Who asks, and whether they may: the only place where a request becomes an authorised one.
 //!
 //! polkit is asked about the sender of the message, never about godebugd itself, which is root and
-//! would always be told yes.
+//! would always be told yes. The site's rules are asked before polkit: they hold the part that is
+//! about units, modes and times, also where polkit knows nothing but actions.
+
+pub mod rules;
 
 use godebug_api::documents::SessionInfo;
+use godebug_api::rules::engine::Permit;
 use godebug_api::{Refusal, SessionId, UnitName};
+use rules::{Denied, Wish};
 use std::collections::HashMap;
 use std::time::Duration;
 use zbus::Connection;
@@ -117,6 +122,33 @@ pub async fn authorize<T>(
     Ok(Authorized { inner, caller })
 }
 
+/// What was allowed by a rule, and what the rule says of it.
+#[derive(Debug)]
+pub struct Permitted<T> {
+    pub what: T,
+    pub permit: Permit,
+}
+
+/// Asks the rules and then polkit whether `caller` may have a session as in `wish`, or have it for
+/// longer. `running` tells the sessions that there are.
+///
+/// # Errors
+/// The refusal, with the rule that denies; nothing was changed.
+pub async fn authorize_session<T>(
+    connection: &Connection,
+    caller: Caller,
+    wish: &Wish,
+    running: impl Fn() -> Vec<SessionInfo>,
+    details: &[(&str, String)],
+    what: T,
+) -> Result<Authorized<Permitted<T>>, Denied> {
+    rules::ask(caller.uid, wish, &running()).await?;
+    check(connection, &caller, Action::Attach, Some(&wish.unit), details).await?;
+    // polkit may have waited for a password. Rules and groups of now count.
+    let permit = rules::ask(caller.uid, wish, &running()).await?;
+    Ok(Authorized { inner: Permitted { what, permit }, caller })
+}
+
 /// The same for a session: its owner needs nobody's leave to see it or to make it smaller.
 ///
 /// # Errors
@@ -127,9 +159,7 @@ pub async fn authorize_for_session(
     action: Action,
     session: &SessionInfo,
 ) -> Result<Authorized<SessionId>, Refusal> {
-    let own = caller.uid == session.opened_by_uid;
-    // Making it longer is authority anew.
-    if !own || action == Action::Attach {
+    if caller.uid != session.opened_by_uid {
         check(connection, &caller, action, Some(&session.unit), &[]).await?;
     }
     Ok(Authorized { inner: session.id.clone(), caller })

@@ -1,5 +1,6 @@
 //! `godebugd.toml`: the vendor's defaults, then the site's file over them, then checked.
 
+use godebug_api::rules::engine::Limits;
 use godebug_api::{PORTS, Port, Refusal};
 use serde::Deserialize;
 use std::path::Path;
@@ -68,6 +69,18 @@ impl Config {
             config.apply(&text).map_err(|why| unusable(&path, &why))?;
         }
         Ok(config)
+    }
+
+    /// The same where a rule allows less.
+    #[must_use]
+    pub fn under(self, limits: &Limits) -> Self {
+        let shorter =
+            |own: Duration, rule: Option<Duration>| rule.map_or(own, |rule| rule.min(own));
+        Self {
+            max_ttl: shorter(self.max_ttl, limits.max_ttl),
+            max_total: shorter(self.max_total, limits.max_total),
+            ..self
+        }
     }
 
     fn apply(&mut self, text: &str) -> Result<(), String> {

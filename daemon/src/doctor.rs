@@ -15,7 +15,7 @@ use std::time::Duration;
 
 /// Looks at everything. A check that cannot be made is a bad one.
 pub async fn diagnose(sessions: &Sessions, unit: Option<&UnitName>) -> Diagnosis {
-    let mut checks = vec![configuration(), systemd(sessions).await, control_groups()];
+    let mut checks = vec![configuration(), rules(), systemd(sessions).await, control_groups()];
     checks.extend(debuggers().await);
     checks.push(fence().await);
     checks.push(firewall(sessions).await);
@@ -56,6 +56,19 @@ fn configuration() -> Check {
             ),
         ),
         Err(refusal) => check("configuration", Verdict::Bad, refusal.message, refusal.remedy),
+    }
+}
+
+fn rules() -> Check {
+    match crate::authority::rules::current() {
+        Ok(rules) if rules.is_empty() => check(
+            "rules",
+            Verdict::Bad,
+            "there are none, so nothing is granted",
+            "see /usr/lib/godebug/rules.d and /etc/godebug/rules.d",
+        ),
+        Ok(rules) => good("rules", format!("{} can be used", rules.len())),
+        Err(refusal) => check("rules", Verdict::Bad, refusal.message, refusal.remedy),
     }
 }
 

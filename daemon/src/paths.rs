@@ -13,6 +13,8 @@ pub const RUN: &str = "/run/godebug";
 pub const AUDIT_LOG: &str = "/var/log/godebug/audit.jsonl";
 /// A transcript for each session.
 pub const TRANSCRIPTS: &str = "/var/log/godebug/sessions";
+/// What is kept of the audit log outside of it: the key, the checkpoints, its end.
+pub const STATE: &str = "/var/lib/godebug";
 pub const CGROUP: &str = "/sys/fs/cgroup";
 
 /// The group of gateways and debuggers, and of nobody else: it lets a session's two halves meet.

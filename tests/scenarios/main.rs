@@ -15,6 +15,7 @@ mod generations;
 mod harness;
 mod outside;
 mod pauses;
+mod rules;
 mod strangers;
 mod support;
 mod survival;
@@ -30,6 +31,7 @@ fn main() {
             outside::ALL,
             bad_input::ALL,
             authority::ALL,
+            rules::ALL,
             answers::ALL,
             forecast::ALL,
             audit::ALL,

@@ -143,6 +143,7 @@ impl Manager {
             firewall: "nftables".to_owned(),
             freeze_forecast_ms: Some(forecast()),
             pause: None,
+            rule: Some(HOSTILE.to_owned()),
             plan: Plan { steps: Vec::new() },
             warnings: vec!["it will freeze".to_owned()],
         }))
@@ -259,6 +260,7 @@ fn info(unit: &str, request: &OpenRequest, gateway: SocketAddr) -> SessionInfo {
         freeze_ms: Some(212),
         pause: None,
         transcript: None,
+        rule: Some(HOSTILE.to_owned()),
         close_reason: None,
         close_detail: None,
         stuck: Vec::new(),

@@ -115,6 +115,7 @@ pub struct Facts {
     pub endpoint: Option<String>,
     pub debugger: Option<String>,
     pub go_version: Option<String>,
+    pub rule: Option<String>,
     pub close_reason: Option<CloseReason>,
     pub close_detail: Option<String>,
     pub stuck: Vec<String>,

@@ -44,6 +44,9 @@ pub trait Manager {
     /// What the gateway of a session says of itself: a `control::Reply::Status`.
     fn traffic(&self, id: &str) -> Result<String, BusError>;
 
+    /// What the rules would say: `hypothesis` is a `rules::Hypothesis`, the answer an `Explanation`.
+    fn explain(&self, unit: &str, hypothesis: &str) -> Result<String, BusError>;
+
     /// The audit log's sessions: `filter` is an `AuditFilter`, the answer an `AuditList`. Others'
     /// sessions are in it for those who may read all.
     fn audit_list(&self, filter: &str) -> Result<String, BusError>;

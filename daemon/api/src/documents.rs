@@ -78,6 +78,9 @@ pub struct SessionInfo {
     /// How the transcript ends, once the session has.
     #[serde(default)]
     pub transcript: Option<TranscriptEnd>,
+    /// The rule that allowed it, with its place; `None` of a session from before there were rules.
+    #[serde(default)]
+    pub rule: Option<String>,
     pub close_reason: Option<CloseReason>,
     /// A sentence about the end, where the reason alone does not tell.
     pub close_detail: Option<String>,
@@ -161,6 +164,9 @@ pub struct PlanDocument {
     /// For how long the target may stand.
     #[serde(default)]
     pub pause: Option<PauseBudget>,
+    /// The rule that allows it, with its place.
+    #[serde(default)]
+    pub rule: Option<String>,
     pub plan: Plan,
     pub warnings: Vec<String>,
 }

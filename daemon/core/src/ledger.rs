@@ -50,6 +50,9 @@ pub struct Opened {
     /// For how long the target may stand.
     #[serde(default)]
     pub pause: Option<PauseBudget>,
+    /// The rule that allowed it, with its place.
+    #[serde(default)]
+    pub rule: Option<String>,
 }
 
 /// One line of a ledger.
@@ -239,6 +242,7 @@ mod tests {
             target_is_starting: false,
             freeze_forecast_ms: None,
             pause: None,
+            rule: None,
         };
         Record::Opened { version: VERSION, session: Box::new(session) }
     }

@@ -14,6 +14,7 @@ pub mod ledger;
 pub mod pause;
 pub mod plan;
 pub mod process_state;
+pub mod rules;
 pub mod state;
 pub mod words;
 

@@ -468,6 +468,11 @@ impl Cidr {
         }
     }
 
+    /// Whether every address of `other` lies in it.
+    pub fn holds(&self, other: &Self) -> bool {
+        self.length <= other.length && self.contains(other.address)
+    }
+
     /// `sources` without repetitions and without those that lie inside another.
     pub fn without_overlaps(sources: &[Self]) -> Vec<Self> {
         let mut kept: Vec<Self> = Vec::new();

@@ -127,3 +127,14 @@ impl<R: Read> Log<R> {
         }
     }
 }
+
+/// Puts the next line into `line`, however long it is and whether or not it is torn. `false`: there
+/// is none.
+pub(super) fn next_whole_line(reader: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<bool> {
+    line.clear();
+    if reader.read_until(b'\n', line)? == 0 {
+        return Ok(false);
+    }
+    line.pop_if(|byte| *byte == b'\n');
+    Ok(true)
+}

@@ -2,8 +2,10 @@
 
 use super::Activity;
 use crate::audit::{self, Entry, Kind};
+use crate::authority::rules::{self, Denied, Wish};
 use crate::authority::{
-    Action, Authorized, Caller, authorize, authorize_for_records, authorize_for_session,
+    Action, Authorized, Caller, Permitted, authorize, authorize_for_records, authorize_for_session,
+    authorize_session,
 };
 use crate::config::Config;
 use crate::host::gateway;
@@ -13,8 +15,10 @@ use crate::{target, transcripts};
 use godebug_api::audit::{AuditFilter, AuditList, AuditTrail, Outcome};
 use godebug_api::bus::BusError;
 use godebug_api::control::Request;
-use godebug_api::documents::OpenRequest;
-use godebug_api::{Pid, Refusal, SessionId, Ttl, UnitName};
+use godebug_api::documents::{OpenRequest, SessionInfo};
+use godebug_api::rules::Hypothesis;
+use godebug_api::rules::engine::Command;
+use godebug_api::{Pid, Refusal, SessionId, Ttl, UnitName, clock};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::fs::File;
@@ -60,7 +64,7 @@ impl Manager {
         unit: &str,
         request: &str,
         files: Vec<OwnedFd>,
-    ) -> Result<String, Refusal> {
+    ) -> Result<String, Denied> {
         let (unit, request) = (self.unit(unit).await?, parse_request(request)?);
         let symbols = symbols(&request, files)?;
         let details = [
@@ -69,9 +73,50 @@ impl Manager {
             ("reason", request.reason.as_ref().map(ToString::to_string).unwrap_or_default()),
             ("pid", request.pid.map(|pid| pid.to_string()).unwrap_or_default()),
         ];
+        let wish = self.wish(&unit, &request).await?;
+        let running = || self.sessions.list();
         let allowed =
-            authorize(connection, caller, Action::Attach, Some(&unit), &details, request).await?;
-        json(&self.sessions.open(&unit, allowed, symbols).await?)
+            authorize_session(connection, caller, &wish, running, &details, request).await?;
+        Ok(json(&self.sessions.open(&unit, allowed, symbols).await?)?)
+    }
+
+    /// A request as the rules see it.
+    async fn wish(&self, unit: &UnitName, request: &OpenRequest) -> Result<Wish, Refusal> {
+        let systemd = self.sessions.shared().host.systemd()?;
+        Ok(Wish {
+            command: Command::Attach,
+            unit: unit.clone(),
+            slice: target::find::slice(systemd, unit).await,
+            mode: request.mode,
+            ttl: request.ttl,
+            reason: request.reason.clone(),
+            sources: request.from.clone(),
+            lasted: None,
+        })
+    }
+
+    /// Leave to make a session longer, which is authority anew.
+    async fn for_extension(
+        &self,
+        connection: &Connection,
+        caller: Caller,
+        id: SessionId,
+        ttl: Ttl,
+    ) -> Result<Authorized<Permitted<SessionId>>, Refusal> {
+        let session = self.sessions.get(&id).await?;
+        let systemd = self.sessions.shared().host.systemd()?;
+        let wish = Wish {
+            command: Command::Attach,
+            unit: session.unit.clone(),
+            slice: target::find::slice(systemd, &session.unit).await,
+            mode: session.mode,
+            ttl,
+            reason: session.reason.clone(),
+            sources: session.sources.clone(),
+            lasted: Some(lasted(&session)),
+        };
+        let running = || self.sessions.list();
+        Ok(authorize_session(connection, caller, &wish, running, &[], id).await?)
     }
 
     /// The records of a session, for its owner and for those who may read others'.
@@ -146,13 +191,15 @@ impl Manager {
         let caller = Caller::of(&header, connection).await?;
         let (uid, user) = (caller.uid, caller.user.clone());
         let opened = self.try_open(connection, caller, unit, request, files).await;
-        Ok(opened.inspect_err(|refusal| {
+        Ok(opened.map_err(|denied| {
             // A denial is a decision too. The name may be hostile: only its safe form is kept.
             let unit = unit.parse::<UnitName>().map(|unit| unit.to_string()).unwrap_or_default();
-            let entry = Entry::new(Kind::Refused, &unit, uid, &user, refusal.message.clone());
+            let entry = Entry::new(Kind::Refused, &unit, uid, &user, &denied.refusal.message)
+                .details(serde_json::json!({"code": denied.refusal.code, "rule": denied.rule}));
             if let Err(error) = audit::record(&entry) {
                 tracing::error!("a refusal is not in the audit log: {error}");
             }
+            denied.refusal
         })?)
     }
 
@@ -166,13 +213,16 @@ impl Manager {
         let _busy = self.activity.begin();
         let caller = Caller::of(&header, connection).await?;
         let (unit, request) = (self.unit(unit).await?, parse_request(request)?);
+        let uid = caller.uid;
         let allowed =
             authorize(connection, caller, Action::Read, Some(&unit), &[], request).await?;
         let request = allowed.get();
+        let wish = self.wish(&unit, request).await?;
+        let permit = rules::ask(uid, &wish, &self.sessions.list()).await.map_err(Refusal::from)?;
         let config = Config::load()?;
         let symbols = if request.symbols { Symbols::Announced } else { Symbols::None };
         let prepared = prepare(&self.sessions, &config, &unit, request, symbols).await?;
-        Ok(json(&prepared.document(request))?)
+        Ok(json(&prepared.document(request, &permit))?)
     }
 
     async fn list(
@@ -215,7 +265,7 @@ impl Manager {
         let caller = Caller::of(&header, connection).await?;
         let ttl = Ttl::try_from(Duration::from_secs(seconds))
             .map_err(|error| Refusal::usage(error.to_string(), "give a duration such as 30m"))?;
-        let id = self.for_session(connection, caller, Action::Attach, parse_id(id)?).await?;
+        let id = self.for_extension(connection, caller, parse_id(id)?, ttl).await?;
         Ok(json(&self.sessions.extend(&id, ttl).await?)?)
     }
 
@@ -292,6 +342,23 @@ impl Manager {
         }
     }
 
+    async fn explain(
+        &self,
+        unit: &str,
+        hypothesis: &str,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<String, BusError> {
+        let _busy = self.activity.begin();
+        let caller = Caller::of(&header, connection).await?;
+        let unit = self.unit(unit).await?;
+        let what: Hypothesis = parse_document(hypothesis, "question")?;
+        let _allowed = authorize(connection, caller, Action::Read, Some(&unit), &[], ()).await?;
+        let systemd = self.sessions.shared().host.systemd()?;
+        let slice = target::find::slice(systemd, &unit).await;
+        Ok(json(&rules::explain(unit, slice, what, &self.sessions.list()).await?)?)
+    }
+
     async fn audit_list(
         &self,
         filter: &str,
@@ -355,6 +422,13 @@ impl Manager {
         id: &str,
         session: ObjectPath<'_>,
     ) -> zbus::Result<()>;
+}
+
+/// How long a session has been there.
+fn lasted(session: &SessionInfo) -> Duration {
+    let now = clock::now().wall_ms;
+    let opened = clock::from_rfc3339(&session.opened_at).unwrap_or(now);
+    Duration::from_millis(now.saturating_sub(opened))
 }
 
 fn parse_unit(text: &str) -> Result<UnitName, Refusal> {

@@ -81,6 +81,7 @@ pub(super) fn info(session: &Opened) -> SessionInfo {
         freeze_ms: None,
         pause: session.pause,
         transcript: None,
+        rule: session.rule.clone(),
         close_reason: None,
         close_detail: None,
         stuck: Vec::new(),

@@ -7,7 +7,7 @@ mod prepare;
 pub use orphans::{left_over, revoke_by_name};
 pub use prepare::{Freeze, Prepared, Symbols, all_debuggers, fitting_debugger, prepare};
 
-use crate::authority::Authorized;
+use crate::authority::{Authorized, Permitted, rules};
 use crate::config::Config;
 use crate::engine::End;
 use crate::host::RealHost;
@@ -119,22 +119,26 @@ impl Sessions {
     pub async fn open(
         &self,
         unit: &UnitName,
-        request: Authorized<OpenRequest>,
+        allowed: Authorized<Permitted<OpenRequest>>,
         symbols: Option<File>,
     ) -> Result<OpenedDocument, Refusal> {
         let config = Config::load()?;
         let brought = symbols.as_ref().map_or(Symbols::None, Symbols::InFile);
         let one_at_a_time = self.0.preparing.lock().await;
-        let prepared = prepare(self, &config, unit, request.get(), brought).await?;
-        prepared.within_the_freeze_limit(request.get())?;
-        let (request, caller) = request.into_inner();
+        let prepared = prepare(self, &config, unit, &allowed.get().what, brought).await?;
+        prepared.within_the_freeze_limit(&allowed.get().what)?;
+        let (Permitted { what: request, permit }, caller) = allowed.into_inner();
+        // Counted once more where no other session can begin in between.
+        let running = rules::running(&self.list(), &prepared.target.unit, caller.uid);
+        permit.room_for_one_more(running).map_err(rules::Denied::from)?;
+        let config = config.under(&permit.limits);
         let certificates = certificates::issue(
             &prepared.wanted.id,
             &request.csr,
             &caller.user,
             config.max_total + crate::host::units::ATTACH_TIMEOUT,
         )?;
-        let opened = prepared.opened(&request, &caller, &config);
+        let opened = prepared.opened(&request, &caller, &config, &permit);
         let (life, info, active) =
             life::Life::begin(self, prepared, opened, &certificates, symbols, self.0.group)?;
         let id = info.borrow().id.clone();
@@ -246,11 +250,11 @@ impl Sessions {
     /// When there is none, when it is not active, or when the rules do not allow it.
     pub async fn extend(
         &self,
-        id: &Authorized<SessionId>,
+        id: &Authorized<Permitted<SessionId>>,
         ttl: Ttl,
     ) -> Result<SessionInfo, Refusal> {
         let by = Actor { uid: id.caller().uid, user: id.caller().user.clone() };
-        let id = id.get();
+        let id = &id.get().what;
         let commands = unpoisoned(&self.0.live).get(id).map(|handle| handle.commands.clone());
         let Some(commands) = commands else { return Err(no_such(id)) };
         let (answer, answered) = oneshot::channel();

@@ -10,6 +10,7 @@ use crate::target::executable::{DebugSize, SymbolFile};
 use crate::target::find::{self, Target};
 use crate::target::{debuggers, process};
 use godebug_api::documents::{DebugInformation, OpenRequest, PlanDocument, SessionInfo};
+use godebug_api::rules::engine::Permit;
 use godebug_api::{
     Cidr, Code, Deadline, Forecast, Mode, PauseBudget, Port, Refusal, SessionId, Ttl, UnitName,
     clock,
@@ -113,7 +114,13 @@ impl Prepared {
     }
 
     /// The first record of the session's ledger.
-    pub fn opened(&self, request: &OpenRequest, caller: &Caller, config: &Config) -> Opened {
+    pub fn opened(
+        &self,
+        request: &OpenRequest,
+        caller: &Caller,
+        config: &Config,
+        permit: &Permit,
+    ) -> Opened {
         let now = clock::now();
         Opened {
             id: self.wanted.id.clone(),
@@ -138,11 +145,12 @@ impl Prepared {
             target_is_starting: self.target.starting,
             freeze_forecast_ms: self.freeze.map(|freeze| freeze.forecast),
             pause: Some(self.pause),
+            rule: Some(permit.name()),
         }
     }
 
     /// What `--dry-run` shows.
-    pub fn document(&self, request: &OpenRequest) -> PlanDocument {
+    pub fn document(&self, request: &OpenRequest, permit: &Permit) -> PlanDocument {
         let firewall = match &self.facts.firewall {
             _ if self.wanted.sources.iter().all(Cidr::is_loopback) => {
                 "not touched: clients on this host only".to_owned()
@@ -165,6 +173,7 @@ impl Prepared {
             firewall,
             freeze_forecast_ms: self.freeze.map(|freeze| freeze.forecast),
             pause: Some(self.pause),
+            rule: Some(permit.name()),
             plan: self.plan.clone(),
             warnings: self.warnings(request),
         }

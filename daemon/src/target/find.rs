@@ -52,6 +52,12 @@ pub async fn canonical(systemd: &Systemd, name: &UnitName) -> Result<UnitName, R
     Ok(facts.text("Id").parse().unwrap_or_else(|_| name.clone()))
 }
 
+/// The slice that a unit is in; `None` when systemd does not tell.
+pub async fn slice(systemd: &Systemd, unit: &UnitName) -> Option<String> {
+    let slice = properties(systemd, unit).await.ok()?.text("Slice");
+    (!slice.is_empty()).then_some(slice)
+}
+
 async fn properties(systemd: &Systemd, name: &UnitName) -> Result<UnitFacts, Refusal> {
     systemd.properties(name.as_str()).await.map_err(|error| match error {
         SystemdError::Refused { why, .. } => Refusal::target(

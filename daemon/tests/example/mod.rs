@@ -27,5 +27,6 @@ pub(crate) fn opened() -> Opened {
         target_is_starting: false,
         freeze_forecast_ms: None,
         pause: None,
+        rule: None,
     }
 }

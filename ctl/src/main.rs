@@ -68,9 +68,7 @@ async fn run(output: &Output, command: &Command) -> Result<(), Refusal> {
         Command::Stop(arguments) => sessions::stop(output, arguments).await,
         Command::Inspect { unit, pid } => sessions::inspect(output, unit, *pid).await,
         Command::Doctor { unit } => sessions::doctor(output, unit.as_ref()).await,
-        Command::Audit(Audit::List { unit, last }) => {
-            audit::list(output, unit.as_ref(), *last).await
-        }
+        Command::Audit(Audit::List(wanted)) => audit::list(output, wanted).await,
         Command::Audit(Audit::Show { id }) => audit::show(output, id).await,
         Command::Audit(Audit::Verify { files, checkpoint, key }) => {
             verify::verify(output, files, checkpoint, *key)

@@ -185,7 +185,12 @@ impl Manager {
             close_reason: Some(CloseReason::Expired),
             outcome: Outcome::Stuck,
         };
-        json(&AuditList { sessions: vec![session], own_only: true, damaged_lines: 2 })
+        json(&AuditList {
+            sessions: vec![session],
+            refusals: Vec::new(),
+            own_only: true,
+            damaged_lines: 2,
+        })
     }
 
     fn audit_show(&self, id: &str) -> Result<String, BusError> {

@@ -1,15 +1,16 @@
 //! `audit`: the records of sessions, as an auditor reads them.
 
+use crate::cli;
 use crate::manager::{answer, manager};
 use crate::output::Output;
 use crate::report;
 use crate::terminal::{BOLD, GREEN, RED, YELLOW, padded, painted, safe, table};
 use crate::transcript::Transcript;
 use godebug_api::audit::{
-    AuditFilter, AuditList, AuditRecord, AuditTrail, AuditedSession, Facts, Last, LeftOut, Outcome,
+    AuditFilter, AuditList, AuditRecord, AuditTrail, AuditedSession, Facts, LeftOut, Outcome,
 };
 use godebug_api::documents::TranscriptEnd;
-use godebug_api::{CloseReason, Mode, Refusal, SessionId, UnitName};
+use godebug_api::{CloseReason, Mode, Refusal, SessionId};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::time::Duration;
@@ -17,16 +18,20 @@ use std::time::Duration;
 /// The longest event, so that the sentences stand below each other.
 const EVENT_COLUMNS: usize = "recovered".len();
 
-pub(crate) async fn list(
-    output: &Output,
-    unit: Option<&UnitName>,
-    last: Last,
-) -> Result<(), Refusal> {
-    let filter = AuditFilter { unit: unit.cloned(), last };
+pub(crate) async fn list(output: &Output, wanted: &cli::AuditList) -> Result<(), Refusal> {
+    let filter = AuditFilter {
+        unit: wanted.unit.clone(),
+        last: wanted.last,
+        user: wanted.user.clone(),
+        since: wanted.since,
+        until: wanted.until,
+        refused: wanted.refused,
+    };
     let filter = serde_json::to_string(&filter)
         .map_err(|error| Refusal::failed(format!("the filter cannot be written: {error}"), ""))?;
     let list: AuditList = answer(manager().await?.audit_list(&filter).await)?;
-    output.result(&list, &sessions(&list))
+    let text = if wanted.refused { refusals(&list) } else { sessions(&list) };
+    output.result(&list, &text)
 }
 
 pub(crate) async fn show(output: &Output, id: &SessionId) -> Result<(), Refusal> {
@@ -60,12 +65,34 @@ fn sessions(list: &AuditList) -> String {
         rows.extend(list.sessions.iter().map(row));
         table(&rows)
     };
+    text.push_str(&own_only(list));
+    text.push_str(&damage(list.damaged_lines));
+    text
+}
+
+fn refusals(list: &AuditList) -> String {
+    let mut text = if list.refusals.is_empty() {
+        "nothing was refused\n".to_owned()
+    } else {
+        let mut rows = vec![["TIME", "USER", "UNIT", "WHY"].map(str::to_owned).to_vec()];
+        rows.extend(list.refusals.iter().map(|record| {
+            let unit = if record.unit.is_empty() { "-".to_owned() } else { safe(&record.unit) };
+            vec![safe(&record.time), safe(&record.user), unit, safe(&record.message)]
+        }));
+        table(&rows)
+    };
+    text.push_str(&own_only(list));
+    text.push_str(&damage(list.damaged_lines));
+    text
+}
+
+fn own_only(list: &AuditList) -> String {
+    let mut text = String::new();
     if list.own_only {
         text.push_str(
             "Only your own sessions: the polkit action org.godebug1.read lets you see others'.\n",
         );
     }
-    text.push_str(&damage(list.damaged_lines));
     text
 }
 
@@ -308,7 +335,12 @@ mod tests {
             close_reason: None,
             outcome: Outcome::NotRecorded,
         };
-        let list = AuditList { sessions: vec![session], own_only: true, damaged_lines: 1 };
+        let list = AuditList {
+            sessions: vec![session],
+            refusals: Vec::new(),
+            own_only: true,
+            damaged_lines: 1,
+        };
         let text = filtered(&sessions(&list), false);
         assert_eq!(text.lines().count(), 4, "{text}");
         assert!(text.contains("NO END RECORDED") && text.contains("org.godebug1.read"), "{text}");

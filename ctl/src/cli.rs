@@ -4,7 +4,7 @@ use crate::output::Output;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use godebug_api::audit::Last;
+use godebug_api::audit::{Last, Moment};
 use godebug_api::chain::PublicKey;
 use godebug_api::rules::engine::Command as RuleCommand;
 use godebug_api::{Cidr, FreezeLimit, Mode, Pid, Reason, Refusal, SessionId, Ttl, UnitName};
@@ -77,14 +77,7 @@ pub(crate) enum Command {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Audit {
     /// List the recorded sessions, the latest last
-    List {
-        /// Only the sessions on this unit, with or without `.service`
-        #[arg(long)]
-        unit: Option<UnitName>,
-        /// How many at most, the latest
-        #[arg(long, value_name = "N", default_value_t)]
-        last: Last,
-    },
+    List(AuditList),
     /// Show all records of one session, with the proof of its end
     Show {
         /// The session, as `audit list` shows it
@@ -104,6 +97,28 @@ pub(crate) enum Audit {
     },
     /// Print the public key of this host's checkpoints
     Key,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AuditList {
+    /// Only what is about this unit, with or without `.service`
+    #[arg(long)]
+    pub(crate) unit: Option<UnitName>,
+    /// Only what this person asked for
+    #[arg(long)]
+    pub(crate) user: Option<String>,
+    /// Only from this day or moment on, such as 2026-01-31 or 2026-01-31T08:00:00Z
+    #[arg(long, value_name = "MOMENT")]
+    pub(crate) since: Option<Moment>,
+    /// Only until this moment
+    #[arg(long, value_name = "MOMENT")]
+    pub(crate) until: Option<Moment>,
+    /// List what was refused, instead of the sessions
+    #[arg(long)]
+    pub(crate) refused: bool,
+    /// How many at most, the latest
+    #[arg(long, value_name = "N", default_value_t)]
+    pub(crate) last: Last,
 }
 
 #[derive(Debug, Subcommand)]

@@ -70,9 +70,7 @@ async fn run(output: &Output, command: &Command) -> Result<(), Refusal> {
         Command::Inspect { unit, pid } => sessions::inspect(output, unit, *pid).await,
         Command::Doctor { unit } => sessions::doctor(output, unit.as_ref()).await,
         Command::Watch { id } => transcript::watch(output, id).await,
-        Command::Audit(Audit::List { unit, last }) => {
-            audit::list(output, unit.as_ref(), *last).await
-        }
+        Command::Audit(Audit::List(wanted)) => audit::list(output, wanted).await,
         Command::Audit(Audit::Show { id }) => audit::show(output, id).await,
         Command::Audit(Audit::Verify { files, checkpoint, key }) => {
             verify::verify(output, files, checkpoint, *key)

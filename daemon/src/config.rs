@@ -1,6 +1,6 @@
 //! `godebugd.toml`: the vendor's defaults, then the site's file over them, then checked.
 
-use godebug_api::rules::engine::Limits;
+use godebug_api::rules::engine::{Permit, RedactRules, TranscriptValues};
 use godebug_api::{PORTS, Port, Refusal};
 use serde::Deserialize;
 use std::path::Path;
@@ -33,6 +33,9 @@ pub struct Config {
     pub pause_per_stop: Duration,
     pub max_pause_per_stop: Duration,
     pub pause_per_session: Duration,
+    /// Whose values nobody is shown, and what the transcript keeps of the others: a rule says so.
+    pub redact: RedactRules,
+    pub transcript_values: TranscriptValues,
     /// How long godebugd stays with no session and no caller.
     pub idle_exit: Duration,
 }
@@ -46,6 +49,8 @@ impl Default for Config {
             pause_per_stop: Duration::from_secs(30),
             max_pause_per_stop: Duration::from_secs(300),
             pause_per_session: Duration::from_secs(600),
+            redact: RedactRules::default(),
+            transcript_values: TranscriptValues::None,
             idle_exit: Duration::from_secs(30),
         }
     }
@@ -71,14 +76,21 @@ impl Config {
         Ok(config)
     }
 
-    /// The same where a rule allows less.
+    /// The same where a rule allows less, and what it wants of the gateway.
     #[must_use]
-    pub fn under(self, limits: &Limits) -> Self {
+    pub fn under(self, permit: &Permit) -> Self {
         let shorter =
             |own: Duration, rule: Option<Duration>| rule.map_or(own, |rule| rule.min(own));
+        let (limits, policy) = (&permit.limits, &permit.policy);
         Self {
             max_ttl: shorter(self.max_ttl, limits.max_ttl),
             max_total: shorter(self.max_total, limits.max_total),
+            pause_per_stop: shorter(self.pause_per_stop, policy.pause_per_stop),
+            // A rule may let people ask for more than the host does, as well as for less.
+            max_pause_per_stop: policy.pause_per_stop.unwrap_or(self.max_pause_per_stop),
+            pause_per_session: policy.pause_per_session.unwrap_or(self.pause_per_session),
+            redact: policy.redact.clone(),
+            transcript_values: policy.transcript_values.unwrap_or(self.transcript_values),
             ..self
         }
     }

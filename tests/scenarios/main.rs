@@ -8,6 +8,7 @@ mod attach;
 mod audit;
 mod authority;
 mod bad_input;
+mod chain;
 mod ends;
 mod forecast;
 mod gateway;
@@ -35,6 +36,7 @@ fn main() {
             answers::ALL,
             forecast::ALL,
             audit::ALL,
+            chain::ALL,
             gateway::ALL,
             pauses::ALL,
             generations::ALL,

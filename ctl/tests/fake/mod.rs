@@ -187,7 +187,12 @@ impl Manager {
             close_reason: Some(CloseReason::Expired),
             outcome: Outcome::Stuck,
         };
-        json(&AuditList { sessions: vec![session], own_only: true, damaged_lines: 2 })
+        json(&AuditList {
+            sessions: vec![session],
+            refusals: Vec::new(),
+            own_only: true,
+            damaged_lines: 2,
+        })
     }
 
     /// One line that is of no chain, then no more.

@@ -1,5 +1,6 @@
 //! The audit log as clients read it: the question, the records, and what is answered from them.
 
+use crate::clock;
 use crate::documents::Proof;
 use godebug_core::{Cidr, CloseReason, Mode, Pid, SessionId, UnitName};
 use serde::{Deserialize, Serialize};
@@ -16,6 +17,61 @@ pub struct AuditFilter {
     pub unit: Option<UnitName>,
     #[serde(default)]
     pub last: Last,
+    /// Those that this person opened.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<Moment>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<Moment>,
+    /// What was refused, instead of the sessions.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub refused: bool,
+}
+
+impl AuditFilter {
+    /// Whether something that this person did at this time is wanted.
+    pub fn wants(&self, user: &str, time: &str) -> bool {
+        let at = clock::from_rfc3339(time);
+        let after = |since: Moment| at.is_some_and(|at| at >= since.0);
+        let before = |until: Moment| at.is_some_and(|at| at <= until.0);
+        self.user.as_ref().is_none_or(|wanted| wanted == user)
+            && self.since.is_none_or(after)
+            && self.until.is_none_or(before)
+    }
+}
+
+/// A moment, as RFC 3339 or as a day, which is its first moment in UTC. Milliseconds since 1970.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Moment(u64);
+
+/// A text that is no moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("it must be a moment such as 2026-01-31 or 2026-01-31T08:00:00Z")]
+pub struct NoMoment;
+
+impl FromStr for Moment {
+    type Err = NoMoment;
+
+    fn from_str(text: &str) -> Result<Self, NoMoment> {
+        let whole = if text.len() == 10 { format!("{text}T00:00:00Z") } else { text.to_owned() };
+        clock::from_rfc3339(&whole).map(Self).ok_or(NoMoment)
+    }
+}
+
+impl TryFrom<String> for Moment {
+    type Error = NoMoment;
+
+    fn try_from(text: String) -> Result<Self, NoMoment> {
+        text.parse()
+    }
+}
+
+impl From<Moment> for String {
+    fn from(moment: Moment) -> Self {
+        clock::rfc3339(moment.0)
+    }
 }
 
 /// How many sessions are wanted at most, the latest: 1 to 1000.
@@ -143,10 +199,13 @@ pub struct LeftOut {
 }
 
 /// What `audit list` answers.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct AuditList {
     /// By the time they were opened, the latest last.
     pub sessions: Vec<AuditedSession>,
+    /// The refusals, where those were asked for, the latest last.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub refusals: Vec<AuditRecord>,
     /// Only the sessions of whoever asked are in it, since they may not read others'.
     pub own_only: bool,
     /// Lines of the log that could not be read.
@@ -209,6 +268,22 @@ mod tests {
         assert!(serde_json::from_str::<AuditFilter>(r#"{"last":0}"#).is_err());
         assert!(serde_json::from_str::<AuditFilter>(r#"{"lst":5}"#).is_err());
         assert_eq!(serde_json::from_str::<AuditFilter>("{}").unwrap().last.get(), 20);
+    }
+
+    #[test]
+    fn a_filter_is_about_people_and_times() {
+        let filter = |text: &str| serde_json::from_str::<AuditFilter>(text).unwrap();
+        let from = filter(r#"{"user":"dev","since":"2026-01-02","until":"2026-01-02T12:00:00Z"}"#);
+        assert!(from.wants("dev", "2026-01-02T00:00:00Z"));
+        assert!(from.wants("dev", "2026-01-02T12:00:00Z"));
+        assert!(!from.wants("dev", "2026-01-02T12:00:01Z"));
+        assert!(!from.wants("dev", "2026-01-01T23:59:59Z"));
+        assert!(!from.wants("root", "2026-01-02T06:00:00Z"));
+        assert!(!from.wants("dev", "no time"));
+        assert!(filter("{}").wants("anybody", "no time"));
+        assert!(serde_json::from_str::<AuditFilter>(r#"{"since":"yesterday"}"#).is_err());
+        let text = serde_json::to_string(&AuditFilter::default()).unwrap();
+        assert_eq!(text, r#"{"unit":null,"last":20}"#);
     }
 
     #[test]

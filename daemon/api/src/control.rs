@@ -1,6 +1,7 @@
 //! How the gateway is told what to do: its configuration, which [`crate::handover`] brings, and the
 //! requests that it takes on its control socket, one JSON document a line each way.
 
+use godebug_core::rules::{RedactRules, TranscriptValues};
 use godebug_core::{Cidr, Deadline, Mode, PauseBudget, Port, SessionId};
 use serde::{Deserialize, Serialize};
 
@@ -21,6 +22,10 @@ pub struct GatewayConfig {
     pub deadline: Deadline,
     /// For how long the target may stand.
     pub pause: PauseBudget,
+    /// Whose values nobody is shown.
+    pub redact: RedactRules,
+    /// What the transcript keeps of those that are shown.
+    pub transcript_values: TranscriptValues,
     /// The name that the gateway's certificate is for.
     pub server_name: String,
     /// PEM: the session's CA, the gateway's certificate, the gateway's key.

@@ -134,7 +134,8 @@ mod tests {
             "deadline":{{"wall_ms":1,"boot_ms":1}},"server_name":"s","ca":"","certificate":"",
             "key":"SECRET","debugger_socket":"/d","control_socket":"/c","max_connections":4,
             "max_handshakes":4,"pause":{{"per_stop_ms":1,"per_session_ms":1}},
-            "host":"h","boot":"b"}}"#
+            "redact":{{"names":[],"types":[],"patterns":[]}},
+            "transcript_values":"none","host":"h","boot":"b"}}"#
         )
     }
 

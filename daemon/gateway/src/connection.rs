@@ -142,6 +142,7 @@ async fn converse(
         line,
         keeper: Arc::clone(&shared.keeper),
         transcript: Arc::clone(&shared.transcript),
+        values: Arc::clone(&shared.values),
     };
     let mut screen = Screen::new(protocol, shared.mode, person);
     // Not before the client's first byte: dlv keeps a descriptor of every connection that says

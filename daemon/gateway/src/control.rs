@@ -134,6 +134,7 @@ mod tests {
     use crate::configuration::Given;
     use crate::{Gateway, Limits};
     use godebug_api::control::GatewayConfig;
+    use godebug_api::rules::engine::{RedactRules, TranscriptValues};
     use godebug_api::{Deadline, Now, PauseBudget};
     use std::fs::File;
 
@@ -158,6 +159,8 @@ mod tests {
             max_connections: 1,
             max_handshakes: 1,
             pause: PauseBudget { per_stop_ms: 1, per_session_ms: 1 },
+            redact: RedactRules::default(),
+            transcript_values: TranscriptValues::None,
             host: "h".to_owned(),
             boot: "b".to_owned(),
         };

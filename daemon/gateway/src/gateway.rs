@@ -6,8 +6,10 @@ use crate::configuration::{Given, wipe};
 use crate::keeper::{Keeper, keep, milliseconds};
 use crate::limits::Limits;
 use crate::listen::{self, ListenError};
+use crate::redact::Redactor;
 use crate::refusals::Refusals;
 use crate::release::Release;
+use crate::screen::Values;
 use crate::target::Target;
 use crate::tls::{self, TlsError};
 use crate::traffic::Totals;
@@ -98,6 +100,10 @@ impl Gateway {
             per_session_ms: config.pause.per_session_ms,
         });
         let shared = Arc::new(Shared {
+            values: Arc::new(Values {
+                redactor: Redactor::new(config.redact),
+                kept: config.transcript_values,
+            }),
             keeper: Arc::new(Keeper::new(Target::new(target_status), config.pause)),
             transcript: Arc::new(transcript),
             clients: Clients::default(),
@@ -150,6 +156,7 @@ impl Gateway {
 /// What the parts of a gateway share.
 pub(crate) struct Shared {
     pub(crate) sources: Vec<Cidr>,
+    pub(crate) values: Arc<Values>,
     pub(crate) keeper: Arc<Keeper>,
     pub(crate) transcript: Arc<Transcript>,
     pub(crate) clients: Clients,

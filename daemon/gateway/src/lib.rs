@@ -7,7 +7,7 @@
 //! A connection's way through the modules: `accept` (source, bounds) → `connection` (handshake,
 //! first byte) → `release` (dial; lets the target go when the last client has gone) → `relay` (bytes)
 //! → `screen` (messages of each `protocol`, held to the mode's `policy`, which reads every
-//! `expression`) → `transcript`. `keeper` lets the target go when it has stood too long, and speaks to
+//! `expression`, and what is `shown` without what is to `redact`) → `transcript`. `keeper` lets the target go when it has stood too long, and speaks to
 //! `clients`. `dlv` is the gateway's own questions. `control` is how root and dlv's attendant
 //! steer it, `gateway` holds what they all share and the deadline.
 
@@ -26,10 +26,12 @@ mod listen;
 pub mod notify;
 mod policy;
 mod protocol;
+mod redact;
 mod refusals;
 mod relay;
 mod release;
 mod screen;
+mod shown;
 mod subject;
 mod target;
 mod tls;

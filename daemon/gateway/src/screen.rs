@@ -7,9 +7,12 @@ use crate::keeper::Keeper;
 use crate::policy::{self, Meaning, Refused, Verdict};
 use crate::protocol::framing::{Frame, Framing, LONGEST_ANSWER, LONGEST_REQUEST};
 use crate::protocol::{Protocol, dap, rpc};
+use crate::redact::Redactor;
 use crate::release::Hand;
+use crate::shown::Questions;
 use crate::transcript::{Entry, Outcome, Transcript};
 use godebug_api::Mode;
+use godebug_api::rules::engine::TranscriptValues;
 use serde_json::{Value, json};
 use std::io;
 use std::sync::Arc;
@@ -35,6 +38,7 @@ struct Judge {
     mode: Mode,
     person: Person,
     events: Events,
+    questions: Questions,
 }
 
 /// Who is at the other end, and what the gateway keeps of them.
@@ -45,6 +49,14 @@ pub(crate) struct Person {
     pub(crate) line: Arc<Line>,
     pub(crate) keeper: Arc<Keeper>,
     pub(crate) transcript: Arc<Transcript>,
+    pub(crate) values: Arc<Values>,
+}
+
+/// What becomes of the values that a session shows.
+#[derive(Debug)]
+pub(crate) struct Values {
+    pub(crate) redactor: Option<Redactor>,
+    pub(crate) kept: TranscriptValues,
 }
 
 /// From dlv to the client.
@@ -53,7 +65,12 @@ pub(crate) struct Outward {
     mode: Mode,
     framing: Framing,
     events: Events,
+    /// Who is shown what comes out.
+    name: String,
     line: Arc<Line>,
+    values: Arc<Values>,
+    questions: Questions,
+    transcript: Arc<Transcript>,
 }
 
 /// What became of some bytes from the client.
@@ -74,18 +91,30 @@ impl Screen {
     pub(crate) fn new(protocol: Protocol, mode: Mode, person: Person) -> Self {
         tracing::info!(client = person.name, protocol = protocol.name(), "speaks");
         let events = Events::default();
-        let line = Arc::clone(&person.line);
+        let (name, line) = (person.name.clone(), Arc::clone(&person.line));
+        let (values, transcript) = (Arc::clone(&person.values), Arc::clone(&person.transcript));
+        let questions = Questions::default();
         Self {
             inward: Inward {
                 framing: Framing::new(protocol, LONGEST_REQUEST),
-                judge: Judge { protocol, mode, person, events: events.clone() },
+                judge: Judge {
+                    protocol,
+                    mode,
+                    person,
+                    events: events.clone(),
+                    questions: questions.clone(),
+                },
             },
             outward: Outward {
                 protocol,
                 mode,
                 framing: Framing::new(protocol, LONGEST_ANSWER),
                 events,
+                name,
                 line,
+                values,
+                questions,
+                transcript,
             },
         }
     }
@@ -122,7 +151,9 @@ impl Judge {
         let meaning = policy::dap::meaning(&request.command, &request.arguments);
         let verdict = policy::dap::judge(self.mode, &request.command, &request.arguments);
         let verdict = self.within_the_budget(&meaning, verdict);
+        let verdict = self.without_the_hidden(&request.command, &request.arguments, verdict);
         self.note(&meaning, &verdict);
+        self.remember(request.seq.as_u64(), &meaning, &verdict);
         if request.command == "configurationDone" {
             self.person.line.is_configured();
             self.person.keeper.resumed();
@@ -144,6 +175,7 @@ impl Judge {
         let meaning = policy::rpc::meaning(&request.method, &request.parameters);
         let verdict = policy::rpc::judge(self.mode, &request.method, &request.parameters);
         let verdict = self.within_the_budget(&meaning, verdict);
+        let verdict = self.without_the_hidden(&request.method, &request.parameters, verdict);
         let by_itself = self.person.keeper.runs_by_itself();
         if by_itself && policy::rpc::is_continue(&meaning) && verdict == Verdict::Forward {
             self.note(&meaning, &verdict);
@@ -162,6 +194,7 @@ impl Judge {
             verdict => verdict,
         };
         self.note(&meaning, &verdict);
+        self.remember(request.id.as_u64(), &meaning, &verdict);
         if request.method == "RPCServer.GetEvents" {
             self.events(&request, out);
             return Ok(());
@@ -198,6 +231,27 @@ impl Judge {
         if policy::rpc::has_events(&request.method, &request.parameters) {
             let held = self.events.refused();
             out.to_client.extend(held.iter().flat_map(|held| held.event(events::STOPPED)));
+        }
+    }
+
+    /// What a rule of the host hides is not asked for.
+    fn without_the_hidden(
+        &self,
+        request: &str,
+        fields: &serde_json::Map<String, Value>,
+        verdict: Verdict,
+    ) -> Verdict {
+        let Some(redactor) = &self.person.values.redactor else { return verdict };
+        match (redactor.check(request, fields), &verdict) {
+            (Err(refused), Verdict::Forward | Verdict::Rewrite(..)) => Verdict::Refuse(refused),
+            _ => verdict,
+        }
+    }
+
+    /// The answer to this one shows values, and the transcript is to tell of which.
+    fn remember(&self, number: Option<u64>, meaning: &Meaning, verdict: &Verdict) {
+        if meaning.shows_values() && *verdict == Verdict::Forward {
+            self.questions.asked(number, &meaning.subject);
         }
     }
 
@@ -243,7 +297,7 @@ impl Judge {
             _ => tracing::info!(client, operation, ?subject),
         }
         // All but what is known to look only: better one release too many than a service left standing.
-        if !matches!(*operation, "request" | "variables" | "read-memory" | "find") {
+        if !matches!(*operation, "request" | "variables" | "stack" | "read-memory" | "find") {
             self.person.hand.put_on();
         }
         if meaning.resumes_the_target() {
@@ -289,22 +343,52 @@ impl Outward {
         self.framing.push(bytes);
         let unclear = |error| io::Error::new(io::ErrorKind::InvalidData, format!("dlv: {error}"));
         while let Some(frame) = self.framing.next().map_err(unclear)? {
-            match self.protocol {
-                Protocol::Dap if self.line.takes(frame.body) => {}
-                Protocol::Dap => match cut(self.mode, frame.body) {
-                    Some(message) => out.extend(dap::framed(&message)),
-                    None => out.extend_from_slice(frame.whole),
-                },
+            let (protocol, mode) = (self.protocol, self.mode);
+            if protocol == Protocol::Dap && self.line.takes(frame.body) {
+                continue;
+            }
+            let changed = match protocol {
+                Protocol::Dap => cut(mode, frame.body).map(|message| message.to_string()),
                 // Nothing that dlv says there depends on the mode.
                 Protocol::JsonRpc => {
                     self.events.heard(frame.body);
-                    out.extend_from_slice(frame.whole);
+                    None
+                }
+            };
+            let body = changed.as_ref().map_or(frame.body, String::as_bytes);
+            let hidden = hide(&self.values, protocol, body).map_err(io::Error::from)?;
+            let body = hidden.as_ref().map_or(body, String::as_bytes);
+            let variables = self.questions.answered(protocol, body, self.values.kept);
+            if !variables.is_empty() {
+                let client = &self.name;
+                self.transcript.record(&Entry::Shown { client, variables: &variables });
+            }
+            let is_as_it_came = changed.is_none() && hidden.is_none();
+            match protocol {
+                Protocol::Dap if is_as_it_came => out.extend_from_slice(frame.whole),
+                Protocol::Dap => out.extend(dap::with_header(body)),
+                Protocol::JsonRpc => {
+                    out.extend_from_slice(body);
                     out.push(b'\n');
                 }
             }
         }
         Ok(out)
     }
+}
+
+/// The message without the values that are to be hidden, when it has any.
+///
+/// # Errors
+/// When it cannot be read: then nothing tells what is in it.
+fn hide(values: &Values, protocol: Protocol, body: &[u8]) -> serde_json::Result<Option<String>> {
+    let Some(redactor) = &values.redactor else { return Ok(None) };
+    let mut message: Value = serde_json::from_slice(body)?;
+    let hid = match protocol {
+        Protocol::Dap => redactor.hide_in_dap(&mut message),
+        Protocol::JsonRpc => redactor.hide_in_rpc(&mut message),
+    };
+    Ok(hid.then(|| message.to_string()))
 }
 
 /// The message with the mode's capabilities, when it has more.
@@ -334,6 +418,7 @@ impl Person {
             line,
             keeper: Arc::new(Keeper::new(target, budget)),
             transcript: Arc::new(Transcript::nowhere()),
+            values: Arc::new(Values { redactor: None, kept: TranscriptValues::None }),
         };
         (person, notices)
     }

@@ -3,6 +3,7 @@
 //! transcript cannot be written ends.
 
 use crate::protocol::Protocol;
+use crate::shown::Shown;
 use godebug_api::chain::{Circumstances, Head, Stamp};
 use godebug_api::{Mode, SessionId, clock};
 use serde::Serialize;
@@ -48,6 +49,11 @@ pub(crate) enum Entry<'a> {
         /// Why it was refused, or what was changed.
         #[serde(skip_serializing_if = "Option::is_none")]
         why: Option<&'a str>,
+    },
+    /// A client was shown these variables.
+    Shown {
+        client: &'a str,
+        variables: &'a [Shown],
     },
     /// The target has stood, and runs again.
     Stood {

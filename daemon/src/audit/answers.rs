@@ -84,15 +84,50 @@ fn is(event: &str, kind: Kind) -> bool {
 /// # Errors
 /// When the log is there and cannot be read.
 pub fn list(filter: &AuditFilter, only_of: Option<u32>) -> io::Result<AuditList> {
-    let mut sessions = Latest::new(filter.last.get(), only_of);
-    let damaged_lines = match Log::open(Path::new(paths::AUDIT_LOG))? {
-        Some(log) => list_in(log, filter, &mut sessions)?,
-        None => 0,
+    let mut list = AuditList {
+        sessions: Vec::new(),
+        refusals: Vec::new(),
+        own_only: only_of.is_some(),
+        damaged_lines: 0,
     };
-    Ok(AuditList { sessions: sessions.in_order(), own_only: only_of.is_some(), damaged_lines })
+    let Some(log) = Log::open(Path::new(paths::AUDIT_LOG))? else { return Ok(list) };
+    if filter.refused {
+        (list.refusals, list.damaged_lines) = refusals_in(log, filter, only_of)?;
+        return Ok(list);
+    }
+    let mut sessions = Latest::new(filter, only_of);
+    list.damaged_lines = list_in(log, filter, &mut sessions)?;
+    list.sessions = sessions.in_order();
+    Ok(list)
 }
 
-fn list_in<R: Read>(log: Log<R>, filter: &AuditFilter, sessions: &mut Latest) -> io::Result<u64> {
+fn refusals_in<R: Read>(
+    log: Log<R>,
+    filter: &AuditFilter,
+    only_of: Option<u32>,
+) -> io::Result<(Vec<AuditRecord>, u64)> {
+    let unit = filter.unit.as_ref().map(UnitName::as_str);
+    let mut latest = VecDeque::new();
+    let damaged = log.read(
+        |head| is(&head.event, Kind::Refused) && unit.is_none_or(|unit| head.unit == unit),
+        |record, _| {
+            let theirs = only_of.is_none_or(|uid| uid == record.uid);
+            if theirs && filter.wants(&record.user, &record.time) {
+                latest.push_back(record);
+            }
+            if latest.len() > filter.last.get() {
+                latest.pop_front();
+            }
+        },
+    )?;
+    Ok((latest.into(), damaged))
+}
+
+fn list_in<R: Read>(
+    log: Log<R>,
+    filter: &AuditFilter,
+    sessions: &mut Latest<'_>,
+) -> io::Result<u64> {
     let unit = filter.unit.as_ref().map(UnitName::as_str);
     let wanted =
         |head: &Head<'_>| head.session.is_some() && unit.is_none_or(|unit| head.unit == unit);
@@ -100,8 +135,8 @@ fn list_in<R: Read>(log: Log<R>, filter: &AuditFilter, sessions: &mut Latest) ->
 }
 
 /// The sessions that were opened last, as far as the log was read.
-struct Latest {
-    most: usize,
+struct Latest<'a> {
+    filter: &'a AuditFilter,
     only_of: Option<u32>,
     /// By the time they were opened; the number tells those of one second apart.
     sessions: BTreeMap<(String, u64), AuditedSession>,
@@ -109,10 +144,10 @@ struct Latest {
     count: u64,
 }
 
-impl Latest {
-    fn new(most: usize, only_of: Option<u32>) -> Self {
+impl<'a> Latest<'a> {
+    fn new(filter: &'a AuditFilter, only_of: Option<u32>) -> Self {
         let (sessions, places) = (BTreeMap::new(), HashMap::new());
-        Self { most, only_of, sessions, places, count: 0 }
+        Self { filter, only_of, sessions, places, count: 0 }
     }
 
     fn learn(&mut self, record: &AuditRecord) {
@@ -121,7 +156,8 @@ impl Latest {
             return update(session, record);
         }
         let Some(mut session) = begun(id, record) else { return };
-        if self.only_of.is_some_and(|uid| uid != session.opened_by_uid) {
+        let others = self.only_of.is_some_and(|uid| uid != session.opened_by_uid);
+        if others || !self.filter.wants(&session.opened_by, &session.opened_at) {
             return;
         }
         update(&mut session, record);
@@ -131,7 +167,7 @@ impl Latest {
         self.sessions.insert(place, session);
         // The oldest one goes. What is recorded of it later brings it in with its old place, and it
         // goes again.
-        if self.sessions.len() > self.most
+        if self.sessions.len() > self.filter.last.get()
             && let Some((_, oldest)) = self.sessions.pop_first()
         {
             self.places.remove(&oldest.id);
@@ -225,9 +261,17 @@ mod tests {
     }
 
     fn listed(text: &[u8], last: u32, only_of: Option<u32>) -> (Vec<AuditedSession>, u64) {
-        let filter = AuditFilter { unit: None, last: last.try_into().unwrap() };
-        let mut sessions = Latest::new(filter.last.get(), only_of);
-        let damaged = list_in(Log::new(text), &filter, &mut sessions).unwrap();
+        let filter = AuditFilter { last: last.try_into().unwrap(), ..AuditFilter::default() };
+        filtered(text, &filter, only_of)
+    }
+
+    fn filtered(
+        text: &[u8],
+        filter: &AuditFilter,
+        only_of: Option<u32>,
+    ) -> (Vec<AuditedSession>, u64) {
+        let mut sessions = Latest::new(filter, only_of);
+        let damaged = list_in(Log::new(text), filter, &mut sessions).unwrap();
         (sessions.in_order(), damaged)
     }
 
@@ -294,6 +338,29 @@ mod tests {
         assert_eq!(ids(4, None), ["0000000a", "00000001", "00000002", "00000003"]);
         assert_eq!(ids(2, Some(7)), ["0000000a"]);
         assert!(ids(2, Some(9)).is_empty());
+    }
+
+    #[test]
+    fn sessions_are_found_by_person_and_time_and_refusals_by_both() {
+        let mut text = opening("0000000a", 7, "2026-01-01T00:00:00Z");
+        text.extend(opening("0000000b", 8, "2026-01-02T00:00:00Z"));
+        for uid in [7, 8, 7] {
+            let entry = Entry::new(Kind::Refused, "shop.service", uid, &format!("user{uid}"), "no");
+            text.extend(serde_json::to_vec(&entry).unwrap());
+            text.push(b'\n');
+        }
+        let by = |user: &str| AuditFilter { user: Some(user.to_owned()), ..Default::default() };
+        assert_eq!(filtered(&text, &by("user8"), None).0[0].id, id("0000000b"));
+        let since = Some("2026-01-02".parse().unwrap());
+        let late = AuditFilter { since, ..Default::default() };
+        assert_eq!(filtered(&text, &late, None).0.len(), 1);
+        let refusals = |filter: &AuditFilter, only_of| {
+            refusals_in(Log::new(text.as_slice()), filter, only_of).unwrap().0.len()
+        };
+        assert_eq!(refusals(&by("user7"), None), 2);
+        assert_eq!(refusals(&by("user7"), Some(8)), 0);
+        assert_eq!(refusals(&AuditFilter { last: 1.try_into().unwrap(), ..by("user7") }, None), 1);
+        assert_eq!(refusals(&AuditFilter::default(), None), 3);
     }
 
     #[test]

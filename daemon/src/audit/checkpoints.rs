@@ -87,7 +87,8 @@ mod tests {
     fn the_key_is_made_once_and_is_roots_alone() {
         let folder = tempfile::tempdir().unwrap();
         let state = folder.path().to_owned();
-        let places = Places { log: state.join("audit.jsonl"), state };
+        let (log, patience) = (state.join("audit.jsonl"), std::time::Duration::from_secs(1));
+        let places = Places { log, state, patience };
         for seq in [1, 2] {
             try_make(&places, Head { seq, hash: Hash::of(b"a line") }).unwrap();
         }

@@ -219,7 +219,7 @@ impl Manager {
         let request = allowed.get();
         let wish = self.wish(&unit, request).await?;
         let permit = rules::ask(uid, &wish, &self.sessions.list()).await.map_err(Refusal::from)?;
-        let config = Config::load()?;
+        let config = Config::load()?.under(&permit);
         let symbols = if request.symbols { Symbols::Announced } else { Symbols::None };
         let prepared = prepare(&self.sessions, &config, &unit, request, symbols).await?;
         Ok(json(&prepared.document(request, &permit))?)

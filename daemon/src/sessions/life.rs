@@ -99,10 +99,11 @@ impl Life {
         sessions: &Sessions,
         prepared: Prepared,
         session: Opened,
+        config: &Config,
         certificates: &SessionCertificates,
         symbols: Option<File>,
-        group: u32,
     ) -> Result<Begun, Refusal> {
+        let group = sessions.shared().group;
         let record = Record::Opened { version: VERSION, session: Box::new(session.clone()) };
         let ledger = Ledger::create(&SessionPaths::of(&session.id), &record, group).map_err(|error| {
             Refusal::host(
@@ -120,7 +121,7 @@ impl Life {
             clock::now(),
             units::ATTACH_TIMEOUT + Duration::from_secs(session.ttl_seconds),
         );
-        let material = material(&prepared, &session, deadline, certificates, symbols);
+        let material = material(&prepared, &session, (config, deadline), certificates, symbols);
         let (active, activated) = oneshot::channel();
         let work = prepared.freeze.map(|freeze| freeze.work);
         let opening = Opening { plan: prepared.plan, material, work, active };
@@ -737,7 +738,7 @@ fn record_opening(session: &Opened) -> Result<(), Refusal> {
 fn material(
     prepared: &Prepared,
     session: &Opened,
-    deadline: Deadline,
+    (config, deadline): (&Config, Deadline),
     certificates: &SessionCertificates,
     symbols: Option<File>,
 ) -> Material {
@@ -768,6 +769,8 @@ fn material(
                 sources: session.sources.clone(),
                 deadline,
                 pause: prepared.pause,
+                redact: config.redact.clone(),
+                transcript_values: config.transcript_values,
                 server_name: certificates.server_name.clone(),
                 ca: certificates.ca.clone(),
                 certificate: certificates.gateway.clone(),

@@ -122,7 +122,7 @@ impl Sessions {
         allowed: Authorized<Permitted<OpenRequest>>,
         symbols: Option<File>,
     ) -> Result<OpenedDocument, Refusal> {
-        let config = Config::load()?;
+        let config = Config::load()?.under(&allowed.get().permit);
         let brought = symbols.as_ref().map_or(Symbols::None, Symbols::InFile);
         let one_at_a_time = self.0.preparing.lock().await;
         let prepared = prepare(self, &config, unit, &allowed.get().what, brought).await?;
@@ -131,7 +131,6 @@ impl Sessions {
         // Counted once more where no other session can begin in between.
         let running = rules::running(&self.list(), &prepared.target.unit, caller.uid);
         permit.room_for_one_more(running).map_err(rules::Denied::from)?;
-        let config = config.under(&permit.limits);
         let certificates = certificates::issue(
             &prepared.wanted.id,
             &request.csr,
@@ -140,7 +139,7 @@ impl Sessions {
         )?;
         let opened = prepared.opened(&request, &caller, &config, &permit);
         let (life, info, active) =
-            life::Life::begin(self, prepared, opened, &certificates, symbols, self.0.group)?;
+            life::Life::begin(self, prepared, opened, &config, &certificates, symbols)?;
         let id = info.borrow().id.clone();
         drop(one_at_a_time);
         tokio::spawn(life.run());

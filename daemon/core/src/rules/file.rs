@@ -5,7 +5,7 @@ use super::table::{Section, Source};
 use super::words::{Command, Glob, Slice, Times, Weekday};
 use super::{
     Effect, Limits, Problem, ReasonWanted, RedactRules, Rule, Selectors, SessionLimits,
-    SessionPolicy, TranscriptValues, Units, Who, not_supported,
+    SessionPolicy, TranscriptValues, Units, Who,
 };
 use crate::words::{Mode, WordError, shown};
 use std::ops::Range;
@@ -120,9 +120,6 @@ fn rule(source: &Source<'_>, mut section: Section<'_, '_>) -> Option<Rule> {
     let policy = policy(&mut section);
     if section.take("approvals").is_some() {
         unsupported(source, &at, "approvals");
-    }
-    if let Some(what) = not_supported(&policy) {
-        unsupported(source, &at, what);
     }
     if effect == Effect::Deny && (limits.is_some() || policy != SessionPolicy::default()) {
         source.wrong(&at, "a rule that denies has limits", "they belong into one that allows");

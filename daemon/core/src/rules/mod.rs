@@ -170,16 +170,3 @@ pub struct RedactRules {
     /// Looked for in the values themselves.
     pub patterns: Vec<Pattern>,
 }
-
-/// What this version cannot enforce yet, and therefore does not accept: a rule that is read and not
-/// kept would be worse than none.
-fn not_supported(policy: &SessionPolicy) -> Option<&'static str> {
-    let SessionPolicy { pause_per_stop, pause_per_session, transcript_values, redact } = policy;
-    if pause_per_stop.is_some() || pause_per_session.is_some() {
-        return Some("a pause budget");
-    }
-    if transcript_values.is_some() {
-        return Some("a choice of what the transcript keeps");
-    }
-    (*redact != RedactRules::default()).then_some("redaction")
-}

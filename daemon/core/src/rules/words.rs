@@ -2,6 +2,7 @@
 
 use crate::words::{WordError, shown};
 use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
@@ -27,6 +28,11 @@ pub struct Glob(String);
 impl Glob {
     pub fn matches(&self, text: &str) -> bool {
         fits(&self.0, text, |pattern, c| pattern == '?' || pattern == c)
+    }
+
+    /// The same, whether a letter is large or small.
+    pub fn matches_in_any_case(&self, text: &str) -> bool {
+        fits(&self.0, text, |pattern, c| pattern == '?' || pattern.eq_ignore_ascii_case(&c))
     }
 
     /// Whether everything that `other` fits, this fits too. Says no where it cannot tell.
@@ -174,6 +180,11 @@ pub struct Pattern(regex_lite::Regex);
 impl Pattern {
     pub fn is_in(&self, text: &str) -> bool {
         self.0.is_match(text)
+    }
+
+    /// The text with something else wherever this was found.
+    pub fn replaced<'t>(&self, text: &'t str, with: &str) -> Cow<'t, str> {
+        self.0.replace_all(text, regex_lite::NoExpand(with))
     }
 }
 

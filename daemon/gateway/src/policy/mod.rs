@@ -76,6 +76,11 @@ impl Meaning {
         }
     }
 
+    /// Its answer has values of the target's variables.
+    pub(crate) fn shows_values(&self) -> bool {
+        matches!(self.operation, "variables" | "evaluate" | "stack")
+    }
+
     /// It lets the target run, if only for a step.
     pub(crate) fn resumes_the_target(&self) -> bool {
         let stays = ["pause", "halt", "cancel the step", "switchThread", "switchGoroutine"];

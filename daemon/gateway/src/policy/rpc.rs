@@ -224,6 +224,11 @@ pub(crate) fn meaning(method: &str, parameters: &Parameters) -> Meaning {
         "ListPackageVars" => {
             Meaning::new("variables", format!("of packages {}", word(parameters, "Filter")))
         }
+        // With the variables of each frame, where its client asks for them.
+        "Stacktrace" if strict::flag(parameters, "Full") == Ok(true) => {
+            let number = strict::field(parameters, "Id").map(Value::to_string).unwrap_or_default();
+            Meaning::new("stack", format!("of goroutine {number}, with its variables"))
+        }
         "FindLocation" => Meaning::new("find", word(parameters, "Loc")),
         _ => Meaning::new("request", method.chars().take(60).collect::<String>()),
     }

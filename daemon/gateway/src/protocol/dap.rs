@@ -35,8 +35,14 @@ pub(crate) fn request(body: &[u8]) -> Result<Request, String> {
 
 /// A message with its header.
 pub(crate) fn framed(message: &Value) -> Vec<u8> {
-    let body = message.to_string();
-    format!("Content-Length: {}\r\n\r\n{body}", body.len()).into_bytes()
+    with_header(message.to_string().as_bytes())
+}
+
+/// The same for one that is text already.
+pub(crate) fn with_header(body: &[u8]) -> Vec<u8> {
+    let mut message = format!("Content-Length: {}\r\n\r\n", body.len()).into_bytes();
+    message.extend_from_slice(body);
+    message
 }
 
 impl Request {

@@ -2,6 +2,7 @@
 //! it, a gateway with both on loopback, and clients of every kind.
 
 use godebug_api::control::{GatewayConfig, Reply, Request};
+use godebug_api::rules::engine::{RedactRules, TranscriptValues};
 use godebug_api::{Deadline, PauseBudget, Port, clock};
 use godebug_gateway::configuration::Given;
 use godebug_gateway::{End, Gateway, Limits};
@@ -377,6 +378,8 @@ pub(crate) fn config(
         max_connections: setting.max_connections,
         max_handshakes: setting.max_handshakes,
         pause: PauseBudget::new(Duration::from_secs(30), Duration::from_secs(600)),
+        redact: RedactRules::default(),
+        transcript_values: TranscriptValues::None,
         host: "host".to_owned(),
         boot: "boot".to_owned(),
     }

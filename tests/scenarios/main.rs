@@ -16,6 +16,7 @@ mod generations;
 mod harness;
 mod outside;
 mod pauses;
+mod redaction;
 mod rules;
 mod strangers;
 mod support;
@@ -39,6 +40,7 @@ fn main() {
             chain::ALL,
             gateway::ALL,
             pauses::ALL,
+            redaction::ALL,
             generations::ALL,
         ]
         .concat(),

@@ -358,7 +358,7 @@ impl Outward {
             let body = changed.as_ref().map_or(frame.body, String::as_bytes);
             let hidden = hide(&self.values, protocol, body).map_err(io::Error::from)?;
             let body = hidden.as_ref().map_or(body, String::as_bytes);
-            let variables = self.questions.answered(protocol, body, self.values.kept);
+            let variables = self.questions.answered(protocol, (frame.body, body), self.values.kept);
             if !variables.is_empty() {
                 let client = &self.name;
                 self.transcript.record(&Entry::Shown { client, variables: &variables });

@@ -39,18 +39,19 @@ impl Questions {
         }
     }
 
-    /// What this message of dlv's shows of them; nothing when it is no answer to one.
+    /// What dlv's message `heard` shows of them, of which the client gets `body`; nothing when it is no
+    /// answer to one.
     pub(crate) fn answered(
         &self,
         protocol: Protocol,
-        body: &[u8],
+        (heard, body): (&[u8], &[u8]),
         keep: TranscriptValues,
     ) -> Vec<Shown> {
         let mut open = self.open();
         if open.is_empty() {
             return Vec::new();
         }
-        let Some(subject) = number_of(protocol, body).and_then(|number| open.remove(&number))
+        let Some(subject) = number_of(protocol, heard).and_then(|number| open.remove(&number))
         else {
             return Vec::new();
         };
@@ -178,9 +179,10 @@ mod tests {
     fn told(protocol: Protocol, keep: TranscriptValues, number: u64, body: &str) -> String {
         let questions = Questions::default();
         questions.asked(Some(7), "o.Id");
-        assert!(questions.answered(protocol, b"{\"id\":8}", keep).is_empty());
-        let shown = questions.answered(protocol, body.as_bytes(), keep);
-        assert_eq!(questions.answered(protocol, body.as_bytes(), keep), [], "{number}");
+        assert!(questions.answered(protocol, (b"{\"id\":8}", b""), keep).is_empty());
+        let both = (body.as_bytes(), body.as_bytes());
+        let shown = questions.answered(protocol, both, keep);
+        assert_eq!(questions.answered(protocol, both, keep), [], "{number}");
         serde_json::to_string(&shown).unwrap()
     }
 

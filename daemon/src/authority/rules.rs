@@ -51,9 +51,10 @@ impl From<Denied> for Refusal {
 
 impl From<Denial> for Denied {
     fn from(denial: Denial) -> Self {
-        // The action, so that people find it in polkit's configuration too; and what was not the
-        // reason, so that nobody looks there.
-        let message = format!("{} (org.godebug1.attach; polkit was not asked)", denial.message);
+        // The action, since people know it from polkit's configuration; and that this is not where
+        // the no comes from, so that nobody looks there.
+        let message =
+            format!("{} (org.godebug1.attach; said by the rules, not by polkit)", denial.message);
         Self { refusal: Refusal::refused(message, denial.remedy), rule: denial.rule }
     }
 }

@@ -8,6 +8,7 @@ pub mod bus;
 pub mod clock;
 pub mod control;
 pub mod documents;
+pub mod image;
 pub mod ticket;
 
 pub use godebug_core::{

@@ -11,7 +11,7 @@
 use crate::dlv::Dlv;
 use crate::gateway::{self, Clients};
 use crate::process::{self, Target};
-use crate::rpc::RpcError;
+use godebug_dlvctl::rpc::RpcError;
 use crate::summary::{Outcome, Summary};
 use godebug_api::Pid;
 use std::io;

@@ -14,7 +14,8 @@ use godebug_api::audit::{AuditFilter, AuditList, AuditTrail, Outcome};
 use godebug_api::bus::BusError;
 use godebug_api::control::Request;
 use godebug_api::documents::OpenRequest;
-use godebug_api::{Pid, Refusal, SessionId, Ttl, UnitName};
+use godebug_api::image::ImageRequest;
+use godebug_api::{Mode, Pid, Refusal, SessionId, Ttl, UnitName};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::fs::File;
@@ -74,6 +75,26 @@ impl Manager {
         json(&self.sessions.open(&unit, allowed, symbols).await?)
     }
 
+    async fn try_snapshot(
+        &self,
+        connection: &Connection,
+        caller: Caller,
+        unit: &str,
+        request: &str,
+    ) -> Result<(String, OwnedFd), Refusal> {
+        let unit = self.unit(unit).await?;
+        let request: ImageRequest = parse_document(request, "request")?;
+        let details = [
+            ("mode", Mode::Observe.to_string()),
+            ("reason", request.reason.as_ref().map(ToString::to_string).unwrap_or_default()),
+            ("pid", request.pid.map(|pid| pid.to_string()).unwrap_or_default()),
+        ];
+        let allowed =
+            authorize(connection, caller, Action::Attach, Some(&unit), &details, request).await?;
+        let (session, answer) = self.sessions.take_images(&unit, allowed).await?;
+        Ok((json(&session)?, answer.into()))
+    }
+
     /// The records of a session, for its owner and for those who may read others'.
     async fn trail(
         &self,
@@ -121,6 +142,15 @@ impl Manager {
     }
 }
 
+/// A denial is a decision too. The name may be hostile: only its safe form is kept.
+fn record_refusal(unit: &str, uid: u32, user: &str, refusal: &Refusal) {
+    let unit = unit.parse::<UnitName>().map(|unit| unit.to_string()).unwrap_or_default();
+    let entry = Entry::new(Kind::Refused, &unit, uid, user, refusal.message.clone());
+    if let Err(error) = audit::record(&entry) {
+        tracing::error!("a refusal is not in the audit log: {error}");
+    }
+}
+
 fn not_recorded(trail: &AuditTrail) -> Refusal {
     let damaged = match trail.damaged_lines {
         0 => String::new(),
@@ -146,14 +176,21 @@ impl Manager {
         let caller = Caller::of(&header, connection).await?;
         let (uid, user) = (caller.uid, caller.user.clone());
         let opened = self.try_open(connection, caller, unit, request, files).await;
-        Ok(opened.inspect_err(|refusal| {
-            // A denial is a decision too. The name may be hostile: only its safe form is kept.
-            let unit = unit.parse::<UnitName>().map(|unit| unit.to_string()).unwrap_or_default();
-            let entry = Entry::new(Kind::Refused, &unit, uid, &user, refusal.message.clone());
-            if let Err(error) = audit::record(&entry) {
-                tracing::error!("a refusal is not in the audit log: {error}");
-            }
-        })?)
+        Ok(opened.inspect_err(|refusal| record_refusal(unit, uid, &user, refusal))?)
+    }
+
+    async fn snapshot(
+        &self,
+        unit: &str,
+        request: &str,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<(String, OwnedFd), BusError> {
+        let _busy = self.activity.begin();
+        let caller = Caller::of(&header, connection).await?;
+        let (uid, user) = (caller.uid, caller.user.clone());
+        let taken = self.try_snapshot(connection, caller, unit, request).await;
+        Ok(taken.inspect_err(|refusal| record_refusal(unit, uid, &user, refusal))?)
     }
 
     async fn plan(

@@ -1,6 +1,6 @@
 //! The gateway as godebugd sees it: its configuration, sealed, and its control socket.
 
-use godebug_api::control::{GatewayConfig, LONGEST_LINE, Reply, Request};
+use godebug_api::control::{LONGEST_LINE, Reply, Request};
 use rustix::fs::{MemfdFlags, SealFlags};
 use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
@@ -14,9 +14,9 @@ use tokio::net::UnixStream;
 ///
 /// # Errors
 /// When the kernel has no memory for it.
-pub fn sealed_configuration(configuration: &GatewayConfig) -> std::io::Result<OwnedFd> {
+pub fn sealed_configuration(configuration: &impl serde::Serialize) -> std::io::Result<OwnedFd> {
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-    let mut file = File::from(rustix::fs::memfd_create("godebug-gateway", flags)?);
+    let mut file = File::from(rustix::fs::memfd_create("godebug-configuration", flags)?);
     file.write_all(&serde_json::to_vec(configuration)?)?;
     file.seek(SeekFrom::Start(0))?;
     let seals = SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL;

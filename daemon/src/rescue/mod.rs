@@ -46,6 +46,7 @@ pub struct Repair {
 /// # Errors
 /// What could not be put right.
 pub fn after_debugger(id: &SessionId) -> Result<(), String> {
+    keep_result(id);
     let Some((session, target)) = target_of(id)? else { return Ok(()) };
     wake_guard(id, &target);
     let _turn = Turn::take(id)?;
@@ -57,6 +58,14 @@ pub fn after_debugger(id: &SessionId) -> Result<(), String> {
         drop(freeze(id, &target));
     }
     wake(&target)
+}
+
+/// systemd tells an `ExecStopPost=` how its unit has ended, and forgets it with the unit.
+fn keep_result(id: &SessionId) {
+    let Ok(result) = std::env::var("SERVICE_RESULT") else { return };
+    let status = std::env::var("EXIT_STATUS").unwrap_or_default();
+    // Without it the end is told as a failure of no known kind.
+    let _ = std::fs::write(SessionPaths::of(id).result(), format!("{result} {status}"));
 }
 
 /// A program that another debugger holds cannot be repaired, and shall not be frozen for the attempt.
@@ -92,7 +101,7 @@ fn told(session: &Opened, repair: &Repair) {
     tracing::warn!(
         godebug_session = session.id.as_str(),
         godebug_unit = session.unit.as_str(),
-        "dlv did not detach from process {} of {}: {} bytes put back, {} threads set back, {} handlers left, {} signals dropped, in {:.1} ms",
+        "the debugger did not detach from process {} of {}: {} bytes put back, {} threads set back, {} handlers left, {} signals dropped, in {:.1} ms",
         session.pid,
         session.unit,
         repair.restored,

@@ -118,6 +118,16 @@ impl Process {
         parse_status(&String::from_utf8_lossy(&text)).map_err(|what| self.malformed("status", what))
     }
 
+    /// The process that made it, or that has taken its place.
+    pub fn parent(&self) -> Result<u32, ProcessError> {
+        let text = self.read("status")?;
+        let text = String::from_utf8_lossy(&text);
+        let parent = text.lines().find_map(|line| line.strip_prefix("PPid:"));
+        parent
+            .and_then(|parent| parent.trim().parse().ok())
+            .ok_or_else(|| self.malformed("status", "PPid"))
+    }
+
     /// The process's name as it chose it, at most 15 bytes, made fit for a terminal.
     pub fn comm(&self) -> Result<String, ProcessError> {
         let bytes = self.read("comm")?;

@@ -20,6 +20,7 @@ mod question;
 mod report;
 mod request;
 mod sessions;
+mod snapshot;
 mod signals;
 mod terminal;
 mod tickets;
@@ -60,6 +61,8 @@ async fn run(output: &Output, command: &Command) -> Result<(), Refusal> {
     match command {
         Command::Attach(arguments) => attach::attach(output, arguments).await,
         Command::Connect(arguments) => connect::connect(output, arguments).await,
+        Command::Snapshot(arguments) => snapshot::snapshot(output, arguments).await,
+        Command::Goroutines(arguments) => snapshot::goroutines(output, arguments).await,
         Command::List => sessions::list(output).await,
         Command::Show { id } => sessions::show(output, id).await,
         Command::Extend(arguments) => sessions::extend(output, arguments).await,

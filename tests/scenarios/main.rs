@@ -14,6 +14,7 @@ mod gateway;
 mod generations;
 mod harness;
 mod outside;
+mod snapshot;
 mod strangers;
 mod support;
 mod survival;
@@ -26,6 +27,7 @@ fn main() {
             strangers::ALL,
             ends::ALL,
             survival::ALL,
+            snapshot::ALL,
             outside::ALL,
             bad_input::ALL,
             authority::ALL,

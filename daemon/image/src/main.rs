@@ -2,8 +2,8 @@
 //! them. Run in a unit of its own, as the target's user, with CAP_SYS_PTRACE and little else.
 //!
 //! What it is to do comes as a document on standard input (`image::ImageConfig`); what it finds goes
-//! to standard output, a line each (`image::Line`), refusals too. Exit status: 0 when all was told, 1
-//! when it could not be.
+//! to standard output, a line each (`image::Line`), refusals too. Exit status: 0 when all was told, 3
+//! when nobody reads it any more.
 
 mod core;
 mod delve;
@@ -28,6 +28,8 @@ use std::time::{Duration, Instant};
 use target::Target;
 use trace::Wakeups;
 
+/// godebugd knows it (sessions::life).
+const NOBODY_READS: u8 = 3;
 /// How long the guard may take to be there.
 const GUARD_PATIENCE: Duration = Duration::from_secs(20);
 /// The configuration is ours; a longer one is not.
@@ -42,7 +44,7 @@ fn main() -> ExitCode {
             report.line(&Line::Refused { error })
         }
     };
-    if told.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if told.is_ok() { ExitCode::SUCCESS } else { ExitCode::from(NOBODY_READS) }
 }
 
 fn run(report: &mut Report) -> Result<(), Refusal> {

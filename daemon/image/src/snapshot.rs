@@ -4,7 +4,7 @@ use crate::delve::{Answerless, Delve, Start};
 use crate::goroutines::{evaluate, stack};
 use crate::places;
 use crate::report::Report;
-use crate::target::{Image, Target};
+use crate::target::{Image, Target, again};
 use crate::trace::{Threads, Wakeups};
 use crate::values::{LOAD, StackFrame, Variable};
 use godebug_api::image::{Armed, Count, Depth, Done, Hit, Line, Patience, Phrase, Value};
@@ -158,12 +158,14 @@ fn next_image(
     until: Instant,
 ) -> Result<Option<Image>, Refusal> {
     target.is_ready()?;
-    let mut threads = Threads::seize(target.pid(), wakeups)?;
-    threads.arm(addresses)?;
-    match threads.await_hit(until, target.longest_stop())? {
-        None => Ok(None),
-        Some(hit) => target.image_of(threads, Some(hit)).map(Some),
-    }
+    again(|| {
+        let mut threads = Threads::seize(target.pid(), wakeups)?;
+        threads.arm(addresses)?;
+        match threads.await_hit(until, target.longest_stop())? {
+            None => Ok(None),
+            Some(hit) => target.image_of(threads, Some(hit)).map(Some),
+        }
+    })
 }
 
 /// What is to be seen of one goroutine; `None` when the condition is not true.

@@ -5,7 +5,7 @@ use crate::headroom;
 use crate::memory;
 use crate::trace::{Threads, Wakeups, ended};
 use godebug_api::image::{ImageConfig, PauseLimit};
-use godebug_api::{Refusal, clock};
+use godebug_api::{Code, Refusal, clock};
 use nix::unistd::Pid;
 use std::fs::File;
 use std::time::{Duration, Instant};
@@ -91,9 +91,11 @@ impl Target {
 
     /// An image of the process as it is now.
     pub(crate) fn image(&self, wakeups: &mut Wakeups) -> Result<Image, Refusal> {
-        let mut threads = Threads::seize(self.pid, wakeups)?;
-        threads.stop_all(Instant::now() + self.longest_stop())?;
-        self.image_of(threads, None)
+        again(|| {
+            let mut threads = Threads::seize(self.pid, wakeups)?;
+            threads.stop_all(Instant::now() + self.longest_stop())?;
+            self.image_of(threads, None)
+        })
     }
 
     /// An image of the process, whose threads all stand. They go on here.
@@ -116,4 +118,19 @@ impl Target {
         let monotonic_ns = monotonic.tv_sec * 1_000_000_000 + monotonic.tv_nsec;
         Ok(Image { core, pause, time, monotonic_ns, bytes, written_in })
     }
+}
+
+/// A thread can be in the kernel just then, where it cannot be stopped: one that waits for a disk, or
+/// for a child to have another program. All were let go then, and the next try usually does it.
+pub(crate) fn again<T>(mut take: impl FnMut() -> Result<T, Refusal>) -> Result<T, Refusal> {
+    const TRIES: usize = 5;
+    for _ in 1..TRIES {
+        match take() {
+            Err(refusal) if refusal.code == Code::Freeze => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            other => return other,
+        }
+    }
+    take()
 }

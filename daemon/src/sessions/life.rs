@@ -262,6 +262,14 @@ impl Life {
                     return (reason, detail);
                 }
             }
+            // What takes images may be done before the session is active; that it was gone then was
+            // not heard.
+            if !self.session.has_gateway()
+                && let Some(unit) = self.missing_unit(&watched.units).await
+                && let Some(ending) = self.judge(Seen::UnitGone(unit)).await
+            {
+                return ending;
+            }
         }
         loop {
             tokio::select! {

@@ -151,8 +151,6 @@ impl<'a> Threads<'a> {
     /// Waits for one change and notes it.
     fn wait(&mut self, by: Instant) -> Result<Pid, Refusal> {
         let Some((tid, change)) = self.wakeups.next_change(by) else {
-            for t in self.running() { eprintln!("DBG {t} {:?} {:?} {:?}", std::fs::read_to_string(format!("/proc/{}/task/{t}/stat", self.pid)), std::fs::read_to_string(format!("/proc/{}/task/{t}/wchan", self.pid)), std::fs::read_to_string(format!("/proc/{}/task/{t}/syscall", self.pid))); }
-            eprintln!("DBG {:?} freed {:?}", self.strangers, self.freed);
             return Err(Refusal::new(
                 Code::Freeze,
                 format!("process {} did not stand still in time: a thread waits in the kernel", self.pid),

@@ -15,6 +15,8 @@ use std::time::{Duration, Instant};
 
 /// Images of a line come no faster.
 const BETWEEN: Duration = Duration::from_millis(100);
+/// So many frames are searched for the program's own code.
+const LOOK_FOR_OWN: usize = 50;
 /// The goroutine that runs main.main.
 const MAIN: i64 = 1;
 
@@ -104,7 +106,7 @@ fn worth_seeing(dlv: &mut Delve) -> Result<i64, Refusal> {
 }
 
 fn is_in_own_code(dlv: &mut Delve, goroutine: i64) -> bool {
-    stack(dlv, goroutine, 5).is_ok_and(|stack| stack.iter().any(StackFrame::is_own))
+    stack(dlv, goroutine, LOOK_FOR_OWN).is_ok_and(|stack| stack.iter().any(StackFrame::is_own))
 }
 
 fn state(dlv: &mut Delve) -> Result<State, Refusal> {
@@ -176,7 +178,8 @@ fn look(
     goroutine: i64,
 ) -> Result<Option<Hit>, Refusal> {
     let depth = usize::try_from(wanted.stack.get()).unwrap_or(20);
-    let frames = stack(dlv, goroutine, depth.saturating_sub(1))?;
+    // The program's own code may stand below more frames of Go's than are to be shown.
+    let frames = stack(dlv, goroutine, depth.max(LOOK_FOR_OWN) - 1)?;
     // At a line that is the frame; now, whatever the program's own code waits in.
     let frame = match wanted.at {
         Some(_) => 0,
@@ -195,7 +198,7 @@ fn look(
         location,
         goroutine,
         pause_ms: crate::milliseconds(image.pause),
-        stack: frames.iter().map(StackFrame::frame).collect(),
+        stack: frames.iter().take(depth).map(StackFrame::frame).collect(),
         variables,
     }))
 }
@@ -246,7 +249,10 @@ fn values(
     for method in ["RPCServer.ListFunctionArgs", "RPCServer.ListLocalVars"] {
         let scope = json!({ "GoroutineID": goroutine, "Frame": frame });
         match dlv.ask::<Variables>(method, json!({ "Scope": scope, "Cfg": LOAD })) {
-            Ok(found) => values.extend(found.all.unwrap_or_default().iter().map(Variable::shown)),
+            // Results without a name are nothing that a person would look for.
+            Ok(found) => values.extend(
+                found.all.unwrap_or_default().iter().filter(|one| !one.name.starts_with('~')).map(Variable::shown),
+            ),
             // Not every frame has some: one of assembly has none.
             Err(Answerless::Refused(_)) => {}
             Err(broken) => return Err(broken.into()),

@@ -78,6 +78,10 @@ struct Steady<'a> {
 
 impl<'a> Steady<'a> {
     fn start(root: &'a Root, program: &str, megabytes: u32) -> Self {
+        Self::start_with(root, program, &[&megabytes.to_string()])
+    }
+
+    fn start_with(root: &'a Root, program: &str, arguments: &[&str]) -> Self {
         let notices = root.path("notices");
         let _ = std::fs::remove_file(&notices);
         let pid_file = root.path("pid");
@@ -88,7 +92,7 @@ impl<'a> Steady<'a> {
         let mut shell = Command::new("sh");
         shell.arg("-c").arg(script).arg(root.path(program)).arg(&notices);
         // Go interrupts its own threads for its own ends; then not every EINTR would be ours.
-        shell.arg(megabytes.to_string()).env("GODEBUG", "asyncpreemptoff=1");
+        shell.args(arguments).env("GODEBUG", "asyncpreemptoff=1");
         let mut shell = shell.stdout(Stdio::piped()).spawn().unwrap();
         until("the program runs", || notices.exists());
         let pid = std::fs::read_to_string(&pid_file).unwrap().trim().parse().unwrap();
@@ -243,10 +247,12 @@ fn told(what: &str, lines: &[Value]) {
 #[ignore = "needs a root with dlv and Go in GODEBUG_TEST_ROOT"]
 fn images_of_now_disturb_nothing() {
     let Some((root, _guard)) = Root::find() else { return };
-    let steady = Steady::start(&root, "steady", 1);
+    let steady = Steady::start_with(&root, "steady", &["1", "quiet"]);
     let lines: Vec<Value> = (0..images()).flat_map(|_| steady.lines(&now())).collect();
     assert!(lines.iter().all(|line| line["stack"].as_array().is_some_and(|it| !it.is_empty())));
     steady.check();
+    let noticed = steady.noticed();
+    assert_eq!(noticed["interrupted"], 0, "a system call was interrupted: {noticed}");
     told("now", &lines);
 }
 
@@ -323,7 +329,9 @@ fn a_place_that_is_not_there_is_refused_with_one_that_is_meant() {
 #[ignore = "needs a root with dlv and Go in GODEBUG_TEST_ROOT"]
 fn all_goroutines_are_told_with_what_they_wait_for() {
     let Some((root, _guard)) = Root::find() else { return };
-    let steady = Steady::start(&root, "steady", 1);
+    let mut steady = Steady::start(&root, "steady", 1);
+    // It waits for signals from its first one on.
+    steady.count_signals(1, || true);
     let lines = steady.lines(&json!("goroutines"));
     let groups = lines[0]["groups"].as_array().unwrap();
     let of = |function: &str| {
@@ -344,7 +352,7 @@ fn a_large_process_stops_for_no_longer_than_its_page_tables_take() {
     let lines: Vec<Value> = (0..5).flat_map(|_| steady.lines(&now())).collect();
     told("1 GB", &lines);
     let ballast = steady.lines(&json!({ "snapshot": {
-        "count": 1, "stack": 1, "expressions": ["ballast[4096*77]", "len(ballast)"] } }));
+        "count": 1, "stack": 1, "expressions": ["main.ballast[4096*76]", "len(ballast)"] } }));
     assert_eq!(ballast[0]["variables"][0]["value"], "77", "{ballast:?}");
     assert_eq!(ballast[0]["variables"][1]["value"], (1000_u64 << 20).to_string());
     let hits = steady.lines(&at("main.tick", 3));

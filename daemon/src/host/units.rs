@@ -224,6 +224,10 @@ pub fn image(unit: ImageUnit<'_>) -> Properties {
         ("LimitCORE", 0_u64.into()),
         ("StandardInputFileDescriptor", Variant::Fd(unit.configuration.into())),
         ("StandardOutputFileDescriptor", Variant::Fd(unit.output.into())),
+        // Else what it says of itself would go to the client too: systemd compares the two settings
+        // and duplicates the descriptor when they are the same (exec-invoke.c, setup_output).
+        ("StandardOutput", "null".into()),
+        ("StandardError", "journal".into()),
         // Killing it can kill the target; the kernel shall take anything else first.
         ("OOMScoreAdjust", (-900_i32).into()),
     ]);

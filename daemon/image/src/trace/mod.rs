@@ -24,9 +24,11 @@ use std::collections::{BTreeMap, HashSet};
 use std::time::{Duration, Instant};
 use stop::{Change, Stop};
 
-/// How long a thread that cannot be stopped, since it waits for a disk, is waited for before it is
-/// left to the kernel, which lets it go when we end.
-const LONGEST_WAIT: Duration = Duration::from_secs(10);
+/// How long a thread that cannot be stopped, since it waits for a disk, is waited for before all of
+/// this ends: it would stop some time later with nobody there to let it go.
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
+/// The exit status then.
+const CANNOT_LET_GO: i32 = 4;
 
 /// How one thread stands.
 #[derive(Debug, Clone, Copy)]
@@ -230,6 +232,11 @@ impl<'a> Threads<'a> {
         while self.running().next().is_some() && self.wait(limit).is_ok() {
             self.put_back_standing();
             self.detach_stopped();
+        }
+        if let Some(tid) = self.running().next() {
+            eprintln!("thread {tid} of process {} does not stop; it is left to the kernel", self.pid);
+            // Which lets go of all that we trace.
+            std::process::exit(CANNOT_LET_GO);
         }
     }
 

@@ -1,7 +1,7 @@
 //! How a thread stands, from the words of wait(2) and ptrace(2).
 
 use nix::unistd::Pid;
-use rustix::process::{WaitOptions, WaitStatus, waitpid};
+use rustix::process::{WaitOptions, WaitStatus, wait};
 
 /// PTRACE_EVENT_STOP.
 const EVENT_STOP: i32 = 128;
@@ -43,7 +43,7 @@ pub(crate) enum Change {
 pub(crate) fn next_change() -> Option<(Pid, Change)> {
     let options = WaitOptions::NOHANG | WaitOptions::from_bits_retain(WALL);
     loop {
-        match waitpid(None, options) {
+        match wait(options) {
             Ok(Some((pid, status))) => {
                 return Some((Pid::from_raw(pid.as_raw_nonzero().get()), Change::of(status)));
             }

@@ -2,7 +2,9 @@
 // the length of every sleep, and counts its signals, while eight goroutines run through one line
 // without pause. What it has noticed it writes to the file it is given, ten times a second.
 //
-//	steady FILE MEGABYTES
+//	steady FILE MEGABYTES [quiet]
+//
+// When it is quiet, no child of its own interrupts a system call by its end.
 package main
 
 import (
@@ -167,8 +169,11 @@ func main() {
 	for n := range 8 {
 		go run(fmt.Sprintf("runner-%d", n))
 	}
-	for _, work := range []func(){sleeps, pipes, echoes, programs, counts} {
+	for _, work := range []func(){sleeps, pipes, echoes, counts} {
 		go work()
+	}
+	if len(os.Args) < 4 {
+		go programs()
 	}
 	for {
 		noticed, _ := json.Marshal(map[string]any{

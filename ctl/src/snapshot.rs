@@ -159,7 +159,9 @@ impl Told {
     fn outcome(self) -> Result<(), Refusal> {
         match (self.refusal, self.missed) {
             (Some(refusal), _) => Err(refusal),
-            (None, Some(why)) => Err(ended_early(why, "wait longer with --timeout, or choose a busier line")),
+            (None, Some(why)) => {
+                Err(ended_early(why, "wait longer with --timeout, or choose a busier line"))
+            }
             (None, None) if self.something => Ok(()),
             (None, None) => Err(ended_early(
                 "what takes the images has ended without an answer",

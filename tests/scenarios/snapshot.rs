@@ -5,7 +5,9 @@ use godebug_tests::{Host, Spawned, scenario::Scenario};
 use serde_json::Value;
 use std::time::Duration;
 
-use crate::support::{SOON, Session, is_answered, is_proved, leaves_nothing, order, refused, start, text};
+use crate::support::{
+    SOON, Session, is_answered, is_proved, leaves_nothing, order, refused, start, text,
+};
 
 pub(crate) const ALL: &[Scenario] = &[
     Scenario::new("snapshot_shows_a_service_that_goes_on", now).main().shared(),
@@ -24,7 +26,8 @@ pub(crate) const ALL: &[Scenario] = &[
 const PATIENT: &str = "--max-pause 2s";
 
 fn snapshot(host: &Host, words: &str) -> Result<Vec<Value>> {
-    let output = host.run_within(&format!("godebugctl --json snapshot {words} {PATIENT}"), SOON * 4)?;
+    let line = format!("godebugctl --json snapshot {words} {PATIENT}");
+    let output = host.run_within(&line, Duration::from_secs(200))?;
     let output = output.exits(0)?;
     output.stdout.lines().map(|line| serde_json::from_str(line).context("a line")).collect()
 }
@@ -101,7 +104,7 @@ fn is_traced(host: &Host) -> Result<bool> {
 fn load(host: &Host) -> Result<Spawned> {
     host.spawn(
         "for client in 1 2 3 4 5 6 7 8; do \
-           while curl -s -m 20 -o /dev/null 'http://127.0.0.1:8080/hot?n=2000' || true; do :; done & \
+           while curl -s -m 20 -o /dev/null 'http://127.0.0.1:8080/hot?n=20000000' || true; do :; done & \
          done; wait",
     )
 }
@@ -111,9 +114,9 @@ fn hot_line(host: &Host) -> Result<()> {
         let _load = load(host)?;
         let lines = snapshot(
             host,
-            "myapp --at main.tiny --expr n --if 'n > 100' --count 5 --stack 3 --timeout 5m",
+            "myapp --at main.tiny --expr n --if 'n > 100' --count 3 --stack 3 --timeout 3m",
         )?;
-        ensure!(lines.len() == 5, "{lines:?}");
+        ensure!(lines.len() == 3, "{lines:?}");
         for hit in &lines {
             ensure!(hit["location"]["function"] == "main.tiny", "{hit}");
             let n = hit["variables"][0]["value"].as_str().and_then(|n| n.parse::<i64>().ok());
@@ -198,7 +201,8 @@ fn not_for_everybody(host: &Host) -> Result<()> {
         for user in ["alice", "carol", "shop"] {
             for command in ["snapshot myapp", "goroutines myapp", "snapshot myapp --at main.tiny"] {
                 let output = host.run_as(user, &format!("godebugctl --json {command}"))?;
-                let why = refused(output, 3, "refused").with_context(|| format!("{user}: {command}"))?;
+                let why =
+                    refused(output, 3, "refused").with_context(|| format!("{user}: {command}"))?;
                 ensure!(why.contains("org.godebug1.attach"), "{why}");
             }
         }
@@ -209,8 +213,9 @@ fn not_for_everybody(host: &Host) -> Result<()> {
 fn client_vanishes(host: &Host) -> Result<()> {
     leaves_nothing(host, &["myapp"], |_| {
         for signal in ["KILL", "INT"] {
-            let mut waiting = host
-                .spawn(&format!("exec godebugctl snapshot myapp --at main.priceOf --timeout 5m {PATIENT}"))?;
+            let mut waiting = host.spawn(&format!(
+                "exec godebugctl snapshot myapp --at main.priceOf --timeout 5m {PATIENT}"
+            ))?;
             is_armed(host, &waiting)?;
             host.ok(&format!("kill -{signal} $(pidof godebugctl)"))?;
             waiting.wait(SOON)?;

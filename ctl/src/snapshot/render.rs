@@ -172,7 +172,12 @@ mod tests {
             pause_ms: 0.5,
             stack: vec![frame(hostile)],
             variables: vec![
-                Value { name: hostile.to_owned(), kind: hostile.to_owned(), value: hostile.to_owned(), unreadable: None },
+                Value {
+                    name: hostile.to_owned(),
+                    kind: hostile.to_owned(),
+                    value: hostile.to_owned(),
+                    unreadable: None,
+                },
                 Value::unreadable(hostile.to_owned()),
             ],
         });

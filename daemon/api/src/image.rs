@@ -212,13 +212,19 @@ pub struct ImageConfig {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Line {
-    Refused { error: Refusal },
+    Refused {
+        error: Refusal,
+    },
     /// The line is waited at; nothing has reached it yet.
-    Armed { armed: Armed },
+    Armed {
+        armed: Armed,
+    },
     Hit(Box<Hit>),
     Goroutines(Box<Goroutines>),
     /// The end of a snapshot at a line.
-    Done { done: Done },
+    Done {
+        done: Done,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

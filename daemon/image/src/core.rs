@@ -113,8 +113,10 @@ fn copy_memory(
     let next = AtomicUsize::new(0);
     let failure = Mutex::new(None);
     let work = || {
+        crate::behind_everybody(rustix::thread::gettid());
         let mut buffer = vec![0; usize::try_from(CHUNK).unwrap_or(1 << 22)];
-        while let Some((address, length, offset)) = pieces.get(next.fetch_add(1, Ordering::Relaxed)) {
+        while let Some((address, length, offset)) = pieces.get(next.fetch_add(1, Ordering::Relaxed))
+        {
             let buffer = &mut buffer[..*length];
             let done = memory
                 .read_exact_at(buffer, *address)
@@ -130,10 +132,9 @@ fn copy_memory(
     };
     let hands = std::thread::available_parallelism().map_or(1, |count| count.get().min(4));
     std::thread::scope(|scope| {
-        for _ in 1..hands {
+        for _ in 0..hands {
             scope.spawn(work);
         }
-        work();
     });
     match failure.into_inner() {
         Ok(Some(error)) => Err(error),

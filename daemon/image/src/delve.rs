@@ -7,8 +7,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
-use std::os::fd::{AsRawFd, BorrowedFd, AsFd};
-use std::path::{Path, PathBuf};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -87,14 +87,19 @@ impl Start<'_> {
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)
             .stderr(output.try_clone()?);
-        // A thread's own ambient capabilities are what its child gets; reading a core needs none.
+        // A thread's own ambient capabilities and priority are what its child gets; reading a core
+        // needs none of the first and is in no hurry.
         let spawned = std::thread::scope(|scope| {
-            scope.spawn(|| {
-                let _ = rustix::thread::clear_ambient_capability_set();
-                command.spawn()
-            }).join()
+            scope
+                .spawn(|| {
+                    let _ = rustix::thread::clear_ambient_capability_set();
+                    crate::behind_everybody(rustix::thread::gettid());
+                    command.spawn()
+                })
+                .join()
         });
-        let child = spawned.map_err(|_| std::io::Error::other("the thread that starts it ended"))??;
+        let child =
+            spawned.map_err(|_| std::io::Error::other("the thread that starts it ended"))??;
         // When memory is short, the answer goes and not what holds the target.
         let _ = std::fs::write(format!("/proc/{}/oom_score_adj", child.id()), "800");
         Ok(child)
@@ -112,7 +117,7 @@ fn by_number(file: BorrowedFd<'_>) -> String {
     format!("/proc/self/fd/{}", file.as_raw_fd())
 }
 
-fn connect(socket: &PathBuf, child: &mut Child) -> Result<Connection, String> {
+fn connect(socket: &Path, child: &mut Child) -> Result<Connection, String> {
     let limit = Instant::now() + START;
     loop {
         if let Ok(connection) = Connection::open(socket) {
@@ -133,7 +138,8 @@ fn connect(socket: &PathBuf, child: &mut Child) -> Result<Connection, String> {
 fn last_words(output: &File) -> String {
     let mut text = Vec::new();
     let mut output = output;
-    let _ = output.seek(SeekFrom::Start(0)).and_then(|_| output.take(64 * 1024).read_to_end(&mut text));
+    let _ =
+        output.seek(SeekFrom::Start(0)).and_then(|_| output.take(64 * 1024).read_to_end(&mut text));
     let text = printable(&text[text.len().saturating_sub(400)..]);
     let lines: Vec<&str> = text.lines().filter(|line| !line.contains("listening at")).collect();
     if lines.is_empty() { String::new() } else { format!("; it said: {}", lines.join(" / ")) }

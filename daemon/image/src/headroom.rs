@@ -86,9 +86,8 @@ fn unit_has_room(pid: i32, resident: &Resident) -> Result<(), Refusal> {
     let needed = resident.anonymous / 4 + 16 * MB;
     // The limits of all groups above hold too.
     while group.starts_with("/sys/fs/cgroup") {
-        let number = |name: &str| {
-            std::fs::read_to_string(group.join(name)).ok()?.trim().parse::<u64>().ok()
-        };
+        let number =
+            |name: &str| std::fs::read_to_string(group.join(name)).ok()?.trim().parse::<u64>().ok();
         if let (Some(limit), Some(current)) = (number("memory.max"), number("memory.current"))
             && limit.saturating_sub(current) < needed
         {

@@ -89,7 +89,9 @@ fn configuration() -> Result<ImageConfig, Refusal> {
         .read_to_end(&mut text)
         .map_err(serde_json::Error::io)
         .and_then(|_| serde_json::from_slice(&text))
-        .map_err(|error| Refusal::usage(format!("the configuration is not understood: {error}"), ""))
+        .map_err(|error| {
+            Refusal::usage(format!("the configuration is not understood: {error}"), "")
+        })
 }
 
 /// Waits until the guard traces us: from then on our death, whoever causes it, is seen before the
@@ -104,7 +106,10 @@ fn await_guard(wakeups: &mut Wakeups) -> Result<(), Refusal> {
         }
         wakeups.go_on()?;
         if Instant::now() > limit {
-            return Err(Refusal::host("the guard is not there", "see `journalctl -u 'godebug-guard@*'`"));
+            return Err(Refusal::host(
+                "the guard is not there",
+                "see `journalctl -u 'godebug-guard@*'`",
+            ));
         }
         // The kernel tells nobody that it is traced now.
         wakeups.sleep(Instant::now() + Duration::from_millis(2));
@@ -118,6 +123,12 @@ fn folder() -> Result<PathBuf, Refusal> {
     let made = std::fs::DirBuilder::new().mode(0o700).create(&path);
     made.map(|()| path)
         .map_err(|error| Refusal::host(format!("a folder for dlv cannot be made: {error}"), ""))
+}
+
+/// The unit comes first for as long as the target stands. What is done when it runs again comes last.
+fn behind_everybody(task: rustix::process::Pid) {
+    // Nobody is refused this.
+    let _ = rustix::process::setpriority_process(Some(task), 10);
 }
 
 /// For the journal: nothing of the target's own.

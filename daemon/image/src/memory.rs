@@ -110,7 +110,7 @@ fn is_own(entry: u64, mapping: &Mapping) -> bool {
     let exists = entry & (PRESENT | SWAPPED) != 0;
     // Memory that is shared, with no file of its own, counts as a file's page here.
     let unchanged = entry & PRESENT != 0 && entry & OF_FILE != 0 && mapping.inode != 0;
-    exists && !(unchanged && !mapping.shared)
+    exists && !unchanged
 }
 
 #[cfg(test)]

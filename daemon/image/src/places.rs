@@ -79,7 +79,8 @@ fn usable(name: &Phrase, found: &[Location]) -> Result<Found, Refusal> {
             "name a single line or function",
         ));
     }
-    let inside = places.iter().find(|place| GOS_INSIDE.iter().any(|it| place.function.starts_with(it)));
+    let inside =
+        places.iter().find(|place| GOS_INSIDE.iter().any(|it| place.function.starts_with(it)));
     if let Some(place) = inside {
         return Err(Refusal::usage(
             format!("{} belongs to Go's runtime, where no breakpoint may stand", place.function),
@@ -177,7 +178,10 @@ mod tests {
 
     fn location(function: &str, pcs: &[u64]) -> Location {
         let function = json!({ "name": function });
-        serde_json::from_value(json!({ "pc": pcs[0], "file": "/a.go", "line": 1, "pcs": pcs, "function": function })).unwrap()
+        serde_json::from_value(
+            json!({ "pc": pcs[0], "file": "/a.go", "line": 1, "pcs": pcs, "function": function }),
+        )
+        .unwrap()
     }
 
     #[test]

@@ -17,7 +17,8 @@ impl Report {
     /// # Errors
     /// When nobody reads it.
     pub(crate) fn line(&mut self, line: &Line) -> Result<(), Refusal> {
-        let gone = |error: io::Error| Refusal::new(Code::Ended, format!("nobody reads: {error}"), "");
+        let gone =
+            |error: io::Error| Refusal::new(Code::Ended, format!("nobody reads: {error}"), "");
         let mut text = serde_json::to_vec(line).map_err(|error| gone(error.into()))?;
         if text.len() >= LONGEST_LINE {
             return Err(Refusal::failed("the answer is longer than anybody reads", "ask for less"));

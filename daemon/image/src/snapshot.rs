@@ -251,7 +251,12 @@ fn values(
         match dlv.ask::<Variables>(method, json!({ "Scope": scope, "Cfg": LOAD })) {
             // Results without a name are nothing that a person would look for.
             Ok(found) => values.extend(
-                found.all.unwrap_or_default().iter().filter(|one| !one.name.starts_with('~')).map(Variable::shown),
+                found
+                    .all
+                    .unwrap_or_default()
+                    .iter()
+                    .filter(|one| !one.name.starts_with('~'))
+                    .map(Variable::shown),
             ),
             // Not every frame has some: one of assembly has none.
             Err(Answerless::Refused(_)) => {}

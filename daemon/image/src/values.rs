@@ -83,7 +83,9 @@ impl StackFrame {
     /// Go's own sources lie in GOROOT/src, or have no folder at all under -trimpath.
     fn is_in_goroot(&self) -> bool {
         let file = &self.location.file;
-        file.contains("/go/src/") || file.contains("/src/runtime/") || is_under_goroot(file)
+        file.contains("/go/src/")
+            || file.contains("/src/runtime/")
+            || is_under_goroot(file)
             || !file.starts_with('/')
     }
 }
@@ -91,7 +93,9 @@ impl StackFrame {
 fn is_under_goroot(file: &str) -> bool {
     // Debian's, and those of the archives: /usr/lib/go-1.24/src, /usr/local/go/src.
     file.split_once("/src/").is_some_and(|(root, _)| {
-        root.rsplit('/').next().is_some_and(|last| last == "go" || last.starts_with("go-1") || last.starts_with("go1"))
+        root.rsplit('/')
+            .next()
+            .is_some_and(|last| last == "go" || last.starts_with("go-1") || last.starts_with("go1"))
     })
 }
 
@@ -149,7 +153,12 @@ impl Variable {
         if unreadable.is_none() {
             self.write(&mut value, true);
         }
-        Value { name: self.name.clone(), kind: self.kind_name.clone(), value: cut(value), unreadable }
+        Value {
+            name: self.name.clone(),
+            kind: self.kind_name.clone(),
+            value: cut(value),
+            unreadable,
+        }
     }
 
     fn write(&self, out: &mut String, top: bool) {
@@ -172,7 +181,13 @@ impl Variable {
             kind::CHAN => {
                 let _ = match self.children.is_empty() {
                     true => write!(out, "{} nil", self.kind_name),
-                    false => write!(out, "{} {}/{}", self.kind_name, self.child("qcount"), self.child("dataqsiz")),
+                    false => write!(
+                        out,
+                        "{} {}/{}",
+                        self.kind_name,
+                        self.child("qcount"),
+                        self.child("dataqsiz")
+                    ),
                 };
             }
             kind::FUNC if self.value.is_empty() => out.push_str("nil"),
@@ -185,7 +200,10 @@ impl Variable {
     }
 
     fn child(&self, name: &str) -> &str {
-        self.children.iter().find(|child| child.name == name).map_or("?", |child| child.value.as_str())
+        self.children
+            .iter()
+            .find(|child| child.name == name)
+            .map_or("?", |child| child.value.as_str())
     }
 
     fn write_string(&self, out: &mut String) {
@@ -219,7 +237,8 @@ impl Variable {
         self.write_children(out, |child, out| child.write(out, false));
         let more = self.len - i64::try_from(self.children.len()).unwrap_or(0);
         if more > 0 {
-            let _ = write!(out, "{}...+{more} more", if self.children.is_empty() { "" } else { "," });
+            let _ =
+                write!(out, "{}...+{more} more", if self.children.is_empty() { "" } else { "," });
         }
         out.push(']');
     }
@@ -260,7 +279,8 @@ impl Variable {
         }
         let more = self.len - i64::try_from(self.children.len() / 2).unwrap_or(0);
         if more > 0 {
-            let _ = write!(out, "{}...+{more} more", if self.children.is_empty() { "" } else { ", " });
+            let _ =
+                write!(out, "{}...+{more} more", if self.children.is_empty() { "" } else { ", " });
         }
         out.push(']');
     }

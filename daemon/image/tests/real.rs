@@ -240,7 +240,11 @@ fn told(what: &str, lines: &[Value]) {
     let mut pauses: Vec<f64> = lines.iter().filter_map(|line| line["pause_ms"].as_f64()).collect();
     pauses.sort_by(f64::total_cmp);
     let (count, middle) = (pauses.len(), pauses.len() / 2);
-    eprintln!("{what}: {count} images, median {} ms, longest {} ms", pauses[middle], pauses[count - 1]);
+    eprintln!(
+        "{what}: {count} images, median {} ms, longest {} ms",
+        pauses[middle],
+        pauses[count - 1]
+    );
 }
 
 #[test]

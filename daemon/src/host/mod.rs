@@ -313,9 +313,7 @@ impl Host for RealHost {
     type Material = Material;
 
     async fn take(&self, grant: &Grant, material: &Material) -> Result<(), Refusal> {
-        let session = || {
-            material.session.as_ref().ok_or_else(|| only_when_opening(grant))
-        };
+        let session = || material.session.as_ref().ok_or_else(|| only_when_opening(grant));
         match grant {
             Grant::DeadMan { unit } => self.take_dead_man(unit, &material.deadline).await,
             Grant::Guard { unit } => self.take_guard(unit, material).await,
@@ -399,8 +397,10 @@ impl Host for RealHost {
                 vec![(format!("nftables table {table}"), found)]
             }
             Grant::FirewalldRule { zone, rule } => {
-                let mut read =
-                    vec![(format!("firewalld {zone}: {rule}"), self.read_back_rule(zone, rule).await)];
+                let mut read = vec![(
+                    format!("firewalld {zone}: {rule}"),
+                    self.read_back_rule(zone, rule).await,
+                )];
                 if let Some(port) = session.port {
                     let kernel = match nftables::left_by_firewalld(port).await {
                         Ok(left) => (!left.is_empty()).then(|| "it is let in".to_owned()),

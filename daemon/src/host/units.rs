@@ -230,6 +230,8 @@ pub fn image(unit: ImageUnit<'_>) -> Properties {
         ("StandardError", "journal".into()),
         // Killing it can kill the target; the kernel shall take anything else first.
         ("OOMScoreAdjust", (-900_i32).into()),
+        // The target stands while it works; whatever does not hold the target it makes last.
+        ("Nice", (-20_i32).into()),
     ]);
     if !unit.target_is_starting {
         for name in ["BindsTo", "Requisite", "After"] {

@@ -9,8 +9,8 @@
 
 use super::watchdog::{self, Demands};
 use super::{Turn, freeze, needs_repair, repair, repair_frozen, target_of, told};
-use crate::target::process::Process;
 use crate::paths;
+use crate::target::process::Process;
 use godebug_api::SessionId;
 use godebug_core::grant::image_unit;
 use godebug_core::ledger::Opened;
@@ -116,7 +116,8 @@ fn await_imager(id: &SessionId, target: &Process) -> Result<Option<nix::unistd::
     while Instant::now() < limit && target.is_alive() {
         let members = std::fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
         let named = |pid: &str| {
-            std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim() == NAME)
+            std::fs::read_to_string(format!("/proc/{pid}/comm"))
+                .is_ok_and(|comm| comm.trim() == NAME)
         };
         // dlv is a child of it, and systemd's own process has another name until it runs it.
         if let Some(pid) = members.lines().find(|pid| named(pid)) {
@@ -144,12 +145,13 @@ fn end_copies(target: &Process, tracer: nix::unistd::Pid) {
             traced_by.and_then(|tid| i32::try_from(tid).ok()) == Some(tracer.as_raw())
         });
         if let Some(copy) = copy {
-            let killed = rustix::process::pidfd_send_signal(
-                copy.pidfd(),
-                rustix::process::Signal::KILL,
-            );
+            let killed =
+                rustix::process::pidfd_send_signal(copy.pidfd(), rustix::process::Signal::KILL);
             if let Err(error) = killed {
-                tracing::error!("the copy {pid} of process {} cannot be ended: {error}", target.pid);
+                tracing::error!(
+                    "the copy {pid} of process {} cannot be ended: {error}",
+                    target.pid
+                );
             }
         }
     }

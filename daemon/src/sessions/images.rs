@@ -68,9 +68,10 @@ impl Sessions {
         not_twice(&self.list(), &target)?;
         find::traceable(&target)?;
         parent_takes_copies(&target)?;
-        let facts = systemd.properties(target.unit.as_str()).await.map_err(|error| {
-            Refusal::host(error.to_string(), "is systemd running here?")
-        })?;
+        let facts = systemd
+            .properties(target.unit.as_str())
+            .await
+            .map_err(|error| Refusal::host(error.to_string(), "is systemd running here?"))?;
         filter_allows_copies(&target, &facts)?;
         let debugger = fitting_debugger(&target).await?;
         has_symbols(&target, Symbols::None)?;
@@ -134,7 +135,10 @@ fn filter_allows_copies(target: &Target, facts: &UnitFacts) -> Result<(), Refusa
             return Ok(());
         }
         return Err(Refusal::target(
-            format!("SystemCallFilter= of {} forbids clone(2), by which a copy is made", target.unit),
+            format!(
+                "SystemCallFilter= of {} forbids clone(2), by which a copy is made",
+                target.unit
+            ),
             "allow it, or use `godebugctl attach`, which makes no copy",
         ));
     }

@@ -263,7 +263,10 @@ pub async fn all_debuggers() -> debuggers::Search {
 }
 
 /// What a symbols file has, if there is one to look into.
-pub(super) fn has_symbols(target: &Target, symbols: Symbols<'_>) -> Result<Option<DebugSize>, Refusal> {
+pub(super) fn has_symbols(
+    target: &Target,
+    symbols: Symbols<'_>,
+) -> Result<Option<DebugSize>, Refusal> {
     match symbols {
         Symbols::InFile(file) => return fitting_symbols(target, file).map(Some),
         Symbols::Announced => return Ok(None),

@@ -83,7 +83,8 @@ impl Threads<'_> {
             .and_then(|()| self.run_system_call(tid, by));
         // Whatever came of it: where it stands now is in the kernel, on its way to the program, and
         // with these registers it arrives where it was, or makes its own system call again.
-        let back = Here::set_registers(tid, &registers).and_then(|()| raw::set_signal_mask(tid, mask));
+        let back =
+            Here::set_registers(tid, &registers).and_then(|()| raw::set_signal_mask(tid, mask));
         match (copied, back) {
             (Ok(copy), Ok(())) => Ok(copy),
             (Err(why), _) => Err(why),
@@ -110,7 +111,9 @@ impl Threads<'_> {
                     }
                 }
                 // SIGSTOP, which nobody can block, or the freezer: a stop in the kernel as well.
-                Stop::Signal(_) | Stop::Group | Stop::Interrupted => return Err(NotCopied::Disturbed),
+                Stop::Signal(_) | Stop::Group | Stop::Interrupted => {
+                    return Err(NotCopied::Disturbed);
+                }
                 Stop::Cloned | Stop::Executed => return Err(NotCopied::Disturbed),
             }
         };
@@ -263,7 +266,10 @@ fn system_call(pid: Pid) -> Result<u64, Refusal> {
         let mut code = vec![0; usize::try_from(end.checked_sub(start)?.min(64 * 1024)).ok()?];
         File::open(format!("/proc/{pid}/mem")).ok()?.read_exact_at(&mut code, start).ok()?;
         let call = Here::SYSTEM_CALL;
-        Some(start + u64::try_from(code.windows(call.len()).position(|found| found == call)?).ok()?)
+        Some(
+            start
+                + u64::try_from(code.windows(call.len()).position(|found| found == call)?).ok()?,
+        )
     };
     find().ok_or_else(|| {
         Refusal::target(

@@ -142,7 +142,10 @@ impl<'a> Threads<'a> {
 
     fn is_there(&self) -> Result<(), Refusal> {
         if self.executed {
-            return Err(Refusal::target("the process has just become another program", "try again"));
+            return Err(Refusal::target(
+                "the process has just become another program",
+                "try again",
+            ));
         }
         if self.threads.is_empty() {
             return Err(ended(self.pid));
@@ -155,7 +158,10 @@ impl<'a> Threads<'a> {
         let Some((tid, change)) = self.wakeups.next_change(by) else {
             return Err(Refusal::new(
                 Code::Freeze,
-                format!("process {} did not stand still in time: a thread waits in the kernel", self.pid),
+                format!(
+                    "process {} did not stand still in time: a thread waits in the kernel",
+                    self.pid
+                ),
                 "try again, or allow a longer stop with --max-pause",
             ));
         };
@@ -234,7 +240,10 @@ impl<'a> Threads<'a> {
             self.detach_stopped();
         }
         if let Some(tid) = self.running().next() {
-            eprintln!("thread {tid} of process {} does not stop; it is left to the kernel", self.pid);
+            eprintln!(
+                "thread {tid} of process {} does not stop; it is left to the kernel",
+                self.pid
+            );
             // Which lets go of all that we trace.
             std::process::exit(CANNOT_LET_GO);
         }
@@ -272,7 +281,9 @@ impl ThreadState {
             general: raw::register_set(tid, 1)?,
             floating: raw::register_set(tid, 2).unwrap_or_default(),
             // A processor without this kind has none.
-            more: more.filter_map(|kind| Some((*kind, raw::register_set(tid, *kind).ok()?))).collect(),
+            more: more
+                .filter_map(|kind| Some((*kind, raw::register_set(tid, *kind).ok()?)))
+                .collect(),
         })
     }
 }

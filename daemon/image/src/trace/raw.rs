@@ -25,7 +25,8 @@ pub(super) fn listen(tid: Pid) -> nix::Result<()> {
 fn with_number(request: libc::c_uint, tid: Pid, number: i32) -> nix::Result<()> {
     let no_address = std::ptr::null_mut::<libc::c_void>();
     // SAFETY: the kernel takes both arguments of these requests as numbers; no memory is touched.
-    let done = unsafe { libc::ptrace(request, tid.as_raw(), no_address, libc::c_long::from(number)) };
+    let done =
+        unsafe { libc::ptrace(request, tid.as_raw(), no_address, libc::c_long::from(number)) };
     Errno::result(done).map(drop)
 }
 

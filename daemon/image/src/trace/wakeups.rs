@@ -1,7 +1,7 @@
 //! What this process waits for: its tracees, an order to end, and the client's end.
 
-use super::stop::next_change;
 use super::stop::Change;
+use super::stop::next_change;
 use godebug_api::{Code, Refusal};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};

@@ -113,7 +113,7 @@ fn copy_memory(
     let next = AtomicUsize::new(0);
     let failure = Mutex::new(None);
     let work = || {
-        crate::behind_everybody(rustix::thread::gettid());
+        crate::after_services(rustix::thread::gettid());
         let mut buffer = vec![0; usize::try_from(CHUNK).unwrap_or(1 << 22)];
         while let Some((address, length, offset)) = pieces.get(next.fetch_add(1, Ordering::Relaxed))
         {

@@ -93,7 +93,7 @@ impl Start<'_> {
             scope
                 .spawn(|| {
                     let _ = rustix::thread::clear_ambient_capability_set();
-                    crate::behind_everybody(rustix::thread::gettid());
+                    crate::after_services(rustix::thread::gettid());
                     command.spawn()
                 })
                 .join()

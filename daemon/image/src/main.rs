@@ -125,10 +125,11 @@ fn folder() -> Result<PathBuf, Refusal> {
         .map_err(|error| Refusal::host(format!("a folder for dlv cannot be made: {error}"), ""))
 }
 
-/// The unit comes first for as long as the target stands. What is done when it runs again comes last.
-fn behind_everybody(task: rustix::process::Pid) {
+/// The unit comes first for as long as the target stands. What is done when it runs again comes after
+/// the services.
+fn after_services(task: rustix::process::Pid) {
     // Nobody is refused this.
-    let _ = rustix::process::setpriority_process(Some(task), 10);
+    let _ = rustix::process::setpriority_process(Some(task), 5);
 }
 
 /// For the journal: nothing of the target's own.

@@ -333,9 +333,7 @@ fn a_place_that_is_not_there_is_refused_with_one_that_is_meant() {
 #[ignore = "needs a root with dlv and Go in GODEBUG_TEST_ROOT"]
 fn all_goroutines_are_told_with_what_they_wait_for() {
     let Some((root, _guard)) = Root::find() else { return };
-    let mut steady = Steady::start(&root, "steady", 1);
-    // It waits for signals from its first one on.
-    steady.count_signals(1, || true);
+    let steady = Steady::start(&root, "steady", 1);
     let lines = steady.lines(&json!("goroutines"));
     let groups = lines[0]["groups"].as_array().unwrap();
     let of = |function: &str| {

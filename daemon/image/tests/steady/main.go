@@ -150,9 +150,7 @@ func programs() {
 }
 
 // counts tells of every signal at once, so that a sender can wait for it.
-func counts() {
-	received := make(chan os.Signal, 100)
-	signal.Notify(received, syscall.SIGUSR1, syscall.SIGUSR2)
+func counts(received chan os.Signal) {
 	for range received {
 		signals.Add(1)
 		os.Stdout.Write([]byte{'.'})
@@ -169,7 +167,10 @@ func main() {
 	for n := range 8 {
 		go run(fmt.Sprintf("runner-%d", n))
 	}
-	for _, work := range []func(){sleeps, pipes, echoes, counts} {
+	received := make(chan os.Signal, 100)
+	signal.Notify(received, syscall.SIGUSR1, syscall.SIGUSR2)
+	go counts(received)
+	for _, work := range []func(){sleeps, pipes, echoes} {
 		go work()
 	}
 	if len(os.Args) < 4 {

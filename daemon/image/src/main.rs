@@ -60,7 +60,6 @@ fn run(report: &mut Report) -> Result<(), Refusal> {
         ImageTask::Goroutines => {
             target.is_ready()?;
             let image = target.image(&mut wakeups)?;
-            tell(&image);
             let mut dlv = start.on(&target.executable, &image.core)?;
             let all = goroutines::summary(&mut dlv, &image, &config.unit)?;
             report.line(&Line::Goroutines(Box::new(all)))
@@ -130,16 +129,6 @@ fn folder() -> Result<PathBuf, Refusal> {
 fn after_services(task: rustix::process::Pid) {
     // Nobody is refused this.
     let _ = rustix::process::setpriority_process(Some(task), 5);
-}
-
-/// For the journal: nothing of the target's own.
-fn tell(image: &target::Image) {
-    eprintln!(
-        "an image in {:.2} ms, {} bytes written in {:.0} ms",
-        milliseconds(image.pause),
-        image.bytes,
-        milliseconds(image.written_in)
-    );
 }
 
 /// With two decimals, as people read it.

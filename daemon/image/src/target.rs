@@ -29,9 +29,6 @@ pub(crate) struct Image {
     pub(crate) time: String,
     /// The target's clock at that moment, CLOCK_MONOTONIC in nanoseconds.
     pub(crate) monotonic_ns: i64,
-    /// How much memory of the process is in it, and how long the writing took.
-    pub(crate) bytes: u64,
-    pub(crate) written_in: Duration,
 }
 
 impl Target {
@@ -115,8 +112,14 @@ impl Target {
         let written_in = begun.elapsed();
         copy.end()?;
         let (core, bytes) = written?;
+        // For the journal: nothing of the target's own.
+        eprintln!(
+            "an image in {:.2} ms, {bytes} bytes written in {:.0} ms",
+            crate::milliseconds(pause),
+            crate::milliseconds(written_in)
+        );
         let monotonic_ns = monotonic.tv_sec * 1_000_000_000 + monotonic.tv_nsec;
-        Ok(Image { core, pause, time, monotonic_ns, bytes, written_in })
+        Ok(Image { core, pause, time, monotonic_ns })
     }
 }
 

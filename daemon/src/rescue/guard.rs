@@ -14,6 +14,7 @@ use crate::target::process::Process;
 use godebug_api::SessionId;
 use godebug_core::grant::image_unit;
 use godebug_core::ledger::Opened;
+use godebug_image::stash::Kept;
 use nix::sys::ptrace;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use std::path::Path;
@@ -50,10 +51,11 @@ pub fn guard(id: &SessionId) -> Result<(), String> {
         return Ok(()); // it has detached in the orderly way
     }
     let frozen = freeze(id, &target);
+    let copying = Kept::of(tracer.as_raw());
     end_copies(&target, tracer);
     // Now the kernel may free the target: it does not run.
     ptrace::detach(tracer, None).map_err(|error| format!("dlv cannot be let go: {error}"))?;
-    told(&session, &repair_frozen(id, &target, frozen, begun)?);
+    told(&session, &repair_frozen(id, &target, frozen, copying, begun)?);
     Ok(())
 }
 

@@ -20,6 +20,7 @@ use freezer::Frozen;
 use godebug_api::SessionId;
 use godebug_core::grant::guard_unit;
 use godebug_core::ledger::Opened;
+use godebug_image::stash::Kept;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -166,18 +167,26 @@ fn freeze(id: &SessionId, target: &Process) -> Option<Frozen> {
 /// # Errors
 /// What could not be done. The target is thawed in any case.
 fn repair(id: &SessionId, target: &Process) -> Result<Repair, String> {
-    repair_frozen(id, target, freeze(id, target), Instant::now())
+    repair_frozen(id, target, freeze(id, target), None, Instant::now())
 }
 
 fn repair_frozen(
     id: &SessionId,
     target: &Process,
     frozen: Option<Frozen>,
+    copying: Option<Kept>,
     begun: Instant,
 ) -> Result<Repair, String> {
     await_no_tracer(target)?;
     let mut repair = Repair::default();
     let threads = threads::Held::seize(target.pid)?;
+    if let Some(kept) = &copying {
+        // It was made to copy its process, and goes on with what it was at.
+        match kept.give_back() {
+            Ok(()) => repair.rewound += 1,
+            Err(error) => tracing::error!("thread {} is not as it was: {error}", kept.tid),
+        }
+    }
     let restored = restore_text(id, target)?;
     repair.restored = restored.len();
     threads.set_back(&restored, &mut repair);

@@ -75,7 +75,8 @@ impl Threads<'_> {
     fn copy_in(&mut self, tid: Pid, at: u64, by: Instant) -> Result<Copy, NotCopied> {
         let gone = |_| NotCopied::Failed(super::ended(tid));
         let registers = Here::registers(tid).map_err(gone)?;
-        let mask = raw::signal_mask(tid).map_err(gone)?;
+        // A guard gives it back should we be killed in the middle.
+        let kept = self.stash.keep(tid).map_err(|_| NotCopied::Failed(super::ended(tid)))?;
         // A signal in the middle would make the program's handler run on the wrong registers.
         raw::set_signal_mask(tid, ALL_SIGNALS).map_err(gone)?;
         let copied = Here::set_registers(tid, &Here::copying(&registers, at))
@@ -83,8 +84,8 @@ impl Threads<'_> {
             .and_then(|()| self.run_system_call(tid, by));
         // Whatever came of it: where it stands now is in the kernel, on its way to the program, and
         // with these registers it arrives where it was, or makes its own system call again.
-        let back =
-            Here::set_registers(tid, &registers).and_then(|()| raw::set_signal_mask(tid, mask));
+        let back = kept.give_back();
+        self.stash.clear();
         match (copied, back) {
             (Ok(copy), Ok(())) => Ok(copy),
             (Err(why), _) => Err(why),
@@ -162,8 +163,9 @@ impl Threads<'_> {
         child: &mut Option<Copy>,
         by: Instant,
     ) -> Result<Stop, Refusal> {
-        // The copying itself, once begun, has to be seen through: it cannot be taken back.
-        let by = by.max(Instant::now() + Duration::from_secs(5));
+        // The copying itself, once begun, has to be seen through: it cannot be taken back while the
+        // thread runs in the kernel, as it does for longer in a control group that is frozen.
+        let by = by.max(Instant::now() + Duration::from_secs(600));
         loop {
             let Some((changed, change)) = self.wakeups.next_change(by) else {
                 return Err(Refusal::failed("the kernel does not end the copying", "try again"));

@@ -8,7 +8,6 @@
 mod arch;
 mod breakpoints;
 mod copy;
-mod raw;
 mod stop;
 mod wakeups;
 
@@ -17,6 +16,8 @@ pub(crate) use breakpoints::Places;
 pub(crate) use wakeups::Wakeups;
 
 use godebug_api::{Code, Refusal};
+use godebug_image::raw;
+use godebug_image::stash::Stash;
 use nix::errno::Errno;
 use nix::sys::ptrace;
 use nix::unistd::Pid;
@@ -44,6 +45,7 @@ pub(crate) struct Threads<'a> {
     pid: Pid,
     threads: BTreeMap<i32, Thread>,
     wakeups: &'a mut Wakeups,
+    stash: Stash,
     /// When the first of them was stopped.
     stopped_at: Option<Instant>,
     /// A line that is armed in them.
@@ -69,6 +71,9 @@ impl<'a> Threads<'a> {
             pid,
             threads: BTreeMap::new(),
             wakeups,
+            stash: Stash::new().map_err(|error| {
+                Refusal::host(format!("there is no memory for a thread's registers: {error}"), "")
+            })?,
             stopped_at: None,
             armed: None,
             executed: false,

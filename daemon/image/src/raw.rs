@@ -7,17 +7,26 @@ use nix::libc;
 use nix::unistd::Pid;
 
 /// Lets a thread go, with the signal that it stopped for, or 0.
-pub(super) fn detach(tid: Pid, signal: i32) -> nix::Result<()> {
+///
+/// # Errors
+/// When the thread does not stand, or has ended.
+pub fn detach(tid: Pid, signal: i32) -> nix::Result<()> {
     with_number(libc::PTRACE_DETACH, tid, signal)
 }
 
 /// Lets a thread run, with the signal that it stopped for, or 0.
-pub(super) fn cont(tid: Pid, signal: i32) -> nix::Result<()> {
+///
+/// # Errors
+/// When the thread does not stand, or has ended.
+pub fn cont(tid: Pid, signal: i32) -> nix::Result<()> {
     with_number(libc::PTRACE_CONT, tid, signal)
 }
 
 /// Leaves a thread in the stop that a signal such as SIGSTOP has put the whole process into.
-pub(super) fn listen(tid: Pid) -> nix::Result<()> {
+///
+/// # Errors
+/// When the thread does not stand, or has ended.
+pub fn listen(tid: Pid) -> nix::Result<()> {
     with_number(libc::PTRACE_LISTEN, tid, 0)
 }
 
@@ -31,7 +40,10 @@ fn with_number(request: libc::c_uint, tid: Pid, number: i32) -> nix::Result<()> 
 }
 
 /// The signals that a thread has blocked.
-pub(super) fn signal_mask(tid: Pid) -> nix::Result<u64> {
+///
+/// # Errors
+/// When the thread does not stand, or has ended.
+pub fn signal_mask(tid: Pid) -> nix::Result<u64> {
     let mut mask = 0_u64;
     // SAFETY: the kernel writes as many bytes as the third argument says, which is what there is.
     let done = unsafe {
@@ -41,7 +53,10 @@ pub(super) fn signal_mask(tid: Pid) -> nix::Result<u64> {
 }
 
 /// Makes a thread block these signals and no other.
-pub(super) fn set_signal_mask(tid: Pid, mask: u64) -> nix::Result<()> {
+///
+/// # Errors
+/// When the thread does not stand, or has ended.
+pub fn set_signal_mask(tid: Pid, mask: u64) -> nix::Result<()> {
     // SAFETY: the kernel reads as many bytes as the third argument says, which is what there is.
     let done = unsafe {
         libc::ptrace(libc::PTRACE_SETSIGMASK, tid.as_raw(), size_of::<u64>(), &raw const mask)
@@ -49,8 +64,26 @@ pub(super) fn set_signal_mask(tid: Pid, mask: u64) -> nix::Result<()> {
     Errno::result(done).map(drop)
 }
 
+/// Gives a thread registers of one kind.
+///
+/// # Errors
+/// When the thread does not stand, or the kernel does not take them.
+pub fn set_register_set(tid: Pid, kind: i32, registers: &[u8]) -> nix::Result<()> {
+    let mut registers = registers.to_vec();
+    let mut vector =
+        libc::iovec { iov_base: registers.as_mut_ptr().cast(), iov_len: registers.len() };
+    // SAFETY: the kernel reads at most iov_len bytes from iov_base, both of which are the vector's.
+    let done = unsafe {
+        libc::ptrace(libc::PTRACE_SETREGSET, tid.as_raw(), kind as usize, &raw mut vector)
+    };
+    Errno::result(done).map(drop)
+}
+
 /// A thread's registers of one kind, as an ELF note has them.
-pub(super) fn register_set(tid: Pid, kind: i32) -> nix::Result<Vec<u8>> {
+///
+/// # Errors
+/// When the thread does not stand, or has ended.
+pub fn register_set(tid: Pid, kind: i32) -> nix::Result<Vec<u8>> {
     // The largest kind, amd64's with AMX, has 11 KiB.
     let mut registers = vec![0_u8; 16 * 1024];
     let mut vector =

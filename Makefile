@@ -7,11 +7,11 @@ CARGO ?= cargo
 PROFILE ?= release
 LIB = $(DESTDIR)$(PREFIX)/lib/godebug
 SHARE = $(DESTDIR)$(PREFIX)/share
-PROGRAMS = godebugd godebug-revoke godebug-gateway godebug-dlvctl
+PROGRAMS = godebugd godebug-revoke godebug-gateway godebug-dlvctl godebug-image
 
 .PHONY: all check demo bench install deb image clean tools
 all:
-	$(CARGO) build --release --locked -p godebug -p godebug-gateway -p godebug-dlvctl -p godebugctl
+	$(CARGO) build --release --locked -p godebug -p godebug-gateway -p godebug-dlvctl -p godebug-image -p godebugctl
 
 check:
 	tests/check

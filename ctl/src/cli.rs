@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use godebug_api::audit::{Last, Moment};
 use godebug_api::chain::PublicKey;
+use godebug_api::image::{Count, Depth, Patience, PauseLimit, Phrase};
 use godebug_api::rules::engine::Command as RuleCommand;
 use godebug_api::{Cidr, FreezeLimit, Mode, Pid, Reason, Refusal, SessionId, Ttl, UnitName};
 use std::error::Error;
@@ -34,6 +35,13 @@ pub(crate) enum Command {
     Attach(Attach),
     /// Serve a local port for the IDE, through the gateway that a ticket names
     Connect(Connect),
+    /// Show the stack and the values of a goroutine, now or at a line, without stopping the service
+    ///
+    /// They are read from an image, which is a copy of the process that takes about a millisecond. No
+    /// port is opened.
+    Snapshot(Snapshot),
+    /// Show what all goroutines are doing, without stopping the service
+    Goroutines(Goroutines),
     /// List the sessions
     List,
     /// Show everything about one session
@@ -211,6 +219,57 @@ pub(crate) struct Attach {
     /// that your ssh connection came to]
     #[arg(long, value_name = "HOST")]
     pub(crate) endpoint: Option<Endpoint>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Snapshot {
+    /// The unit, with or without `.service`
+    pub(crate) unit: UnitName,
+    /// Where: FILE.go:LINE, package.Function or package.(*Type).Method [default: now, wherever it is]
+    #[arg(long, value_name = "LOCATION")]
+    pub(crate) at: Option<Phrase>,
+    /// Show this expression instead of the arguments and locals; may be repeated
+    #[arg(long = "expr", value_name = "EXPRESSION")]
+    pub(crate) expressions: Vec<Phrase>,
+    /// Show only hits for which this is true
+    #[arg(long = "if", value_name = "CONDITION", requires = "at")]
+    pub(crate) condition: Option<Phrase>,
+    /// How many hits
+    #[arg(long, value_name = "N", default_value_t, requires = "at")]
+    pub(crate) count: Count,
+    /// How long to wait for them
+    #[arg(long, value_name = "DURATION", default_value_t, requires = "at")]
+    pub(crate) timeout: Patience,
+    /// How many frames of the stack
+    #[arg(long, value_name = "N", default_value_t)]
+    pub(crate) stack: Depth,
+    #[command(flatten)]
+    pub(crate) image: Image,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Goroutines {
+    /// The unit, with or without `.service`
+    pub(crate) unit: UnitName,
+    /// Whole stacks, and the goroutines of Go's runtime too
+    #[arg(long)]
+    pub(crate) full: bool,
+    #[command(flatten)]
+    pub(crate) image: Image,
+}
+
+/// What every image can be asked with.
+#[derive(Debug, Args)]
+pub(crate) struct Image {
+    /// Which process, for a unit that has several
+    #[arg(long)]
+    pub(crate) pid: Option<Pid>,
+    /// Why, for the record
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) reason: Option<Reason>,
+    /// For how long one image may stop the service
+    #[arg(long, value_name = "DURATION", default_value_t)]
+    pub(crate) max_pause: PauseLimit,
 }
 
 #[derive(Debug, Args)]

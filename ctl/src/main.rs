@@ -22,6 +22,7 @@ mod request;
 mod rules;
 mod sessions;
 mod signals;
+mod snapshot;
 mod terminal;
 mod tickets;
 mod transcript;
@@ -63,6 +64,8 @@ async fn run(output: &Output, command: &Command) -> Result<(), Refusal> {
     match command {
         Command::Attach(arguments) => attach::attach(output, arguments).await,
         Command::Connect(arguments) => connect::connect(output, arguments).await,
+        Command::Snapshot(arguments) => snapshot::snapshot(output, arguments).await,
+        Command::Goroutines(arguments) => snapshot::goroutines(output, arguments).await,
         Command::List => sessions::list(output).await,
         Command::Show { id } => sessions::show(output, id).await,
         Command::Extend(arguments) => sessions::extend(output, arguments).await,

@@ -92,6 +92,11 @@ impl SessionPaths {
         self.root.join("repair.lock")
     }
 
+    /// How the image's unit has ended, in systemd's words.
+    pub fn result(&self) -> PathBuf {
+        self.root.join("result")
+    }
+
     pub fn symbols(&self) -> PathBuf {
         self.root.join("symbols")
     }

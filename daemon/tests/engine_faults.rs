@@ -71,7 +71,8 @@ struct FullDisk {
 fn kind(grant: &Grant) -> u8 {
     match grant {
         Grant::DeadMan { .. } => 0,
-        Grant::Debugger { .. } => 1,
+        // The one or the other.
+        Grant::Debugger { .. } | Grant::Image { .. } => 1,
         Grant::Guard { .. } => 2,
         Grant::Fence { .. } => 3,
         Grant::Gateway { .. } => 4,

@@ -18,6 +18,7 @@ mod outside;
 mod pauses;
 mod redaction;
 mod rules;
+mod snapshot;
 mod strangers;
 mod support;
 mod survival;
@@ -30,6 +31,7 @@ fn main() {
             strangers::ALL,
             ends::ALL,
             survival::ALL,
+            snapshot::ALL,
             outside::ALL,
             bad_input::ALL,
             authority::ALL,

@@ -11,6 +11,7 @@ use godebug_api::documents::{
     Check, Diagnosis, OpenRequest, Opened, PlanDocument, Proof, SessionInfo, TranscriptPage,
     Verdict,
 };
+use godebug_api::image::ImageRequest;
 use godebug_api::plan::Plan;
 use godebug_api::{
     BUS_NAME, CloseReason, Code, Forecast, MANAGER_PATH, Refusal, SESSION_PATH, State, clock,
@@ -34,6 +35,9 @@ pub(crate) struct Book {
     gateway: SocketAddr,
     pub(crate) session: Option<SessionInfo>,
     pub(crate) request: Option<OpenRequest>,
+    /// What an image was asked for last, and what it answers.
+    pub(crate) image: Option<ImageRequest>,
+    pub(crate) lines: String,
     pub(crate) stops: usize,
     /// How often a session was wanted.
     pub(crate) wishes: usize,
@@ -126,6 +130,21 @@ impl Manager {
         book.session = Some(session);
         book.request = Some(request);
         Ok(json(&opened))
+    }
+
+    fn snapshot(&self, unit: &str, request: &str) -> Result<(String, OwnedFd), BusError> {
+        let request: ImageRequest = serde_json::from_str(request).unwrap();
+        let mut book = self.0.lock().unwrap();
+        if unit == "refused.service" {
+            return Err(Refusal::refused("you may not", "ask somebody").into());
+        }
+        let open = serde_json::from_value(serde_json::json!({ "ttl": "60s", "mode": "observe" }));
+        let session = info(unit, &open.unwrap(), book.gateway);
+        book.session = Some(session.clone());
+        book.image = Some(request);
+        let (reader, mut writer) = std::io::pipe().unwrap();
+        std::io::Write::write_all(&mut writer, book.lines.as_bytes()).unwrap();
+        Ok((json(&session), std::os::fd::OwnedFd::from(reader).into()))
     }
 
     fn plan(&self, unit: &str, request: &str) -> Result<String, BusError> {
@@ -294,6 +313,8 @@ impl Host {
             gateway,
             session: None,
             request: None,
+            image: None,
+            lines: String::new(),
             stops: 0,
             wishes: 0,
             filter: None,

@@ -18,6 +18,12 @@ pub trait Manager {
     #[zbus(allow_interactive_auth)]
     fn open(&self, unit: &str, request: &str, files: Vec<OwnedFd>) -> Result<String, BusError>;
 
+    /// Takes images of `unit`'s process; `request` is an `ImageRequest`. Answers the `SessionInfo` and
+    /// a pipe with the lines that are found (`image::Line`); the session ends when it is done, or when
+    /// the asker leaves the bus.
+    #[zbus(allow_interactive_auth)]
+    fn snapshot(&self, unit: &str, request: &str) -> Result<(String, OwnedFd), BusError>;
+
     /// What `open` would do: a `PlanDocument`.
     fn plan(&self, unit: &str, request: &str) -> Result<String, BusError>;
 

@@ -9,6 +9,7 @@ pub mod clock;
 pub mod control;
 pub mod documents;
 pub mod handover;
+pub mod image;
 pub mod rules;
 pub mod ticket;
 

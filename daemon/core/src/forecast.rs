@@ -182,6 +182,11 @@ fn micros(duration: Duration) -> u64 {
 pub struct Forecast(u64);
 
 impl Forecast {
+    /// For how long an image will stop a process with so many bytes of its own memory.
+    pub fn of_image(bytes: u64) -> Self {
+        Self(image_pause_ms(bytes).min(LONGEST_MS))
+    }
+
     pub fn as_millis(self) -> u64 {
         self.0
     }
@@ -191,6 +196,12 @@ impl fmt::Display for Forecast {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&seconds(self.0))
     }
+}
+
+/// For how many milliseconds an image will stop a process with so many bytes of its own memory.
+/// All of it is the kernel's copying of page tables: 23 ms for each GB of 4 KiB pages.
+pub fn image_pause_ms(bytes: u64) -> u64 {
+    bytes.saturating_mul(25).div_ceil(1000 * MB).saturating_add(1)
 }
 
 /// A freeze for a person, rounded up: `0.4 s`, `12 s`.
@@ -342,6 +353,14 @@ mod tests {
         (37_960_000, 4, 680, 952),
         (7_590_000, 2004, 706, 870),
     ];
+
+    #[test]
+    fn an_image_stops_a_process_by_its_memory() {
+        assert_eq!(image_pause_ms(0), 1);
+        assert_eq!(image_pause_ms(10 * MB), 2);
+        assert_eq!(image_pause_ms(1000 * MB), 26);
+        assert_eq!(Forecast::of_image(u64::MAX).as_millis(), LONGEST_MS);
+    }
 
     #[test]
     fn what_was_measured_is_foretold_and_not_by_much_more() {

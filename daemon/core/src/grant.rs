@@ -20,6 +20,8 @@ pub enum Grant {
     Guard { unit: String },
     /// dlv, attached to the target.
     Debugger { unit: String, pid: Pid },
+    /// The process that takes images of the target.
+    Image { unit: String, pid: Pid },
     /// The process that listens on the session's port.
     Gateway { unit: String, port: Port },
     /// A rich rule in firewalld's runtime configuration.
@@ -48,6 +50,10 @@ impl Grant {
         Self::Debugger { unit: debugger_unit(id), pid }
     }
 
+    pub fn image(id: &SessionId, pid: Pid) -> Self {
+        Self::Image { unit: image_unit(id), pid }
+    }
+
     pub fn gateway(id: &SessionId, port: Port) -> Self {
         Self::Gateway { unit: gateway_unit(id), port }
     }
@@ -56,9 +62,10 @@ impl Grant {
 impl fmt::Display for Grant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::DeadMan { unit } | Self::Guard { unit } | Self::Debugger { unit, .. } => {
-                f.write_str(unit)
-            }
+            Self::DeadMan { unit }
+            | Self::Guard { unit }
+            | Self::Debugger { unit, .. }
+            | Self::Image { unit, .. } => f.write_str(unit),
             Self::Gateway { unit, port } => write!(f, "{unit} on port {port}"),
             Self::Fence { table } => write!(f, "nftables table inet {table}"),
             Self::FirewalldRule { zone, rule } => write!(f, "firewalld zone {zone}: {rule}"),
@@ -68,6 +75,10 @@ impl fmt::Display for Grant {
 
 pub fn debugger_unit(id: &SessionId) -> String {
     format!("godebug-dlv@{id}.service")
+}
+
+pub fn image_unit(id: &SessionId) -> String {
+    format!("godebug-image@{id}.service")
 }
 
 pub fn guard_unit(id: &SessionId) -> String {

@@ -30,7 +30,8 @@ pub struct Opened {
     pub held_by: Option<String>,
     pub reason: Option<Reason>,
     pub sources: Vec<Cidr>,
-    pub port: Port,
+    /// `None` for a session that takes images and has no gateway.
+    pub port: Option<Port>,
     pub endpoint_host: Option<String>,
     /// RFC 3339, for people.
     pub opened_at: String,
@@ -53,6 +54,14 @@ pub struct Opened {
     /// The rule that allowed it, with its place.
     #[serde(default)]
     pub rule: Option<String>,
+}
+
+impl Opened {
+    /// Whether the session has a live debugger, which a gateway lets clients reach. One without
+    /// takes images, and answers through a pipe.
+    pub fn has_gateway(&self) -> bool {
+        self.port.is_some()
+    }
 }
 
 /// One line of a ledger.
@@ -231,7 +240,7 @@ mod tests {
             held_by: None,
             reason: None,
             sources: vec![Cidr::LOOPBACK_4],
-            port: 2345.try_into().unwrap(),
+            port: Some(2345.try_into().unwrap()),
             endpoint_host: None,
             opened_at: "2026-01-01T00:00:00Z".to_owned(),
             ttl_seconds: 60,

@@ -76,7 +76,7 @@ pub struct Plan {
 /// The plan for `wanted` on a host like `facts`.
 pub fn plan(wanted: &Wanted, facts: &Facts) -> Plan {
     let remote = wanted.sources.iter().any(|source| !source.is_loopback());
-    let mut steps = vec![dead_man(wanted), debugger(wanted, facts), guard(wanted)];
+    let mut steps = vec![dead_man(&wanted.id), debugger(wanted, facts), guard(&wanted.id)];
     if remote {
         steps.push(fence(wanted));
     }
@@ -92,9 +92,22 @@ pub fn plan(wanted: &Wanted, facts: &Facts) -> Plan {
     Plan { steps }
 }
 
-fn dead_man(wanted: &Wanted) -> Step {
+/// The plan for a session that takes images of process `pid` of `unit`: no port, no firewall.
+pub fn image_plan(id: &SessionId, unit: &UnitName, pid: Pid) -> Plan {
+    let image = Step {
+        grant: Grant::image(id, pid),
+        start: Start::InOrder,
+        does: format!("take images of process {pid} of {unit}, without network"),
+        undo: "stop it, check the program's text".to_owned(),
+        ends_by_itself: "when it is done; systemd's RuntimeMaxSec at the latest".to_owned(),
+    };
+    // The guard first: it has to be there before the program is touched.
+    Plan { steps: vec![dead_man(id), guard(id), image] }
+}
+
+fn dead_man(id: &SessionId) -> Step {
     Step {
-        grant: Grant::dead_man(&wanted.id, 0),
+        grant: Grant::dead_man(id, 0),
         start: Start::InOrder,
         does: "arm the timer that revokes the session even with no godebugd alive".to_owned(),
         undo: "stop the timer".to_owned(),
@@ -102,13 +115,13 @@ fn dead_man(wanted: &Wanted) -> Step {
     }
 }
 
-fn guard(wanted: &Wanted) -> Step {
+fn guard(id: &SessionId) -> Step {
     Step {
-        grant: Grant::guard(&wanted.id),
+        grant: Grant::guard(id),
         start: Start::Overlapping,
-        does: "stand by to repair the program if dlv is killed".to_owned(),
-        undo: "stop it, after dlv".to_owned(),
-        ends_by_itself: "it ends when dlv has".to_owned(),
+        does: "stand by to repair the program if its debugger is killed".to_owned(),
+        undo: "stop it, after the debugger".to_owned(),
+        ends_by_itself: "it ends when the debugger has".to_owned(),
     }
 }
 
@@ -240,6 +253,20 @@ mod tests {
         assert!(plan.steps.iter().all(|step| {
             !matches!(step.grant, Grant::Fence { .. } | Grant::FirewalldRule { .. })
         }));
+    }
+
+    #[test]
+    fn images_come_after_their_dead_man_and_their_guard_and_open_nothing() {
+        let plan = image_plan(
+            &"0000000a".parse().unwrap(),
+            &"shop".parse().unwrap(),
+            99.try_into().unwrap(),
+        );
+        let grants: Vec<&Grant> = plan.steps.iter().map(|step| &step.grant).collect();
+        let [Grant::DeadMan { .. }, Grant::Guard { .. }, Grant::Image { .. }] = grants.as_slice()
+        else {
+            panic!("{grants:?}");
+        };
     }
 
     #[test]

@@ -53,6 +53,8 @@ pub enum CloseReason {
     ClientGone,
     TargetExited,
     DebuggerExited,
+    /// What was asked for has been done.
+    Finished,
     /// A grant could not be taken, or one was lost while the session was active.
     Failed,
 }
@@ -65,6 +67,7 @@ impl fmt::Display for CloseReason {
             Self::ClientGone => "client-gone",
             Self::TargetExited => "target-exited",
             Self::DebuggerExited => "debugger-exited",
+            Self::Finished => "finished",
             Self::Failed => "failed",
         })
     }

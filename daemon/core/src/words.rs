@@ -16,7 +16,7 @@ use std::time::Duration;
 pub struct WordError(String);
 
 impl WordError {
-    pub(crate) fn new(text: impl Into<String>) -> Self {
+    pub fn new(text: impl Into<String>) -> Self {
         Self(text.into())
     }
 }

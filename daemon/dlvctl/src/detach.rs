@@ -11,9 +11,9 @@
 use crate::dlv::Dlv;
 use crate::gateway::{self, Clients};
 use crate::process::{self, Target};
-use crate::rpc::RpcError;
 use crate::summary::{Outcome, Summary};
 use godebug_api::Pid;
+use godebug_dlvctl::rpc::RpcError;
 use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};

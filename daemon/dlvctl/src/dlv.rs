@@ -1,7 +1,7 @@
 //! The few of dlv's methods that an attendant needs, and only the fields of their answers that it
 //! looks at. Facts about each are in Delve's `service/rpc2/server.go`.
 
-use crate::rpc::{Connection, RpcError};
+use godebug_dlvctl::rpc::{Connection, RpcError};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::io;

@@ -8,9 +8,7 @@ mod dlv;
 mod gateway;
 mod process;
 mod ready;
-mod rpc;
 mod summary;
-mod text;
 
 use godebug_api::Pid;
 use std::ffi::OsString;

@@ -5,9 +5,9 @@
 
 use crate::dlv::Dlv;
 use crate::process::Watch;
-use crate::rpc::RpcError;
-use crate::text::printable;
 use godebug_api::Pid;
+use godebug_dlvctl::rpc::RpcError;
+use godebug_dlvctl::text::printable;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;

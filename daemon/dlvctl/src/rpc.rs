@@ -13,7 +13,7 @@ const LONGEST_ANSWER: usize = 16 * 1024 * 1024;
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum RpcError {
+pub enum RpcError {
     #[error("dlv did not answer {0} in time")]
     Timeout(&'static str),
     #[error("dlv closed the connection")]
@@ -30,14 +30,14 @@ pub(crate) enum RpcError {
 
 impl RpcError {
     /// Whether dlv says that its target has ended.
-    pub(crate) fn target_has_exited(&self) -> bool {
+    pub fn target_has_exited(&self) -> bool {
         // "Process 12 has exited with status 0"
         matches!(self, Self::Refused { text, .. } if text.contains("has exited with status"))
     }
 }
 
 /// One connection; dlv serves most methods of a connection one after the other.
-pub(crate) struct Connection {
+pub struct Connection {
     stream: UnixStream,
     received: Vec<u8>,
     last_number: u64,
@@ -45,7 +45,7 @@ pub(crate) struct Connection {
 
 /// A question that was sent.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Asked {
+pub struct Asked {
     number: u64,
     method: &'static str,
 }
@@ -72,13 +72,13 @@ struct Answer<T> {
 }
 
 impl Connection {
-    pub(crate) fn open(socket: &Path) -> io::Result<Self> {
+    pub fn open(socket: &Path) -> io::Result<Self> {
         let stream = UnixStream::connect(socket)?;
         Ok(Self { stream, received: Vec::new(), last_number: 0 })
     }
 
     /// Asks and waits for the answer, until `by`.
-    pub(crate) fn call<T: DeserializeOwned>(
+    pub fn call<T: DeserializeOwned>(
         &mut self,
         method: &'static str,
         params: impl Serialize,
@@ -89,7 +89,7 @@ impl Connection {
     }
 
     /// Asks; the answer may be waited for later, or never.
-    pub(crate) fn ask(
+    pub fn ask(
         &mut self,
         method: &'static str,
         params: impl Serialize,
@@ -110,7 +110,7 @@ impl Connection {
     }
 
     /// The answer to `asked`; answers to other questions that come before it are dropped.
-    pub(crate) fn answer<T: DeserializeOwned>(
+    pub fn answer<T: DeserializeOwned>(
         &mut self,
         asked: Asked,
         by: Instant,
@@ -137,7 +137,7 @@ impl Connection {
     }
 
     /// Waits until dlv closes the connection; `false` if it had not by then.
-    pub(crate) fn closes(&mut self, by: Instant) -> bool {
+    pub fn closes(&mut self, by: Instant) -> bool {
         loop {
             match self.next_line("Detach", by) {
                 Ok(_) => {}

@@ -2,7 +2,7 @@
 
 /// `bytes` as text: line ends and tabs stay, every other control and every mark that turns the
 /// direction of writing is spelled out.
-pub(crate) fn printable(bytes: &[u8]) -> String {
+pub fn printable(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len());
     for c in String::from_utf8_lossy(bytes).chars() {
         match c {

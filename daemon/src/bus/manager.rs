@@ -16,9 +16,10 @@ use godebug_api::audit::{AuditFilter, AuditList, AuditTrail, Outcome};
 use godebug_api::bus::BusError;
 use godebug_api::control::Request;
 use godebug_api::documents::{OpenRequest, SessionInfo};
+use godebug_api::image::ImageRequest;
 use godebug_api::rules::Hypothesis;
 use godebug_api::rules::engine::Command;
-use godebug_api::{Pid, Refusal, SessionId, Ttl, UnitName, clock};
+use godebug_api::{Mode, Pid, Refusal, SessionId, Ttl, UnitName, clock};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::fs::File;
@@ -119,6 +120,39 @@ impl Manager {
         Ok(authorize_session(connection, caller, &wish, running, &[], id).await?)
     }
 
+    async fn try_snapshot(
+        &self,
+        connection: &Connection,
+        caller: Caller,
+        unit: &str,
+        request: &str,
+    ) -> Result<(String, OwnedFd), Denied> {
+        let unit = self.unit(unit).await?;
+        let request: ImageRequest = parse_document(request, "request")?;
+        let details = [
+            ("mode", Mode::Observe.to_string()),
+            ("reason", request.reason.as_ref().map(ToString::to_string).unwrap_or_default()),
+            ("pid", request.pid.map(|pid| pid.to_string()).unwrap_or_default()),
+        ];
+        let systemd = self.sessions.shared().host.systemd()?;
+        let wish = Wish {
+            command: Command::Snapshot,
+            unit: unit.clone(),
+            slice: target::find::slice(systemd, &unit).await,
+            mode: Mode::Observe,
+            ttl: Ttl::try_from(request.patience.duration())
+                .map_err(|error| Refusal::usage(error.to_string(), "give a longer --timeout"))?,
+            reason: request.reason.clone(),
+            sources: Vec::new(),
+            lasted: None,
+        };
+        let running = || self.sessions.list();
+        let allowed =
+            authorize_session(connection, caller, &wish, running, &details, request).await?;
+        let (session, answer) = self.sessions.take_images(&unit, allowed).await?;
+        Ok((json(&session)?, answer.into()))
+    }
+
     /// The records of a session, for its owner and for those who may read others'.
     async fn trail(
         &self,
@@ -166,6 +200,17 @@ impl Manager {
     }
 }
 
+/// A denial is a decision too. The name may be hostile: only its safe form is kept.
+fn record_refusal(unit: &str, uid: u32, user: &str, denied: Denied) -> Refusal {
+    let unit = unit.parse::<UnitName>().map(|unit| unit.to_string()).unwrap_or_default();
+    let entry = Entry::new(Kind::Refused, &unit, uid, user, &denied.refusal.message)
+        .details(serde_json::json!({"code": denied.refusal.code, "rule": denied.rule}));
+    if let Err(error) = audit::record(&entry) {
+        tracing::error!("a refusal is not in the audit log: {error}");
+    }
+    denied.refusal
+}
+
 fn not_recorded(trail: &AuditTrail) -> Refusal {
     let damaged = match trail.damaged_lines {
         0 => String::new(),
@@ -191,16 +236,21 @@ impl Manager {
         let caller = Caller::of(&header, connection).await?;
         let (uid, user) = (caller.uid, caller.user.clone());
         let opened = self.try_open(connection, caller, unit, request, files).await;
-        Ok(opened.map_err(|denied| {
-            // A denial is a decision too. The name may be hostile: only its safe form is kept.
-            let unit = unit.parse::<UnitName>().map(|unit| unit.to_string()).unwrap_or_default();
-            let entry = Entry::new(Kind::Refused, &unit, uid, &user, &denied.refusal.message)
-                .details(serde_json::json!({"code": denied.refusal.code, "rule": denied.rule}));
-            if let Err(error) = audit::record(&entry) {
-                tracing::error!("a refusal is not in the audit log: {error}");
-            }
-            denied.refusal
-        })?)
+        Ok(opened.map_err(|denied| record_refusal(unit, uid, &user, denied))?)
+    }
+
+    async fn snapshot(
+        &self,
+        unit: &str,
+        request: &str,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<(String, OwnedFd), BusError> {
+        let _busy = self.activity.begin();
+        let caller = Caller::of(&header, connection).await?;
+        let (uid, user) = (caller.uid, caller.user.clone());
+        let taken = self.try_snapshot(connection, caller, unit, request).await;
+        Ok(taken.map_err(|denied| record_refusal(unit, uid, &user, denied))?)
     }
 
     async fn plan(

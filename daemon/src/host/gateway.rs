@@ -12,9 +12,12 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 
 /// The configuration in memory that nobody can change any more, and that has no name.
-fn sealed_configuration(configuration: &GatewayConfig) -> std::io::Result<OwnedFd> {
+///
+/// # Errors
+/// When the kernel has no memory for it.
+pub fn sealed_configuration(configuration: &impl serde::Serialize) -> std::io::Result<OwnedFd> {
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-    let mut file = File::from(rustix::fs::memfd_create("godebug-gateway", flags)?);
+    let mut file = File::from(rustix::fs::memfd_create("godebug-configuration", flags)?);
     file.write_all(&serde_json::to_vec(configuration)?)?;
     file.seek(SeekFrom::Start(0))?;
     let seals = SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL;

@@ -31,6 +31,20 @@ pub struct Material {
     pub deadline: Deadline,
     /// What only the opening of a session needs; an extension has none of it.
     pub session: Option<SessionMaterial>,
+    /// The same for a session that takes images.
+    pub image: Option<ImageMaterial>,
+}
+
+/// What the unit that takes images is made of.
+pub struct ImageMaterial {
+    pub id: godebug_api::SessionId,
+    pub target: godebug_api::UnitName,
+    pub user: units::TargetUser,
+    pub at_most: Duration,
+    pub target_is_starting: bool,
+    pub config: godebug_api::image::ImageConfig,
+    /// The end of the pipe that the unit writes to.
+    pub output: std::os::fd::OwnedFd,
 }
 
 pub struct SessionMaterial {
@@ -169,8 +183,16 @@ impl RealHost {
             .map_err(|error| systemd_failed(&error))
     }
 
-    async fn take_guard(&self, unit: &str, session: &SessionMaterial) -> Result<(), Refusal> {
-        let properties = units::guard(&session.debugger);
+    async fn take_guard(&self, unit: &str, material: &Material) -> Result<(), Refusal> {
+        let properties = match (&material.session, &material.image) {
+            (Some(SessionMaterial { debugger, .. }), _) => {
+                let speaks = debugger.target_has_demands || debugger.target_is_starting;
+                units::guard(&debugger.id, &debugger.target, speaks)
+            }
+            // Nothing stands for so long that it would have to be told of.
+            (None, Some(image)) => units::guard(&image.id, &image.target, false),
+            (None, None) => return Err(only_when_opening(unit)),
+        };
         self.systemd()?
             .start_transient(unit, properties, Vec::new(), Duration::from_secs(10))
             .await
@@ -193,6 +215,25 @@ impl RealHost {
             }
             other => systemd_failed(&other),
         })
+    }
+
+    async fn take_image(&self, unit: &str, image: &ImageMaterial) -> Result<(), Refusal> {
+        let failed = |error: std::io::Error| {
+            Refusal::host(format!("what is to be done cannot be handed over: {error}"), "")
+        };
+        let configuration = gateway::sealed_configuration(&image.config).map_err(failed)?;
+        let properties = units::image(units::ImageUnit {
+            id: &image.id,
+            target: &image.target,
+            user: &image.user,
+            at_most: image.at_most,
+            target_is_starting: image.target_is_starting,
+            configuration: configuration.into(),
+            output: image.output.try_clone().map_err(failed)?.into(),
+        });
+        let timeout = Duration::from_secs(15);
+        let started = self.systemd()?.start_transient(unit, properties, Vec::new(), timeout).await;
+        started.map_err(|error| systemd_failed(&error))
     }
 
     async fn take_gateway(
@@ -287,14 +328,14 @@ impl Host for RealHost {
     type Material = Material;
 
     async fn take(&self, grant: &Grant, material: &Material) -> Result<(), Refusal> {
-        let session = || {
-            material.session.as_ref().ok_or_else(|| {
-                Refusal::failed(format!("{grant} can only be taken when a session opens"), "")
-            })
-        };
+        let session = || material.session.as_ref().ok_or_else(|| only_when_opening(grant));
         match grant {
             Grant::DeadMan { unit } => self.take_dead_man(unit, &material.deadline).await,
-            Grant::Guard { unit } => self.take_guard(unit, session()?).await,
+            Grant::Guard { unit } => self.take_guard(unit, material).await,
+            Grant::Image { unit, .. } => {
+                let image = material.image.as_ref().ok_or_else(|| only_when_opening(grant))?;
+                self.take_image(unit, image).await
+            }
             Grant::Debugger { unit, .. } => self.take_debugger(unit, session()?).await,
             Grant::Gateway { unit, port } => self.take_gateway(unit, *port, session()?).await,
             Grant::Fence { table } => {
@@ -326,7 +367,7 @@ impl Host for RealHost {
                 self.stop_unit(unit, STOP).await
             }
             Grant::Gateway { unit, .. } | Grant::Guard { unit } => self.stop_unit(unit, STOP).await,
-            Grant::Debugger { unit, .. } => {
+            Grant::Debugger { unit, .. } | Grant::Image { unit, .. } => {
                 // dlv cannot be asked to detach, nor end under a guard, while they are stopped.
                 self.continue_unit(&guard_unit(&session.id)).await;
                 self.continue_unit(unit).await;
@@ -341,7 +382,10 @@ impl Host for RealHost {
                 Some(firewalld) => {
                     firewalld.remove(zone, rule).await.map_err(|error| error.to_string())
                 }
-                None => remove_from_kernel(session.port).await,
+                None => match session.port {
+                    Some(port) => remove_from_kernel(port).await,
+                    None => Ok(()),
+                },
             },
         }
     }
@@ -351,7 +395,7 @@ impl Host for RealHost {
             Grant::DeadMan { unit } | Grant::Guard { unit } => {
                 vec![(unit.clone(), self.read_back_unit(unit).await)]
             }
-            Grant::Debugger { unit, .. } => {
+            Grant::Debugger { unit, .. } | Grant::Image { unit, .. } => {
                 let mut read = vec![(unit.clone(), self.read_back_unit(unit).await)];
                 read.extend(target::read_back(session));
                 read
@@ -368,14 +412,18 @@ impl Host for RealHost {
                 vec![(format!("nftables table {table}"), found)]
             }
             Grant::FirewalldRule { zone, rule } => {
-                let kernel = match nftables::left_by_firewalld(session.port).await {
-                    Ok(left) => (!left.is_empty()).then(|| "it is let in".to_owned()),
-                    Err(error) => Some(error.to_string()),
-                };
-                vec![
-                    (format!("firewalld {zone}: {rule}"), self.read_back_rule(zone, rule).await),
-                    (format!("port {} in firewalld's nftables", session.port), kernel),
-                ]
+                let mut read = vec![(
+                    format!("firewalld {zone}: {rule}"),
+                    self.read_back_rule(zone, rule).await,
+                )];
+                if let Some(port) = session.port {
+                    let kernel = match nftables::left_by_firewalld(port).await {
+                        Ok(left) => (!left.is_empty()).then(|| "it is let in".to_owned()),
+                        Err(error) => Some(error.to_string()),
+                    };
+                    read.push((format!("port {port} in firewalld's nftables"), kernel));
+                }
+                read
             }
         }
     }
@@ -398,6 +446,10 @@ impl Host for RealHost {
             tracing::error!("the end of session {} is not in the audit log: {error}", session.id);
         }
     }
+}
+
+fn only_when_opening(what: impl std::fmt::Display) -> Refusal {
+    Refusal::failed(format!("{what} can only be taken when a session opens"), "")
 }
 
 /// The session that a unit belongs to: what stands between `@` and the suffix, less a generation.

@@ -271,6 +271,24 @@ impl UnitFacts {
         self.values.get(name).is_some_and(|value| bool::try_from(value).unwrap_or(false))
     }
 
+    /// A list that is one of what is allowed (true) or of what is not.
+    pub fn list(&self, name: &str) -> (bool, Vec<String>) {
+        self.values
+            .get(name)
+            .and_then(|value| value.try_clone().ok())
+            .and_then(|value| <(bool, Vec<String>)>::try_from(value).ok())
+            .unwrap_or_default()
+    }
+
+    /// Whether such a list, or a plain one, has anything in it.
+    pub fn is_set(&self, name: &str) -> bool {
+        let plain = || {
+            let value = self.values.get(name)?.try_clone().ok()?;
+            Vec::<String>::try_from(value).ok()
+        };
+        !self.list(name).1.is_empty() || plain().is_some_and(|list| !list.is_empty())
+    }
+
     pub fn bytes(&self, name: &str) -> Vec<u8> {
         self.values
             .get(name)

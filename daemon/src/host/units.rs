@@ -125,18 +125,17 @@ pub fn debugger(unit: &DebuggerUnit) -> Properties {
 
 /// The process that catches dlv's death. Root, since it holds dlv, writes the target's memory and
 /// freezes its control group; it speaks to nobody.
-pub fn guard(unit: &DebuggerUnit) -> Properties {
+pub fn guard(id: &SessionId, target: &UnitName, speaks: bool) -> Properties {
     // SYS_ADMIN is what the kernel wants of a process that speaks to systemd for another one, for
     // services with a watchdog; it is not given where there is nothing to say.
-    let speaks = unit.target_has_demands || unit.target_is_starting;
-    let description = format!("godebug {}: guard of {}", unit.id, unit.target);
-    let mut properties = rescuer(&unit.id, description, if speaks { CAP_SYS_ADMIN } else { 0 });
+    let description = format!("godebug {id}: guard of {target}");
+    let mut properties = rescuer(id, description, if speaks { CAP_SYS_ADMIN } else { 0 });
     // Whoever kills all of godebug.slice shall not kill what keeps the target alive then.
     properties.retain(|(name, _)| *name != "Slice");
     let revoke = revoke_program();
     properties.extend([
         ("Type", "exec".into()),
-        ("ExecStart", commands(&[&[&revoke, "--guard", unit.id.as_str()]])),
+        ("ExecStart", commands(&[&[&revoke, "--guard", id.as_str()]])),
         ("Restart", "on-failure".into()),
         ("RestartUSec", micros(Duration::from_millis(100))),
         ("TimeoutStopUSec", micros(Duration::from_secs(5))),
@@ -181,6 +180,65 @@ fn rescuer(id: &SessionId, description: String, more_capabilities: u64) -> Prope
 
 fn revoke_program() -> String {
     paths::programs().join("godebug-revoke").to_string_lossy().into_owned()
+}
+
+/// What the unit that takes images needs to know.
+#[derive(Debug)]
+pub struct ImageUnit<'a> {
+    pub id: &'a SessionId,
+    pub target: &'a UnitName,
+    pub user: &'a TargetUser,
+    pub at_most: Duration,
+    pub target_is_starting: bool,
+    /// The sealed memfd with what it is to do.
+    pub configuration: OwnedFd,
+    /// The pipe to whoever asked.
+    pub output: OwnedFd,
+}
+
+/// The process that takes images of the target, and the dlv that reads them.
+pub fn image(unit: ImageUnit<'_>) -> Properties {
+    let program = paths::programs().join("godebug-image").to_string_lossy().into_owned();
+    let revoke = revoke_program();
+    let mut properties = common(unit.id, format!("godebug {}: images of {}", unit.id, unit.target));
+    // It sees the target's limits there, and writes nothing: /sys is read-only for it all the same.
+    properties.extend([
+        ("Type", "exec".into()),
+        ("ExecStart", commands(&[&[&program]])),
+        ("ExecStopPostEx", privileged(&[&[&revoke, "--dlv-ended", unit.id.as_str()]])),
+        ("TimeoutStartUSec", micros(Duration::from_secs(10))),
+        // SIGTERM lets it take its breakpoints out; the guard repairs after a SIGKILL.
+        ("TimeoutStopUSec", micros(DETACH_TIMEOUT)),
+        ("KillMode", "mixed".into()),
+        ("RuntimeMaxUSec", micros(unit.at_most)),
+        ("User", unit.user.name.clone().into()),
+        ("DynamicUser", unit.user.dynamic.into()),
+        ("AmbientCapabilities", CAP_SYS_PTRACE.into()),
+        ("CapabilityBoundingSet", CAP_SYS_PTRACE.into()),
+        ("PrivateNetwork", true.into()),
+        ("RestrictAddressFamilies", allow(&["AF_UNIX"])),
+        ("SystemCallFilter", allow(&["@system-service", "@debug"])),
+        ("SystemCallErrorNumber", EPERM.into()),
+        ("UMask", 0o077_u32.into()),
+        // A core of what holds the core of the target would be one of the target.
+        ("LimitCORE", 0_u64.into()),
+        ("StandardInputFileDescriptor", Variant::Fd(unit.configuration.into())),
+        ("StandardOutputFileDescriptor", Variant::Fd(unit.output.into())),
+        // Else what it says of itself would go to the client too: systemd compares the two settings
+        // and duplicates the descriptor when they are the same (exec-invoke.c, setup_output).
+        ("StandardOutput", "null".into()),
+        ("StandardError", "journal".into()),
+        // Killing it can kill the target; the kernel shall take anything else first.
+        ("OOMScoreAdjust", (-900_i32).into()),
+        // The target stands while it works; whatever does not hold the target it makes last.
+        ("Nice", (-20_i32).into()),
+    ]);
+    if !unit.target_is_starting {
+        for name in ["BindsTo", "Requisite", "After"] {
+            properties.push((name, strings(&[unit.target.as_str()])));
+        }
+    }
+    properties
 }
 
 /// What the gateway's unit needs to know.

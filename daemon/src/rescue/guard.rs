@@ -1,5 +1,6 @@
 //! The guard of a session: a small process that is there from before dlv attaches until it is gone,
-//! and catches dlv's death before the kernel lets go of the target.
+//! and catches dlv's death before the kernel lets go of the target. Of what takes images as well:
+//! it waits to be traced itself before it touches the target.
 //!
 //! When a tracer is killed, the kernel frees its tracees at once, with all breakpoints in place, and
 //! a hot one kills the service within microseconds. So the guard traces dlv's tracing thread, with
@@ -8,11 +9,15 @@
 
 use super::watchdog::{self, Demands};
 use super::{Turn, freeze, needs_repair, repair, repair_frozen, target_of, told};
+use crate::paths;
 use crate::target::process::Process;
 use godebug_api::SessionId;
+use godebug_core::grant::image_unit;
 use godebug_core::ledger::Opened;
+use godebug_image::stash::Kept;
 use nix::sys::ptrace;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// How long dlv may take to begin to attach.
@@ -25,9 +30,15 @@ const PATIENCE: Duration = Duration::from_secs(70);
 pub fn guard(id: &SessionId) -> Result<(), String> {
     let Some((session, target)) = target_of(id)? else { return Ok(()) };
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-    keep_alive(&session)?;
+    if session.has_gateway() {
+        keep_alive(&session)?;
+    }
     repair_what_an_earlier_guard_could_not(id, &session, &target)?;
-    let Some(tracer) = await_tracer(id, &target)? else { return Ok(()) };
+    let awaited = match session.has_gateway() {
+        true => await_tracer(id, &target)?,
+        false => await_imager(id, &target)?,
+    };
+    let Some(tracer) = awaited else { return Ok(()) };
     ptrace::seize(tracer, ptrace::Options::PTRACE_O_TRACEEXIT)
         .map_err(|error| format!("dlv's thread {tracer} cannot be watched: {error}"))?;
     if !await_exit(tracer)? {
@@ -40,9 +51,11 @@ pub fn guard(id: &SessionId) -> Result<(), String> {
         return Ok(()); // it has detached in the orderly way
     }
     let frozen = freeze(id, &target);
+    let copying = Kept::of(tracer.as_raw());
+    end_copies(&target, tracer);
     // Now the kernel may free the target: it does not run.
     ptrace::detach(tracer, None).map_err(|error| format!("dlv cannot be let go: {error}"))?;
-    told(&session, &repair_frozen(id, &target, frozen, begun)?);
+    told(&session, &repair_frozen(id, &target, frozen, copying, begun)?);
     Ok(())
 }
 
@@ -95,6 +108,55 @@ fn await_tracer(id: &SessionId, target: &Process) -> Result<Option<nix::unistd::
         std::thread::sleep(Duration::from_millis(2));
     }
     Ok(None)
+}
+
+/// The process that takes images, once it runs; `None` when the target or its time is over.
+fn await_imager(id: &SessionId, target: &Process) -> Result<Option<nix::unistd::Pid>, String> {
+    const NAME: &str = "godebug-image";
+    let limit = Instant::now() + PATIENCE;
+    let group = Path::new(paths::CGROUP).join("godebug.slice").join(image_unit(id));
+    while Instant::now() < limit && target.is_alive() {
+        let members = std::fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
+        let named = |pid: &str| {
+            std::fs::read_to_string(format!("/proc/{pid}/comm"))
+                .is_ok_and(|comm| comm.trim() == NAME)
+        };
+        // dlv is a child of it, and systemd's own process has another name until it runs it.
+        if let Some(pid) = members.lines().find(|pid| named(pid)) {
+            let pid = pid.parse().map_err(|error| format!("{pid}: {error}"))?;
+            return Ok(Some(nix::unistd::Pid::from_raw(pid)));
+        }
+        // The kernel tells nobody that a process has begun.
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    Ok(None)
+}
+
+/// Copies of the target that the tracer holds would run when it is let go.
+fn end_copies(target: &Process, tracer: nix::unistd::Pid) {
+    let group = target.cgroup().map(|group| group.trim_start_matches('/').to_owned());
+    let Ok(group) = group else { return };
+    let members = Path::new(paths::CGROUP).join(group).join("cgroup.procs");
+    for pid in std::fs::read_to_string(members).unwrap_or_default().lines() {
+        let Ok(pid) = pid.parse::<godebug_api::Pid>() else { continue };
+        if pid == target.pid {
+            continue;
+        }
+        let copy = Process::pin(pid).ok().filter(|process| {
+            let traced_by = process.status().ok().and_then(|status| status.tracer_pid);
+            traced_by.and_then(|tid| i32::try_from(tid).ok()) == Some(tracer.as_raw())
+        });
+        if let Some(copy) = copy {
+            let killed =
+                rustix::process::pidfd_send_signal(copy.pidfd(), rustix::process::Signal::KILL);
+            if let Err(error) = killed {
+                tracing::error!(
+                    "the copy {pid} of process {} cannot be ended: {error}",
+                    target.pid
+                );
+            }
+        }
+    }
 }
 
 /// Passes every signal on until the thread is about to exit. `false` when it was gone already.

@@ -20,6 +20,7 @@ use freezer::Frozen;
 use godebug_api::SessionId;
 use godebug_core::grant::guard_unit;
 use godebug_core::ledger::Opened;
+use godebug_image::stash::Kept;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -46,6 +47,7 @@ pub struct Repair {
 /// # Errors
 /// What could not be put right.
 pub fn after_debugger(id: &SessionId) -> Result<(), String> {
+    keep_result(id);
     let Some((session, target)) = target_of(id)? else { return Ok(()) };
     wake_guard(id, &target);
     let _turn = Turn::take(id)?;
@@ -57,6 +59,14 @@ pub fn after_debugger(id: &SessionId) -> Result<(), String> {
         drop(freeze(id, &target));
     }
     wake(&target)
+}
+
+/// systemd tells an `ExecStopPost=` how its unit has ended, and forgets it with the unit.
+fn keep_result(id: &SessionId) {
+    let Ok(result) = std::env::var("SERVICE_RESULT") else { return };
+    let status = std::env::var("EXIT_STATUS").unwrap_or_default();
+    // Without it the end is told as a failure of no known kind.
+    let _ = std::fs::write(SessionPaths::of(id).result(), format!("{result} {status}"));
 }
 
 /// A program that another debugger holds cannot be repaired, and shall not be frozen for the attempt.
@@ -92,7 +102,7 @@ fn told(session: &Opened, repair: &Repair) {
     tracing::warn!(
         godebug_session = session.id.as_str(),
         godebug_unit = session.unit.as_str(),
-        "dlv did not detach from process {} of {}: {} bytes put back, {} threads set back, {} handlers left, {} signals dropped, in {:.1} ms",
+        "the debugger did not detach from process {} of {}: {} bytes put back, {} threads set back, {} handlers left, {} signals dropped, in {:.1} ms",
         session.pid,
         session.unit,
         repair.restored,
@@ -157,18 +167,26 @@ fn freeze(id: &SessionId, target: &Process) -> Option<Frozen> {
 /// # Errors
 /// What could not be done. The target is thawed in any case.
 fn repair(id: &SessionId, target: &Process) -> Result<Repair, String> {
-    repair_frozen(id, target, freeze(id, target), Instant::now())
+    repair_frozen(id, target, freeze(id, target), None, Instant::now())
 }
 
 fn repair_frozen(
     id: &SessionId,
     target: &Process,
     frozen: Option<Frozen>,
+    copying: Option<Kept>,
     begun: Instant,
 ) -> Result<Repair, String> {
     await_no_tracer(target)?;
     let mut repair = Repair::default();
     let threads = threads::Held::seize(target.pid)?;
+    if let Some(kept) = &copying {
+        // It was made to copy its process, and goes on with what it was at.
+        match kept.give_back() {
+            Ok(()) => repair.rewound += 1,
+            Err(error) => tracing::error!("thread {} is not as it was: {error}", kept.tid),
+        }
+    }
     let restored = restore_text(id, target)?;
     repair.restored = restored.len();
     threads.set_back(&restored, &mut repair);

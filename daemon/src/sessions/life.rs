@@ -44,6 +44,15 @@ struct Opening {
     active: oneshot::Sender<Result<(), Refusal>>,
 }
 
+/// What a session begins with.
+pub(super) struct Beginning {
+    pub(super) session: Opened,
+    pub(super) target: Process,
+    pub(super) plan: Plan,
+    pub(super) material: Material,
+    pub(super) work: Option<Work>,
+}
+
 pub(super) struct Life {
     sessions: Sessions,
     session: Opened,
@@ -62,13 +71,14 @@ pub(super) struct Life {
 pub(super) fn info(session: &Opened) -> SessionInfo {
     let host = session.endpoint_host.as_deref().unwrap_or("127.0.0.1");
     let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
+    let endpoint = session.port.map(|port| format!("{host}:{port}")).unwrap_or_default();
     SessionInfo {
         id: session.id.clone(),
         unit: session.unit.clone(),
         state: State::Preparing,
         mode: session.mode,
         pid: session.pid,
-        endpoint: format!("{host}:{}", session.port),
+        endpoint,
         opened_at: session.opened_at.clone(),
         expires_at: None,
         opened_by: session.user.clone(),
@@ -103,7 +113,26 @@ impl Life {
         certificates: &SessionCertificates,
         symbols: Option<File>,
     ) -> Result<Begun, Refusal> {
+        // Until dlv has answered the end is far enough away for it to attach.
+        let deadline = Deadline::after(
+            clock::now(),
+            units::ATTACH_TIMEOUT + Duration::from_secs(session.ttl_seconds),
+        );
+        let material = material(&prepared, &session, (config, deadline), certificates, symbols);
+        let beginning = Beginning {
+            work: prepared.freeze.map(|freeze| freeze.work),
+            target: prepared.target.process,
+            plan: prepared.plan,
+            session,
+            material,
+        };
+        Self::begin_with(sessions, beginning)
+    }
+
+    /// The same for whatever kind of session.
+    pub(super) fn begin_with(sessions: &Sessions, beginning: Beginning) -> Result<Begun, Refusal> {
         let group = sessions.shared().group;
+        let Beginning { session, target, plan, material, work } = beginning;
         let record = Record::Opened { version: VERSION, session: Box::new(session.clone()) };
         let ledger = Ledger::create(&SessionPaths::of(&session.id), &record, group).map_err(|error| {
             Refusal::host(
@@ -116,17 +145,11 @@ impl Life {
             let _ = ledger.without_lock().remove();
             return Err(refusal);
         }
-        // Until dlv has answered the end is far enough away for it to attach.
-        let deadline = Deadline::after(
-            clock::now(),
-            units::ATTACH_TIMEOUT + Duration::from_secs(session.ttl_seconds),
-        );
-        let material = material(&prepared, &session, (config, deadline), certificates, symbols);
+        let deadline = material.deadline;
         let (active, activated) = oneshot::channel();
-        let work = prepared.freeze.map(|freeze| freeze.work);
-        let opening = Opening { plan: prepared.plan, material, work, active };
-        let target = Some(prepared.target.process);
-        let (life, info) = Self::new(sessions, session, ledger, target, deadline, Some(opening));
+        let opening = Opening { plan, material, work, active };
+        let (life, info) =
+            Self::new(sessions, session, ledger, Some(target), deadline, Some(opening));
         Ok((life, info, activated))
     }
 
@@ -239,6 +262,14 @@ impl Life {
                     return (reason, detail);
                 }
             }
+            // What takes images may be done before the session is active; that it was gone then was
+            // not heard.
+            if !self.session.has_gateway()
+                && let Some(unit) = self.missing_unit(&watched.units).await
+                && let Some(ending) = self.judge(Seen::UnitGone(unit)).await
+            {
+                return ending;
+            }
         }
         loop {
             tokio::select! {
@@ -252,7 +283,10 @@ impl Life {
                         let extended = self.extend(ttl, &by).await;
                         let _ = answer.send(extended);
                     }
-                    Some(Command::Stop { detail }) => return (CloseReason::Stopped, detail),
+                    Some(Command::Stop { detail }) => {
+                        let stopped = (CloseReason::Stopped, detail);
+                        return self.images_ended().unwrap_or(stopped);
+                    }
                     None => return (CloseReason::Stopped, "godebugd is ending".to_owned()),
                 },
                 reason = watched.next() => {
@@ -268,6 +302,10 @@ impl Life {
     async fn judge(&self, seen: Seen) -> Option<(CloseReason, String)> {
         let target_has_ended = !self.target.as_ref().is_some_and(Process::is_alive);
         match seen {
+            // Whoever is done may leave before the unit is gone.
+            Seen::HolderGone | Seen::UnitGone(_) if self.images_ended().is_some() => {
+                self.images_ended()
+            }
             // systemd drops and makes every unit anew, with a signal for each, when it reloads.
             Seen::UnitGone(unit) if self.is_there(&unit).await => None,
             // At its end the gateway may be quicker than our own clock.
@@ -278,6 +316,10 @@ impl Life {
             // dlv's unit is bound to the target's and goes with it.
             Seen::UnitGone(_) if target_has_ended => {
                 Some((CloseReason::TargetExited, String::new()))
+            }
+            // It has ended without a word of how.
+            Seen::UnitGone(unit) if !self.session.has_gateway() => {
+                Some((CloseReason::Failed, format!("{unit} has ended")))
             }
             // The gateway's unit is bound to dlv's, and may be seen to go first.
             Seen::UnitGone(unit) => {
@@ -301,6 +343,24 @@ impl Life {
                 None
             }
         }
+    }
+
+    /// How the unit that takes images has ended, if this session has one and it has.
+    fn images_ended(&self) -> Option<(CloseReason, String)> {
+        if self.session.has_gateway() {
+            return None;
+        }
+        let result = std::fs::read_to_string(SessionPaths::of(&self.session.id).result()).ok()?;
+        Some(match result.as_str() {
+            "success 0" => (CloseReason::Finished, String::new()),
+            // Its own word for a client that does not read any more.
+            "exit-code 3" => (CloseReason::ClientGone, "nobody reads the answer".to_owned()),
+            result if result.starts_with("timeout") => (CloseReason::Expired, String::new()),
+            _ if !self.target.as_ref().is_some_and(Process::is_alive) => {
+                (CloseReason::TargetExited, String::new())
+            }
+            result => (CloseReason::Failed, format!("godebug-image has ended: {result}")),
+        })
     }
 
     /// A unit of a session that was taken over, which has gone while nobody watched.
@@ -391,20 +451,26 @@ impl Life {
 
     /// dlv has answered: the time to live begins.
     async fn activate(&mut self, freeze: freeze::Watch) -> Result<Option<Duration>, Refusal> {
-        let now = clock::now();
-        let ttl = Duration::from_secs(self.session.ttl_seconds);
-        self.move_end(Deadline::after(now, ttl)).await?;
+        if self.session.has_gateway() {
+            let ttl = Duration::from_secs(self.session.ttl_seconds);
+            self.move_end(Deadline::after(clock::now(), ttl)).await?;
+        } else {
+            let expires_at = clock::rfc3339(self.deadline.wall_ms);
+            self.info.send_modify(|info| info.expires_at = Some(expires_at));
+        }
         let locked = self.ledger.lock(LOCK_PATIENCE).await.map_err(|error| {
             Refusal::host(format!("the session's ledger cannot be locked: {error}"), "try again")
         })?;
-        let freeze = freeze.measured().await;
+        // What an image takes is measured where it is taken, each time, and told to whoever asked.
+        let freeze = if self.session.has_gateway() { freeze.measured().await } else { None };
         let freeze_ms = freeze.map(milliseconds);
         self.info.send_modify(|info| info.freeze_ms = freeze_ms);
         let endpoint = self.info.borrow().endpoint.clone();
         engine::append(&locked, &Record::Active { endpoint: endpoint.clone(), freeze_ms })?;
         drop(locked);
+        let at = if endpoint.is_empty() { String::new() } else { format!(", at {endpoint}") };
         let message = format!(
-            "session {} on {} is active for {} until {}, at {endpoint}",
+            "session {} on {} is active for {} until {}{at}",
             self.session.id,
             self.session.unit,
             self.session.user,
@@ -422,7 +488,7 @@ impl Life {
             Refusal::host(format!("the session's ledger cannot be locked: {error}"), "try again")
         })?;
         let host = &self.sessions.shared().host;
-        let material = Material { deadline, session: None };
+        let material = Material { deadline, session: None, image: None };
         let control = SessionPaths::of(&self.session.id).control_socket();
         let request = Request::SetDeadline { deadline };
         let (dead_man, gateway, fence) = tokio::join!(
@@ -448,15 +514,19 @@ impl Life {
         if self.session.sources.iter().all(godebug_api::Cidr::is_loopback) {
             return Ok(());
         }
+        let Some(port) = self.session.port else { return Ok(()) };
         let table = godebug_core::grant::fence_table(&self.session.id);
         let ends_in = deadline.remaining(clock::now());
-        nftables::raise(&table, self.session.port, &self.session.sources, ends_in)
+        nftables::raise(&table, port, &self.session.sources, ends_in)
             .await
             .map_err(|error| Refusal::host(format!("the fence cannot be moved: {error}"), ""))
     }
 
     async fn extend(&mut self, ttl: Ttl, by: &Actor) -> Result<SessionInfo, Refusal> {
         let config = Config::load()?;
+        if !self.session.has_gateway() {
+            return Err(Refusal::usage("a session that takes images ends when it is done", ""));
+        }
         if ttl.get() > config.max_ttl {
             let longest = humantime::format_duration(config.max_ttl);
             return Err(Refusal::refused(
@@ -751,6 +821,7 @@ fn material(
     let program = prepared.target.process.exe_link().map(|(path, _)| path).unwrap_or_default();
     Material {
         deadline,
+        image: None,
         session: Some(SessionMaterial {
             debugger: units::DebuggerUnit {
                 id: session.id.clone(),
@@ -765,7 +836,7 @@ fn material(
             gateway: GatewayConfig {
                 id: session.id.clone(),
                 mode: session.mode,
-                port: session.port,
+                port: prepared.wanted.port,
                 sources: session.sources.clone(),
                 deadline,
                 pause: prepared.pause,
@@ -850,10 +921,13 @@ impl Watched {
             holder = Some(stream);
         }
         Ok(Self {
-            units: vec![
-                godebug_core::grant::debugger_unit(&session.id),
-                godebug_core::grant::gateway_unit(&session.id),
-            ],
+            units: match session.has_gateway() {
+                true => vec![
+                    godebug_core::grant::debugger_unit(&session.id),
+                    godebug_core::grant::gateway_unit(&session.id),
+                ],
+                false => vec![godebug_core::grant::image_unit(&session.id)],
+            },
             target,
             units_gone: shared.units_gone.subscribe(),
             firewall_changes: shared.firewall_changes.subscribe(),

@@ -1,5 +1,6 @@
 //! The sessions that there are: opened, found, ended, and taken over from an earlier godebugd.
 
+mod images;
 mod life;
 mod orphans;
 mod prepare;

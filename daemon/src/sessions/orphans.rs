@@ -15,9 +15,10 @@ use std::time::Duration;
 
 /// Units of a session, in the order in which they are stopped: dlv after the gateway, its guard
 /// after it.
-const PATTERNS: [&str; 5] = [
+const PATTERNS: [&str; 6] = [
     "godebug-gateway@*.service",
     "godebug-dlv@*.service",
+    "godebug-image@*.service",
     "godebug-guard@*.service",
     "godebug-repair@*.service",
     "godebug-deadman@*.timer",
@@ -103,12 +104,15 @@ pub async fn revoke_by_name(host: &RealHost, id: &SessionId) -> Result<(), Strin
     let ledger = Ledger::open(id).map_err(|error| error.to_string())?;
     let opened = ledger.as_ref().and_then(|ledger| ledger.without_lock().opened().ok().flatten());
     if let Some(opened) = &opened {
-        let gateway = Grant::gateway(id, opened.port);
-        let debugger = Grant::debugger(id, opened.pid);
-        for grant in [&gateway, &debugger] {
+        let gateway = opened.port.map(|port| Grant::gateway(id, port));
+        let tracer = match opened.has_gateway() {
+            true => Grant::debugger(id, opened.pid),
+            false => Grant::image(id, opened.pid),
+        };
+        for grant in gateway.iter().chain([&tracer]) {
             failures.extend(host.undo(opened, grant).await.err());
         }
-        let read = host.read_back(opened, &debugger).await;
+        let read = host.read_back(opened, &tracer).await;
         failures.extend(
             read.into_iter()
                 .filter_map(|(what, found)| found.map(|found| format!("{what}: {found}"))),

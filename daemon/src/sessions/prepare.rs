@@ -134,7 +134,7 @@ impl Prepared {
             held_by: request.hold.then(|| caller.name.to_string()),
             reason: request.reason.clone(),
             sources: self.wanted.sources.clone(),
-            port: self.wanted.port,
+            port: Some(self.wanted.port),
             endpoint_host: Some(self.endpoint_host.clone()),
             opened_at: clock::rfc3339(now.wall_ms),
             ttl_seconds: self.wanted.ttl.get().as_secs(),
@@ -207,8 +207,9 @@ impl Prepared {
 fn within_the_rules(config: &Config, request: &OpenRequest) -> Result<(), Refusal> {
     if request.mode == Mode::Observe {
         return Err(Refusal::refused(
-            "mode observe works on images of the process, which this version cannot take",
-            "open the session with --mode step: it can stop the process and changes nothing",
+            "mode observe works on images of the process, which this version does not serve to IDEs",
+            "see `godebugctl snapshot` and `godebugctl goroutines`, or use --mode step: it can stop \
+             the process and changes nothing",
         ));
     }
     if request.ttl.get() > config.max_ttl {
@@ -238,7 +239,7 @@ fn pause_budget(config: &Config, request: &OpenRequest) -> PauseBudget {
     PauseBudget::new(per_stop, config.pause_per_session)
 }
 
-fn not_twice(live: &[SessionInfo], target: &Target) -> Result<(), Refusal> {
+pub(super) fn not_twice(live: &[SessionInfo], target: &Target) -> Result<(), Refusal> {
     match live.iter().find(|session| session.pid == target.process.pid) {
         None => Ok(()),
         Some(session) => Err(Refusal::target(
@@ -290,7 +291,10 @@ pub async fn all_debuggers() -> debuggers::Search {
 }
 
 /// What a symbols file has, if there is one to look into.
-fn has_symbols(target: &Target, symbols: Symbols<'_>) -> Result<Option<DebugSize>, Refusal> {
+pub(super) fn has_symbols(
+    target: &Target,
+    symbols: Symbols<'_>,
+) -> Result<Option<DebugSize>, Refusal> {
     match symbols {
         Symbols::InFile(file) => return fitting_symbols(target, file).map(Some),
         Symbols::Announced => return Ok(None),
@@ -407,7 +411,7 @@ fn endpoint_host(request: &OpenRequest, sources: &[Cidr]) -> String {
         .map_or_else(|_| "localhost".to_owned(), |name| name.trim().to_owned())
 }
 
-fn new_id() -> Result<SessionId, Refusal> {
+pub(super) fn new_id() -> Result<SessionId, Refusal> {
     let mut bytes = [0_u8; 8];
     let mut filled = 0;
     while filled < bytes.len() {

@@ -74,6 +74,8 @@ pub struct Status {
     pub shd_pnd: u64,
     /// 0 off, 1 strict, 2 filter.
     pub seccomp: u8,
+    /// How many filters it has; `None` on kernels before 5.9.
+    pub seccomp_filters: Option<u32>,
     pub no_new_privs: bool,
 }
 
@@ -129,6 +131,16 @@ impl Process {
     pub fn status(&self) -> Result<Status, ProcessError> {
         let text = self.read("status")?;
         parse_status(&String::from_utf8_lossy(&text)).map_err(|what| self.malformed("status", what))
+    }
+
+    /// The process that made it, or that has taken its place.
+    pub fn parent(&self) -> Result<u32, ProcessError> {
+        let text = self.read("status")?;
+        let text = String::from_utf8_lossy(&text);
+        let parent = text.lines().find_map(|line| line.strip_prefix("PPid:"));
+        parent
+            .and_then(|parent| parent.trim().parse().ok())
+            .ok_or_else(|| self.malformed("status", "PPid"))
     }
 
     /// The process's name as it chose it, at most 15 bytes, made fit for a terminal.
@@ -202,6 +214,13 @@ impl Process {
     }
 }
 
+/// How many system call filters everything on this host has, as in a container; `None` when the
+/// kernel does not tell.
+pub fn filters_of_all() -> Option<u32> {
+    let text = read_at_most(Path::new("/proc/1/status"), LONGEST).ok()?;
+    parse_status(&String::from_utf8_lossy(&text)).ok()?.seccomp_filters
+}
+
 /// Who traces a process, for a person: `gdb (process 123)`.
 pub fn tracer_description(pid: u32) -> String {
     let comm = read_at_most(Path::new(&format!("/proc/{pid}/comm")), LONGEST).unwrap_or_default();
@@ -254,6 +273,7 @@ fn parse_status(text: &str) -> Result<Status, &'static str> {
             .ok_or("ShdPnd")?,
         // Kernels without seccomp have no such line.
         seccomp: number("Seccomp").ok().and_then(|value| u8::try_from(value).ok()).unwrap_or(0),
+        seccomp_filters: number("Seccomp_filters").ok().and_then(|count| u32::try_from(count).ok()),
         no_new_privs: number("NoNewPrivs")? != 0,
     })
 }
@@ -304,6 +324,7 @@ mod tests {
         assert_eq!(status.gid, Ids { real: 5, effective: 6, saved: 7 });
         assert_eq!(status.tracer_pid, Some(12));
         assert_eq!((status.threads, status.vm_rss_kb), (9, Some(6708)));
+        assert_eq!(status.seccomp_filters, Some(3));
         assert_eq!((status.shd_pnd, status.seccomp, status.no_new_privs), (0x10, 2, true));
     }
 

@@ -16,7 +16,7 @@ pub(crate) fn opened() -> Opened {
         held_by: None,
         reason: None,
         sources: vec![Cidr::LOOPBACK_4],
-        port: 2345.try_into().unwrap(),
+        port: Some(2345.try_into().unwrap()),
         endpoint_host: None,
         opened_at: "2026-01-01T00:00:00Z".to_owned(),
         ttl_seconds: 60,

@@ -1,0 +1,225 @@
+//! `snapshot` and `goroutines`: asks for images, and shows what is found as it comes.
+//!
+//! The lines come from a process that has the rights of the service, not from godebugd: each is read
+//! with bounds, understood whole or not at all, and shown by us.
+
+mod render;
+
+use crate::cli::{Goroutines, Image, Snapshot};
+use crate::manager::{answer, manager};
+use crate::output::{Output, ended_early};
+use crate::sessions::stuck;
+use crate::signals::Signals;
+use godebug_api::bus::ManagerProxy;
+use godebug_api::documents::SessionInfo;
+use godebug_api::image::{ImageRequest, ImageTask, LONGEST_LINE, Line, Patience};
+use godebug_api::{CloseReason, Refusal, SessionId, UnitName};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+use tokio::sync::mpsc;
+
+/// How long the end may take, once everything has been said.
+const END: Duration = Duration::from_secs(20);
+
+pub(crate) async fn snapshot(output: &Output, arguments: &Snapshot) -> Result<(), Refusal> {
+    let task = ImageTask::Snapshot {
+        at: arguments.at.clone(),
+        expressions: arguments.expressions.clone(),
+        condition: arguments.condition.clone(),
+        count: arguments.count,
+        stack: arguments.stack,
+    };
+    let request = request(task, &arguments.image, arguments.timeout);
+    take(output, &arguments.unit, &request, false).await
+}
+
+pub(crate) async fn goroutines(output: &Output, arguments: &Goroutines) -> Result<(), Refusal> {
+    let request = request(ImageTask::Goroutines, &arguments.image, Patience::default());
+    take(output, &arguments.unit, &request, arguments.full).await
+}
+
+fn request(task: ImageTask, image: &Image, patience: Patience) -> ImageRequest {
+    ImageRequest {
+        task,
+        reason: image.reason.clone(),
+        pid: image.pid,
+        max_pause: image.max_pause,
+        patience,
+    }
+}
+
+/// Has the images taken, and shows every line as it comes. Done when the session is closed.
+async fn take(
+    output: &Output,
+    unit: &UnitName,
+    request: &ImageRequest,
+    full: bool,
+) -> Result<(), Refusal> {
+    let request = serde_json::to_string(request).map_err(|error| {
+        Refusal::failed(format!("the request cannot be written: {error}"), "report this as a bug")
+    })?;
+    let mut signals = Signals::catch()?;
+    let manager = manager().await?;
+    output.live("looking…");
+    let opened = tokio::select! {
+        opened = manager.snapshot(unit.as_str(), &request) => opened,
+        () = signals.next() => return Err(interrupted()),
+    };
+    output.clear();
+    let (session, pipe) = opened?;
+    let session: SessionInfo = answer(Ok(session))?;
+    let mut lines = lines(pipe.into());
+    let mut told = Told::default();
+    let shown = loop {
+        let line = tokio::select! {
+            line = lines.recv() => line,
+            () = signals.next() => break Err(interrupted()),
+        };
+        match line {
+            Some(Ok(line)) => {
+                if let Err(refusal) = told.show(output, line, full) {
+                    break Err(refusal);
+                }
+            }
+            Some(Err(refusal)) => break Err(refusal),
+            None => break told.outcome(),
+        }
+    };
+    let closed = end(&manager, &session.id).await;
+    shown.and(closed)
+}
+
+fn interrupted() -> Refusal {
+    ended_early("interrupted", "nothing is left to do: whatever was taken is given back")
+}
+
+/// The lines of the pipe, read beside everything else: it is no socket.
+fn lines(pipe: OwnedFd) -> mpsc::Receiver<Result<Line, Refusal>> {
+    let (send, lines) = mpsc::channel(16);
+    std::thread::spawn(move || {
+        let mut pipe = BufReader::new(File::from(pipe));
+        while let Some(line) = next_line(&mut pipe) {
+            let is_last = line.is_err();
+            if send.blocking_send(line).is_err() || is_last {
+                return;
+            }
+        }
+    });
+    lines
+}
+
+fn next_line(pipe: &mut impl BufRead) -> Option<Result<Line, Refusal>> {
+    let broken = |why: String| {
+        Refusal::failed(
+            format!("the answer is not understood: {why}"),
+            "use godebugctl of the same version as godebugd",
+        )
+    };
+    let mut text = Vec::new();
+    match pipe.take(LONGEST_LINE as u64).read_until(b'\n', &mut text) {
+        Ok(0) => None,
+        Ok(_) if !text.ends_with(b"\n") => Some(Err(broken("a line has no end".to_owned()))),
+        Ok(_) => Some(serde_json::from_slice(&text).map_err(|error| broken(error.to_string()))),
+        Err(error) => Some(Err(broken(error.to_string()))),
+    }
+}
+
+/// What has been shown so far.
+#[derive(Default)]
+struct Told {
+    something: bool,
+    refusal: Option<Refusal>,
+    /// Why a line was not reached as often as was asked for.
+    missed: Option<String>,
+}
+
+impl Told {
+    fn show(&mut self, output: &Output, line: Line, full: bool) -> Result<(), Refusal> {
+        match line {
+            Line::Refused { error } => self.refusal = Some(error),
+            Line::Armed { armed } => output.note(&render::armed(&armed)),
+            Line::Done { done } => {
+                self.missed = done.because.is_some().then(|| render::missed(&done));
+            }
+            Line::Hit(hit) => {
+                self.something = true;
+                output.result(&hit, &render::hit(&hit))?;
+            }
+            Line::Goroutines(all) => {
+                self.something = true;
+                output.result(&all, &render::goroutines(&all, full))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What it comes to when there are no more lines.
+    fn outcome(self) -> Result<(), Refusal> {
+        match (self.refusal, self.missed) {
+            (Some(refusal), _) => Err(refusal),
+            (None, Some(why)) => {
+                Err(ended_early(why, "wait longer with --timeout, or choose a busier line"))
+            }
+            (None, None) if self.something => Ok(()),
+            (None, None) => Err(ended_early(
+                "what takes the images has ended without an answer",
+                "see `journalctl -u 'godebug-image@*'`",
+            )),
+        }
+    }
+}
+
+/// Waits until nothing is left of the session; it ends by itself, or is ended here.
+async fn end(manager: &ManagerProxy<'static>, id: &SessionId) -> Result<(), Refusal> {
+    let stopped = tokio::time::timeout(END, manager.stop(id.as_str())).await;
+    let Ok(stopped) = stopped else {
+        return Err(Refusal::host(
+            format!("session {id} does not end"),
+            format!("see `godebugctl show {id}`"),
+        ));
+    };
+    let session: SessionInfo = answer(stopped)?;
+    if let Some(refusal) = stuck(&session) {
+        return Err(refusal);
+    }
+    match session.close_reason {
+        Some(CloseReason::TargetExited) => Err(ended_early("the service has ended meanwhile", "")),
+        Some(CloseReason::Failed) => Err(Refusal::failed(
+            session.close_detail.unwrap_or_else(|| "the session failed".to_owned()),
+            "see `journalctl -u 'godebug-image@*'`",
+        )),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &[u8]) -> Vec<Result<Line, Refusal>> {
+        let mut pipe = text;
+        std::iter::from_fn(|| next_line(&mut pipe)).collect()
+    }
+
+    #[test]
+    fn lines_are_understood_whole_or_not_at_all() {
+        let good = b"{\"done\":{\"hits\":1,\"dropped\":0}}\n";
+        assert!(matches!(read(good).as_slice(), [Ok(Line::Done { .. })]));
+        for bad in [&b"{\"done\":1}\n"[..], b"nonsense\n", b"{\"done\":{\"hits\":1"] {
+            assert!(matches!(read(bad).first(), Some(Err(_))), "{bad:?}");
+        }
+        assert!(read(b"").is_empty());
+    }
+
+    #[test]
+    fn a_refusal_is_the_outcome_and_so_is_silence() {
+        let output = Output::new(true);
+        let error = Refusal::usage("no", "yes");
+        let mut told = Told::default();
+        told.show(&output, Line::Refused { error: error.clone() }, false).unwrap();
+        assert_eq!(told.outcome(), Err(error));
+        assert!(Told::default().outcome().is_err());
+    }
+}

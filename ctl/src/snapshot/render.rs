@@ -1,0 +1,188 @@
+//! Hits and goroutines as a person reads them. Every name and value was chosen by somebody else.
+
+use crate::terminal::{BOLD, DIM, YELLOW, painted, safe, shortened};
+use godebug_api::image::{Armed, Done, Frame, Goroutines, Group, Hit, Place, Value};
+
+/// No value takes more columns unless somebody asks for it with --json.
+const WIDEST: usize = 400;
+
+pub(crate) fn armed(armed: &Armed) -> String {
+    let places: Vec<String> = armed.places.iter().map(place).collect();
+    format!("waiting at {}; the service runs on", places.join(", "))
+}
+
+pub(crate) fn missed(done: &Done) -> String {
+    let because = done.because.as_deref().unwrap_or("it is over");
+    let dropped = match done.dropped {
+        0 => String::new(),
+        dropped => format!(", and {dropped} for which the condition is false"),
+    };
+    format!("{} hits{dropped}: {}", done.hits, safe(because))
+}
+
+pub(crate) fn hit(hit: &Hit) -> String {
+    let mut text = format!(
+        "{}  goroutine {} at {}  {}\n",
+        safe(&hit.time),
+        hit.goroutine,
+        painted(BOLD, &place(&hit.location)),
+        painted(DIM, &format!("(stopped for {:.2} ms)", hit.pause_ms)),
+    );
+    for variable in &hit.variables {
+        text.push_str(&format!("  {}\n", value(variable)));
+    }
+    text.push_str(&stack(&hit.stack, "    "));
+    text
+}
+
+fn value(value: &Value) -> String {
+    let name = safe(&value.name);
+    match &value.unreadable {
+        Some(why) => format!("{name}: {}", painted(YELLOW, &safe(why))),
+        None => {
+            let shown = shortened(&safe(&value.value), WIDEST);
+            format!("{name} {} = {shown}", painted(DIM, &safe(&value.kind)))
+        }
+    }
+}
+
+fn stack(frames: &[Frame], indent: &str) -> String {
+    frames.iter().map(|frame| format!("{indent}{}\n", place(&frame.place))).collect()
+}
+
+fn place(place: &Place) -> String {
+    let file = place.file.rsplit('/').next().unwrap_or(&place.file);
+    format!("{} ({}:{})", safe(&place.function), safe(file), place.line)
+}
+
+/// The groups of the program's own goroutines; with `full` those of the runtime too.
+pub(crate) fn goroutines(all: &Goroutines, full: bool) -> String {
+    let mut text = format!(
+        "{} goroutines of {}, {}  {}\n",
+        all.goroutines,
+        all.unit,
+        safe(&all.time),
+        painted(DIM, &format!("(stopped for {:.2} ms)", all.pause_ms)),
+    );
+    let (system, own): (Vec<&Group>, Vec<&Group>) =
+        all.groups.iter().partition(|group| group.system && !full);
+    for group in own {
+        text.push('\n');
+        text.push_str(&group_of(group, full));
+    }
+    let hidden: usize = system.iter().map(|group| group.count).sum();
+    if hidden > 0 {
+        text.push_str(&format!("\n{hidden} of Go's runtime are left out; --full shows them\n"));
+    }
+    if all.left_out > 0 {
+        text.push_str(&format!("\nthe stacks of {} were not read\n", all.left_out));
+    }
+    text
+}
+
+fn group_of(group: &Group, full: bool) -> String {
+    let waiting = match group.waiting_s {
+        Some(seconds) => format!(", for up to {}", duration(seconds)),
+        None => String::new(),
+    };
+    let ids: Vec<String> = group.ids.iter().map(ToString::to_string).collect();
+    let more = if group.count > group.ids.len() { ", …" } else { "" };
+    let heading = format!("{} × {}{waiting}", group.count, safe(&group.doing));
+    let mut text = format!(
+        "{}  {}\n",
+        painted(BOLD, &heading),
+        painted(DIM, &format!("goroutine {}{more}", ids.join(", ")))
+    );
+    let frames = if full { &group.stack[..] } else { telling(&group.stack) };
+    text.push_str(&stack(frames, "    "));
+    if let Some(started) = &group.started_at {
+        text.push_str(&format!("    {} {}\n", painted(DIM, "started by"), place(started)));
+    }
+    text
+}
+
+/// The stack without the runtime's frames at both ends, which are the same for all that wait.
+fn telling(stack: &[Frame]) -> &[Frame] {
+    let is_runtime = |frame: &&Frame| frame.place.function.starts_with("runtime.");
+    let above = stack.iter().take_while(is_runtime).count();
+    let below = stack.iter().rev().take_while(is_runtime).count();
+    if above + below >= stack.len() { stack } else { &stack[above..stack.len() - below] }
+}
+
+fn duration(seconds: f64) -> String {
+    match seconds {
+        ..120.0 => format!("{seconds:.1} s"),
+        ..7200.0 => format!("{:.0} min", seconds / 60.0),
+        _ => format!("{:.1} h", seconds / 3600.0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::terminal::filtered;
+
+    fn frame(function: &str) -> Frame {
+        let function = function.to_owned();
+        Frame { place: Place { function, file: "/src/a.go".to_owned(), line: 7 } }
+    }
+
+    fn group(count: usize, system: bool) -> Group {
+        let stack = ["runtime.gopark", "main.wait", "main.main", "runtime.goexit"].map(frame);
+        Group {
+            count,
+            doing: "chan receive".to_owned(),
+            waiting_s: Some(3.25),
+            ids: vec![1, 2],
+            stack: stack.to_vec(),
+            started_at: None,
+            system,
+        }
+    }
+
+    fn all() -> Goroutines {
+        Goroutines {
+            time: "t".to_owned(),
+            unit: "shop".parse().unwrap(),
+            pause_ms: 1.5,
+            goroutines: 5,
+            left_out: 0,
+            groups: vec![group(3, false), group(2, true)],
+        }
+    }
+
+    #[test]
+    fn the_runtimes_part_is_left_out_unless_it_is_asked_for() {
+        let text = filtered(&goroutines(&all(), false), false);
+        assert!(text.contains("3 × chan receive, for up to 3.2 s  goroutine 1, 2, …"), "{text}");
+        assert!(text.contains("    main.wait (a.go:7)\n    main.main (a.go:7)\n"), "{text}");
+        assert!(!text.contains("gopark") && text.contains("2 of Go's runtime"), "{text}");
+        let text = filtered(&goroutines(&all(), true), false);
+        assert!(text.contains("gopark") && text.matches(" × ").count() == 2, "{text}");
+    }
+
+    #[test]
+    fn nothing_of_the_service_reaches_the_terminal_raw() {
+        let hostile = "\u{1b}[2J\u{202e}x";
+        let shown = hit(&Hit {
+            time: hostile.to_owned(),
+            unit: "shop".parse().unwrap(),
+            location: frame(hostile).place,
+            goroutine: 7,
+            pause_ms: 0.5,
+            stack: vec![frame(hostile)],
+            variables: vec![
+                Value {
+                    name: hostile.to_owned(),
+                    kind: hostile.to_owned(),
+                    value: hostile.to_owned(),
+                    unreadable: None,
+                },
+                Value::unreadable(hostile.to_owned()),
+            ],
+        });
+        let shown = filtered(&shown, true);
+        assert!(!shown.contains("\u{1b}[2J") && !shown.contains('\u{202e}'), "{shown}");
+        assert!(shown.contains("stopped for 0.50 ms"), "{shown}");
+    }
+}

@@ -1,0 +1,360 @@
+//! What is asked of an image of a process, and the lines that answer it. They go from the image's
+//! unit to the client as they are; godebugd passes the pipe on and reads nothing of it.
+
+use godebug_core::{Pid, Reason, Refusal, UnitName, WordError};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+/// No line is longer, in bytes.
+pub const LONGEST_LINE: usize = 16 * 1024 * 1024;
+
+/// What a person asks for. The unit is an argument of its own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImageRequest {
+    pub task: ImageTask,
+    #[serde(default)]
+    pub reason: Option<Reason>,
+    /// Which process, for a unit that has several.
+    #[serde(default)]
+    pub pid: Option<Pid>,
+    #[serde(default, rename = "max_pause_ms")]
+    pub max_pause: PauseLimit,
+    /// How long a line may be waited at.
+    #[serde(default, rename = "patience_s")]
+    pub patience: Patience,
+}
+
+/// What the image is for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum ImageTask {
+    /// The stack and the values of one goroutine, now or whenever a line is reached.
+    Snapshot {
+        #[serde(default)]
+        at: Option<Phrase>,
+        #[serde(default)]
+        expressions: Vec<Phrase>,
+        #[serde(default)]
+        condition: Option<Phrase>,
+        count: Count,
+        stack: Depth,
+    },
+    /// What all goroutines are doing.
+    Goroutines,
+}
+
+/// Something that dlv reads: a location or an expression. One line of at most 1024 characters.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Phrase(String);
+
+impl Phrase {
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Phrase {
+    type Err = WordError;
+
+    fn from_str(text: &str) -> Result<Self, WordError> {
+        let text = text.trim();
+        if text.is_empty() || text.chars().count() > 1024 || text.chars().any(char::is_control) {
+            return Err(WordError::new("it must be one line of 1 to 1024 characters"));
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl TryFrom<String> for Phrase {
+    type Error = WordError;
+
+    fn try_from(text: String) -> Result<Self, WordError> {
+        text.parse()
+    }
+}
+
+impl From<Phrase> for String {
+    fn from(phrase: Phrase) -> Self {
+        phrase.0
+    }
+}
+
+impl fmt::Display for Phrase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A number with a lowest and a highest value.
+macro_rules! bounded {
+    ($(#[$doc:meta])* $name:ident, $range:expr, $default:expr, $why:literal) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+        #[serde(try_from = "u32", into = "u32")]
+        pub struct $name(u32);
+
+        impl $name {
+            pub fn get(self) -> u32 {
+                self.0
+            }
+        }
+
+        impl Default for $name {
+            fn default() -> Self {
+                Self($default)
+            }
+        }
+
+        impl TryFrom<u32> for $name {
+            type Error = WordError;
+
+            fn try_from(value: u32) -> Result<Self, WordError> {
+                if $range.contains(&value) { Ok(Self(value)) } else { Err(WordError::new($why)) }
+            }
+        }
+
+        impl From<$name> for u32 {
+            fn from(value: $name) -> Self {
+                value.0
+            }
+        }
+    };
+}
+
+/// Parses and prints a bounded number as it is.
+macro_rules! as_number {
+    ($($name:ident),*) => {$(
+        impl FromStr for $name {
+            type Err = WordError;
+
+            fn from_str(text: &str) -> Result<Self, WordError> {
+                text.parse::<u32>().map_err(|_| WordError::new("it is no number"))?.try_into()
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+    )*};
+}
+
+/// Parses and prints a bounded number as a time; the number counts `$unit` nanoseconds.
+macro_rules! as_duration {
+    ($name:ident, $unit:literal) => {
+        impl FromStr for $name {
+            type Err = WordError;
+
+            fn from_str(text: &str) -> Result<Self, WordError> {
+                let duration = humantime::parse_duration(text).map_err(|error| {
+                    WordError::new(format!("it is no duration such as 20ms or 30s: {error}"))
+                })?;
+                let units = duration.as_nanos().div_ceil($unit);
+                u32::try_from(units).unwrap_or(u32::MAX).try_into()
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                humantime::format_duration(self.duration()).fmt(f)
+            }
+        }
+
+        impl $name {
+            pub fn duration(self) -> Duration {
+                Duration::from_nanos(u64::from(self.0) * $unit)
+            }
+        }
+    };
+}
+
+bounded!(
+    /// How often a line may be imaged.
+    Count, 1..=1000, 1, "it must be 1 to 1000"
+);
+bounded!(
+    /// How many frames of a stack.
+    Depth, 1..=200, 20, "it must be 1 to 200"
+);
+bounded!(
+    /// For how many milliseconds one image may stop the program.
+    PauseLimit, 1..=10_000, 50, "it must be 1ms to 10s"
+);
+bounded!(
+    /// For how many seconds a line is waited at.
+    Patience, 1..=3600, 30, "it must be 1s to 1h"
+);
+as_number!(Count, Depth);
+as_duration!(PauseLimit, 1_000_000);
+as_duration!(Patience, 1_000_000_000);
+
+/// What the image's unit is told, on its standard input.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImageConfig {
+    pub unit: UnitName,
+    pub pid: Pid,
+    /// With the PID it names one process.
+    pub start_ticks: u64,
+    /// The dlv that fits.
+    pub debugger: String,
+    /// A guard watches over this process, and must be there before the target is touched.
+    pub guarded: bool,
+    pub request: ImageRequest,
+}
+
+/// One line of an answer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Line {
+    Refused {
+        error: Refusal,
+    },
+    /// The line is waited at; nothing has reached it yet.
+    Armed {
+        armed: Armed,
+    },
+    Hit(Box<Hit>),
+    Goroutines(Box<Goroutines>),
+    /// The end of a snapshot at a line.
+    Done {
+        done: Done,
+    },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Armed {
+    /// As it was asked for.
+    pub location: String,
+    /// Where in the program that is: more than one where the compiler has copied a function.
+    pub places: Vec<Place>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Done {
+    pub hits: u32,
+    /// Images whose condition was not true.
+    pub dropped: u32,
+    /// Why it is over, where not all that was asked for has come.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub because: Option<String>,
+}
+
+/// A place in the program's source.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Place {
+    pub function: String,
+    pub file: String,
+    pub line: u64,
+}
+
+/// One goroutine in one image.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Hit {
+    /// RFC 3339 in UTC: when the program stood still.
+    pub time: String,
+    pub unit: UnitName,
+    pub location: Place,
+    pub goroutine: i64,
+    /// For how long the program stood still.
+    pub pause_ms: f64,
+    pub stack: Vec<Frame>,
+    /// The expressions that were asked for, else the arguments and locals of the first frame of the
+    /// program's own code.
+    pub variables: Vec<Value>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Frame {
+    #[serde(flatten)]
+    pub place: Place,
+}
+
+/// A value as dlv shows it, in one line.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Value {
+    pub name: String,
+    #[serde(rename = "type")]
+    pub kind: String,
+    pub value: String,
+    /// Why there is no value.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unreadable: Option<String>,
+}
+
+impl Value {
+    /// One that cannot be shown.
+    pub fn unreadable(why: String) -> Self {
+        let (name, kind, value) = (String::new(), String::new(), String::new());
+        Self { name, kind, value, unreadable: Some(why) }
+    }
+}
+
+/// What all goroutines were doing.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Goroutines {
+    pub time: String,
+    pub unit: UnitName,
+    pub pause_ms: f64,
+    pub goroutines: usize,
+    /// Goroutines of which no stack was read, since there were too many.
+    #[serde(default)]
+    pub left_out: usize,
+    /// Those that wait longest first.
+    pub groups: Vec<Group>,
+}
+
+/// Goroutines that do the same.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Group {
+    pub count: usize,
+    /// What they wait for, or that they run.
+    pub doing: String,
+    /// How long the one that waits longest has waited, as far as the garbage collector has noticed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waiting_s: Option<f64>,
+    /// A few of them.
+    pub ids: Vec<i64>,
+    pub stack: Vec<Frame>,
+    /// Where they were started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<Place>,
+    /// Goroutines that Go's runtime has for itself.
+    #[serde(default)]
+    pub system: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_have_bounds_wherever_they_come_from() {
+        assert_eq!("50ms".parse::<PauseLimit>(), Ok(PauseLimit::default()));
+        assert_eq!("1s".parse::<Patience>().map(Patience::get), Ok(1));
+        for bad in ["0", "11s", "x", ""] {
+            assert!(bad.parse::<PauseLimit>().is_err(), "{bad}");
+        }
+        assert!("0".parse::<Count>().is_err() && "1001".parse::<Count>().is_err());
+        assert!(serde_json::from_str::<Depth>("0").is_err());
+        assert!("a\u{1b}[2J".parse::<Phrase>().is_err() && " ".parse::<Phrase>().is_err());
+    }
+
+    #[test]
+    fn lines_are_told_apart_by_their_fields() {
+        let refused = r#"{"error":{"code":"usage","message":"m","remedy":"r"}}"#;
+        assert!(matches!(serde_json::from_str(refused), Ok(Line::Refused { .. })));
+        let done = r#"{"done":{"hits":1,"dropped":0}}"#;
+        assert!(matches!(serde_json::from_str(done), Ok(Line::Done { .. })));
+        let all = r#"{"time":"t","unit":"a.service","pause_ms":1.5,"goroutines":0,"groups":[]}"#;
+        assert!(matches!(serde_json::from_str(all), Ok(Line::Goroutines(_))));
+        let hit = r#"{"time":"t","unit":"a.service","location":{"function":"f","file":"a.go","line":1},
+            "goroutine":1,"pause_ms":1.5,"stack":[],"variables":[]}"#;
+        assert!(matches!(serde_json::from_str(hit), Ok(Line::Hit(_))));
+    }
+}

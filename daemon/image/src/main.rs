@@ -1,0 +1,137 @@
+//! godebug-image: takes images of a running Go process, each in about a millisecond, and has dlv read
+//! them. Run in a unit of its own, as the target's user, with CAP_SYS_PTRACE and little else.
+//!
+//! What it is to do comes as a document on standard input (`image::ImageConfig`); what it finds goes
+//! to standard output, a line each (`image::Line`), refusals too. Exit status: 0 when all was told, 3
+//! when nobody reads it any more.
+
+mod core;
+mod delve;
+mod goroutines;
+mod headroom;
+mod memory;
+mod places;
+mod report;
+mod snapshot;
+mod target;
+mod trace;
+mod values;
+
+use delve::Start;
+use godebug_api::Refusal;
+use godebug_api::image::{ImageConfig, ImageTask, Line};
+use report::Report;
+use std::io::Read;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+use target::Target;
+use trace::Wakeups;
+
+/// godebugd knows it (sessions::life).
+const NOBODY_READS: u8 = 3;
+/// How long the guard may take to be there.
+const GUARD_PATIENCE: Duration = Duration::from_secs(20);
+/// The configuration is ours; a longer one is not.
+const LONGEST_CONFIGURATION: u64 = 256 * 1024;
+
+fn main() -> ExitCode {
+    let mut report = Report::new();
+    let told = match run(&mut report) {
+        Ok(()) => Ok(()),
+        Err(error) => {
+            eprintln!("{error}");
+            report.line(&Line::Refused { error })
+        }
+    };
+    if told.is_ok() { ExitCode::SUCCESS } else { ExitCode::from(NOBODY_READS) }
+}
+
+fn run(report: &mut Report) -> Result<(), Refusal> {
+    let config = configuration()?;
+    let mut wakeups = Wakeups::new()?;
+    if config.guarded {
+        await_guard(&mut wakeups)?;
+    }
+    let target = Target::open(&config)?;
+    let folder = folder()?;
+    let start = Start { program: &config.debugger, folder: &folder };
+    let done = match &config.request.task {
+        ImageTask::Goroutines => {
+            target.is_ready()?;
+            let image = target.image(&mut wakeups)?;
+            let mut dlv = start.on(&target.executable, &image.core)?;
+            let all = goroutines::summary(&mut dlv, &image, &config.unit)?;
+            report.line(&Line::Goroutines(Box::new(all)))
+        }
+        ImageTask::Snapshot { at, expressions, condition, count, stack } => {
+            let wanted = snapshot::Wanted {
+                unit: &config.unit,
+                at: at.as_ref(),
+                expressions,
+                condition: condition.as_ref(),
+                count: *count,
+                stack: *stack,
+                patience: config.request.patience,
+            };
+            snapshot::run(&wanted, &target, &mut wakeups, &start, report)
+        }
+    };
+    let _ = std::fs::remove_dir_all(&folder);
+    done
+}
+
+fn configuration() -> Result<ImageConfig, Refusal> {
+    let mut text = Vec::new();
+    std::io::stdin()
+        .take(LONGEST_CONFIGURATION)
+        .read_to_end(&mut text)
+        .map_err(serde_json::Error::io)
+        .and_then(|_| serde_json::from_slice(&text))
+        .map_err(|error| {
+            Refusal::usage(format!("the configuration is not understood: {error}"), "")
+        })
+}
+
+/// Waits until the guard traces us: from then on our death, whoever causes it, is seen before the
+/// kernel lets go of the target.
+fn await_guard(wakeups: &mut Wakeups) -> Result<(), Refusal> {
+    let limit = Instant::now() + GUARD_PATIENCE;
+    loop {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let tracer = status.lines().find_map(|line| line.strip_prefix("TracerPid:"));
+        if tracer.is_some_and(|tracer| tracer.trim() != "0") {
+            return Ok(());
+        }
+        wakeups.go_on()?;
+        if Instant::now() > limit {
+            return Err(Refusal::host(
+                "the guard is not there",
+                "see `journalctl -u 'godebug-guard@*'`",
+            ));
+        }
+        // The kernel tells nobody that it is traced now.
+        wakeups.sleep(Instant::now() + Duration::from_millis(2));
+    }
+}
+
+/// A folder for dlv's socket and settings. In the unit, /tmp is nobody else's.
+fn folder() -> Result<PathBuf, Refusal> {
+    use std::os::unix::fs::DirBuilderExt;
+    let path = std::env::temp_dir().join(format!("godebug-image-{}", std::process::id()));
+    let made = std::fs::DirBuilder::new().mode(0o700).create(&path);
+    made.map(|()| path)
+        .map_err(|error| Refusal::host(format!("a folder for dlv cannot be made: {error}"), ""))
+}
+
+/// The unit comes first for as long as the target stands. What is done when it runs again comes after
+/// the services.
+fn after_services(task: rustix::process::Pid) {
+    // Nobody is refused this.
+    let _ = rustix::process::setpriority_process(Some(task), 5);
+}
+
+/// With two decimals, as people read it.
+fn milliseconds(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 100_000.0).round() / 100.0
+}

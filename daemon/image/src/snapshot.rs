@@ -1,0 +1,267 @@
+//! One goroutine's stack and values in an image, now or whenever a line is reached.
+
+use crate::delve::{Answerless, Delve, Start};
+use crate::goroutines::{evaluate, stack};
+use crate::places;
+use crate::report::Report;
+use crate::target::{Image, Target, again};
+use crate::trace::{Threads, Wakeups};
+use crate::values::{LOAD, StackFrame, Variable};
+use godebug_api::image::{Armed, Count, Depth, Done, Hit, Line, Patience, Phrase, Value};
+use godebug_api::{Refusal, UnitName};
+use serde::Deserialize;
+use serde_json::json;
+use std::time::{Duration, Instant};
+
+/// Images of a line come no faster.
+const BETWEEN: Duration = Duration::from_millis(100);
+/// So many frames are searched for the program's own code.
+const LOOK_FOR_OWN: usize = 50;
+/// The goroutine that runs main.main.
+const MAIN: i64 = 1;
+
+/// What a person wants to see.
+pub(crate) struct Wanted<'a> {
+    pub(crate) unit: &'a UnitName,
+    pub(crate) at: Option<&'a Phrase>,
+    pub(crate) expressions: &'a [Phrase],
+    pub(crate) condition: Option<&'a Phrase>,
+    pub(crate) count: Count,
+    pub(crate) stack: Depth,
+    pub(crate) patience: Patience,
+}
+
+#[derive(Deserialize)]
+struct StateAnswer {
+    #[serde(rename = "State")]
+    state: State,
+}
+
+#[derive(Deserialize)]
+struct State {
+    #[serde(rename = "currentGoroutine")]
+    current: Option<Id>,
+    #[serde(rename = "Threads")]
+    threads: Option<Vec<OnThread>>,
+}
+
+#[derive(Deserialize)]
+struct Id {
+    id: i64,
+}
+
+#[derive(Deserialize)]
+struct OnThread {
+    #[serde(rename = "goroutineID", default)]
+    goroutine: i64,
+}
+
+#[derive(Deserialize)]
+struct Variables {
+    #[serde(alias = "Variables", alias = "Args", default)]
+    all: Option<Vec<Variable>>,
+}
+
+/// # Errors
+/// Why there is nothing, or no more, to see.
+pub(crate) fn run(
+    wanted: &Wanted<'_>,
+    target: &Target,
+    wakeups: &mut Wakeups,
+    start: &Start<'_>,
+    report: &mut Report,
+) -> Result<(), Refusal> {
+    match wanted.at {
+        Some(at) => at_a_line(wanted, at, target, wakeups, start, report),
+        None => now(wanted, target, wakeups, start, report),
+    }
+}
+
+fn now(
+    wanted: &Wanted<'_>,
+    target: &Target,
+    wakeups: &mut Wakeups,
+    start: &Start<'_>,
+    report: &mut Report,
+) -> Result<(), Refusal> {
+    target.is_ready()?;
+    let image = target.image(wakeups)?;
+    let mut dlv = start.on(&target.executable, &image.core)?;
+    let goroutine = worth_seeing(&mut dlv)?;
+    if let Some(hit) = look(&mut dlv, &image, wanted, goroutine)? {
+        report.line(&Line::Hit(Box::new(hit)))?;
+    }
+    Ok(())
+}
+
+/// The goroutine of a thread that is in the program's own code, else the main one.
+fn worth_seeing(dlv: &mut Delve) -> Result<i64, Refusal> {
+    let state = state(dlv)?;
+    for thread in state.threads.unwrap_or_default() {
+        if thread.goroutine > 0 && is_in_own_code(dlv, thread.goroutine) {
+            return Ok(thread.goroutine);
+        }
+    }
+    Ok(MAIN)
+}
+
+fn is_in_own_code(dlv: &mut Delve, goroutine: i64) -> bool {
+    stack(dlv, goroutine, LOOK_FOR_OWN).is_ok_and(|stack| stack.iter().any(StackFrame::is_own))
+}
+
+fn state(dlv: &mut Delve) -> Result<State, Refusal> {
+    let answer: StateAnswer = dlv.ask("RPCServer.State", json!({ "NonBlocking": true }))?;
+    Ok(answer.state)
+}
+
+fn at_a_line(
+    wanted: &Wanted<'_>,
+    at: &Phrase,
+    target: &Target,
+    wakeups: &mut Wakeups,
+    start: &Start<'_>,
+    report: &mut Report,
+) -> Result<(), Refusal> {
+    target.is_ready()?;
+    let found = places::find(target, start, at)?;
+    let armed = Armed { location: at.to_string(), places: found.places };
+    report.line(&Line::Armed { armed })?;
+    let until = Instant::now() + wanted.patience.duration();
+    let mut done = Done { hits: 0, dropped: 0, because: None };
+    while done.hits < wanted.count.get() {
+        wakeups.go_on()?;
+        let next = Instant::now() + BETWEEN;
+        let Some(image) = next_image(target, wakeups, &found.addresses, until)? else {
+            done.because = Some(format!("no more in {}", wanted.patience));
+            break;
+        };
+        let mut dlv = start.on(&target.executable, &image.core)?;
+        let goroutine = state(&mut dlv)?.current.map_or(-1, |current| current.id);
+        match look(&mut dlv, &image, wanted, goroutine)? {
+            Some(hit) => {
+                done.hits += 1;
+                report.line(&Line::Hit(Box::new(hit)))?;
+            }
+            None => done.dropped += 1,
+        }
+        drop(dlv);
+        while Instant::now() < next {
+            wakeups.sleep(next);
+        }
+    }
+    report.line(&Line::Done { done })
+}
+
+/// Arms the line for one image. `None` when nobody comes by in time.
+fn next_image(
+    target: &Target,
+    wakeups: &mut Wakeups,
+    addresses: &[u64],
+    until: Instant,
+) -> Result<Option<Image>, Refusal> {
+    target.is_ready()?;
+    again(|| {
+        let mut threads = Threads::seize(target.pid(), wakeups)?;
+        threads.arm(addresses)?;
+        match threads.await_hit(until, target.longest_stop())? {
+            None => Ok(None),
+            Some(hit) => target.image_of(threads, Some(hit)).map(Some),
+        }
+    })
+}
+
+/// What is to be seen of one goroutine; `None` when the condition is not true.
+fn look(
+    dlv: &mut Delve,
+    image: &Image,
+    wanted: &Wanted<'_>,
+    goroutine: i64,
+) -> Result<Option<Hit>, Refusal> {
+    let depth = usize::try_from(wanted.stack.get()).unwrap_or(20);
+    // The program's own code may stand below more frames of Go's than are to be shown.
+    let frames = stack(dlv, goroutine, depth.max(LOOK_FOR_OWN) - 1)?;
+    // At a line that is the frame; now, whatever the program's own code waits in.
+    let frame = match wanted.at {
+        Some(_) => 0,
+        None => frames.iter().position(StackFrame::is_own).unwrap_or(0),
+    };
+    if let Some(condition) = wanted.condition
+        && !is_true(dlv, goroutine, frame, condition)?
+    {
+        return Ok(None);
+    }
+    let variables = values(dlv, goroutine, frame, wanted.expressions)?;
+    let location = frames.get(frame).map(|frame| frame.location.place()).unwrap_or_default();
+    Ok(Some(Hit {
+        time: image.time.clone(),
+        unit: wanted.unit.clone(),
+        location,
+        goroutine,
+        pause_ms: crate::milliseconds(image.pause),
+        stack: frames.iter().take(depth).map(StackFrame::frame).collect(),
+        variables,
+    }))
+}
+
+fn is_true(
+    dlv: &mut Delve,
+    goroutine: i64,
+    frame: usize,
+    condition: &Phrase,
+) -> Result<bool, Refusal> {
+    let refused = |why: String| {
+        Refusal::usage(
+            format!("the condition {condition} cannot be decided: {why}"),
+            "use what is known at that line: arguments, locals, package variables",
+        )
+    };
+    let value = evaluate(dlv, goroutine, frame, condition.as_str()).map_err(|why| match why {
+        Answerless::Refused(why) => refused(why),
+        broken @ Answerless::Broken(_) => broken.into(),
+    })?;
+    match value.value.as_str() {
+        _ if !value.unreadable.is_empty() => Err(refused(value.unreadable)),
+        "true" if value.is_bool() => Ok(true),
+        "false" if value.is_bool() => Ok(false),
+        _ => Err(refused(format!("it is no bool but {}", value.kind_name))),
+    }
+}
+
+/// The expressions, else the arguments and the locals of the frame.
+fn values(
+    dlv: &mut Delve,
+    goroutine: i64,
+    frame: usize,
+    expressions: &[Phrase],
+) -> Result<Vec<Value>, Refusal> {
+    let mut values = Vec::new();
+    for expression in expressions {
+        let value = match evaluate(dlv, goroutine, frame, expression.as_str()) {
+            Ok(value) => value.shown(),
+            Err(Answerless::Refused(why)) => Value::unreadable(why),
+            Err(broken) => return Err(broken.into()),
+        };
+        values.push(Value { name: expression.to_string(), ..value });
+    }
+    if !expressions.is_empty() {
+        return Ok(values);
+    }
+    for method in ["RPCServer.ListFunctionArgs", "RPCServer.ListLocalVars"] {
+        let scope = json!({ "GoroutineID": goroutine, "Frame": frame });
+        match dlv.ask::<Variables>(method, json!({ "Scope": scope, "Cfg": LOAD })) {
+            // Results without a name are nothing that a person would look for.
+            Ok(found) => values.extend(
+                found
+                    .all
+                    .unwrap_or_default()
+                    .iter()
+                    .filter(|one| !one.name.starts_with('~'))
+                    .map(Variable::shown),
+            ),
+            // Not every frame has some: one of assembly has none.
+            Err(Answerless::Refused(_)) => {}
+            Err(broken) => return Err(broken.into()),
+        }
+    }
+    Ok(values)
+}

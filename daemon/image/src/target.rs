@@ -1,0 +1,139 @@
+//! The process of which images are taken, and the taking of one: stop, copy, go on, write the core.
+
+use crate::core;
+use crate::headroom;
+use crate::memory;
+use crate::trace::{Threads, Wakeups, ended};
+use godebug_api::image::{ImageConfig, PauseLimit};
+use godebug_api::{Code, Refusal, clock};
+use nix::unistd::Pid;
+use std::fs::File;
+use std::time::{Duration, Instant};
+
+/// The process, pinned by its start time.
+pub(crate) struct Target {
+    pid: Pid,
+    start_ticks: u64,
+    max_pause: PauseLimit,
+    /// The program, whatever has become of its name.
+    pub(crate) executable: File,
+    auxv: Vec<u8>,
+    program: String,
+}
+
+/// The process as it was at one moment.
+pub(crate) struct Image {
+    pub(crate) core: File,
+    pub(crate) pause: Duration,
+    /// RFC 3339.
+    pub(crate) time: String,
+    /// The target's clock at that moment, CLOCK_MONOTONIC in nanoseconds.
+    pub(crate) monotonic_ns: i64,
+}
+
+impl Target {
+    pub(crate) fn open(config: &ImageConfig) -> Result<Self, Refusal> {
+        let number = i32::try_from(config.pid.get()).unwrap_or(0);
+        let pid = Pid::from_raw(number);
+        let path = |name: &str| format!("/proc/{pid}/{name}");
+        let unreadable = |error: std::io::Error| {
+            Refusal::target(format!("process {pid} cannot be read: {error}"), "try again")
+        };
+        let executable = File::open(path("exe")).map_err(unreadable)?;
+        let auxv = std::fs::read(path("auxv")).map_err(unreadable)?;
+        let program = memory::program(number, &executable).map_err(unreadable)?;
+        let (start_ticks, max_pause) = (config.start_ticks, config.request.max_pause);
+        let target = Self { pid, start_ticks, max_pause, executable, auxv, program };
+        target.is_same()?;
+        Ok(target)
+    }
+
+    pub(crate) fn pid(&self) -> Pid {
+        self.pid
+    }
+
+    pub(crate) fn longest_stop(&self) -> Duration {
+        self.max_pause.duration()
+    }
+
+    /// Whether the number still is that of the process that was meant, and an image can be taken.
+    pub(crate) fn is_ready(&self) -> Result<(), Refusal> {
+        self.is_same()?;
+        headroom::check(self.pid.as_raw(), self.max_pause)
+    }
+
+    fn is_same(&self) -> Result<(), Refusal> {
+        let stat = std::fs::read(format!("/proc/{}/stat", self.pid)).unwrap_or_default();
+        // The name in field 2 may hold anything; the fields are counted from its end.
+        let fields = stat.iter().rposition(|byte| *byte == b')').map(|end| &stat[end + 1..]);
+        let start = fields
+            .and_then(|fields| std::str::from_utf8(fields).ok())
+            .and_then(|fields| fields.split_ascii_whitespace().nth(22 - 3)?.parse::<u64>().ok());
+        if start == Some(self.start_ticks) { Ok(()) } else { Err(ended(self.pid)) }
+    }
+
+    /// A core with no memory in it.
+    pub(crate) fn thin_core(&self) -> Result<File, Refusal> {
+        core::write_thin(&self.described(vec![crate::trace::ThreadState::none(self.pid)]))
+    }
+
+    fn described(&self, threads: Vec<crate::trace::ThreadState>) -> core::Process {
+        core::Process {
+            pid: self.pid.as_raw(),
+            threads,
+            auxv: self.auxv.clone(),
+            program: self.program.clone(),
+        }
+    }
+
+    /// An image of the process as it is now.
+    pub(crate) fn image(&self, wakeups: &mut Wakeups) -> Result<Image, Refusal> {
+        again(|| {
+            let mut threads = Threads::seize(self.pid, wakeups)?;
+            threads.stop_all(Instant::now() + self.longest_stop())?;
+            self.image_of(threads, None)
+        })
+    }
+
+    /// An image of the process, whose threads all stand. They go on here.
+    pub(crate) fn image_of(
+        &self,
+        mut threads: Threads<'_>,
+        hit: Option<Pid>,
+    ) -> Result<Image, Refusal> {
+        let copy = threads.copy(Instant::now() + self.longest_stop())?;
+        let states = threads.states(hit);
+        let time = clock::rfc3339(clock::now().wall_ms);
+        let monotonic = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+        let pause = threads.release();
+        copy.settle()?;
+        let begun = Instant::now();
+        let written = core::write(copy.pid.as_raw(), &self.described(states));
+        let written_in = begun.elapsed();
+        copy.end()?;
+        let (core, bytes) = written?;
+        // For the journal: nothing of the target's own.
+        eprintln!(
+            "an image in {:.2} ms, {bytes} bytes written in {:.0} ms",
+            crate::milliseconds(pause),
+            crate::milliseconds(written_in)
+        );
+        let monotonic_ns = monotonic.tv_sec * 1_000_000_000 + monotonic.tv_nsec;
+        Ok(Image { core, pause, time, monotonic_ns })
+    }
+}
+
+/// A thread can be in the kernel just then, where it cannot be stopped: one that waits for a disk, or
+/// for a child to have another program. All were let go then, and the next try usually does it.
+pub(crate) fn again<T>(mut take: impl FnMut() -> Result<T, Refusal>) -> Result<T, Refusal> {
+    const TRIES: usize = 5;
+    for _ in 1..TRIES {
+        match take() {
+            Err(refusal) if refusal.code == Code::Freeze => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            other => return other,
+        }
+    }
+    take()
+}

@@ -1,0 +1,260 @@
+//! Sessions that take images: what is found out before, and the unit that then does it all and writes
+//! to whoever asked. No byte of an answer passes through godebugd.
+
+use super::life::{Beginning, Life};
+use super::prepare::{has_symbols, new_id, not_twice};
+use super::{Sessions, Symbols, fitting_debugger};
+use crate::authority::rules::{self, Denied};
+use crate::authority::{Authorized, Caller, Permitted};
+use crate::host::systemd::UnitFacts;
+use crate::host::{ImageMaterial, Material};
+use crate::target::find::{self, Target};
+use crate::target::process::{self, Process};
+use godebug_api::documents::SessionInfo;
+use godebug_api::image::{ImageConfig, ImageRequest, ImageTask};
+use godebug_api::rules::engine::{Permit, RedactRules};
+use godebug_api::{Code, Deadline, Forecast, Mode, Pid, Refusal, UnitName, clock};
+use godebug_core::delve::Debugger;
+use godebug_core::ledger::Opened;
+use godebug_core::plan;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+/// Beside the waiting at a line: for dlv to read the debug information, and to answer.
+const WORK: Duration = Duration::from_secs(180);
+
+/// What was found out about the target.
+struct Prepared {
+    target: Target,
+    debugger: Debugger,
+    forecast: Forecast,
+}
+
+impl Sessions {
+    /// Opens a session that takes images, and gives what it writes.
+    ///
+    /// # Errors
+    /// The refusal; nothing is left of it by then.
+    pub async fn take_images(
+        &self,
+        unit: &UnitName,
+        allowed: Authorized<Permitted<ImageRequest>>,
+    ) -> Result<(SessionInfo, OwnedFd), Denied> {
+        let one_at_a_time = self.0.preparing.lock().await;
+        let prepared = self.prepare_images(unit, &allowed.get().what).await?;
+        let (Permitted { what: request, permit }, caller) = allowed.into_inner();
+        hides_nothing(&permit, &request)?;
+        // Counted once more where no other session can begin in between.
+        let running = rules::running(&self.list(), &prepared.target.unit, caller.uid);
+        permit.room_for_one_more(running).map_err(Denied::from)?;
+        let (reader, writer) = std::io::pipe()
+            .map_err(|error| Refusal::failed(format!("no pipe can be made: {error}"), ""))?;
+        let beginning = beginning(prepared, request, (&caller, &permit), writer.into())?;
+        let (life, info, active) = Life::begin_with(self, beginning)?;
+        drop(one_at_a_time);
+        let id = info.borrow().id.clone();
+        tokio::spawn(life.run());
+        match active.await {
+            Ok(Ok(())) => Ok((info.borrow().clone(), reader.into())),
+            Ok(Err(refusal)) => Err(refusal.into()),
+            Err(_) => Err(Refusal::failed(
+                format!("session {id} was lost while it was prepared"),
+                "see `journalctl -u godebugd`",
+            )
+            .into()),
+        }
+    }
+
+    async fn prepare_images(
+        &self,
+        unit: &UnitName,
+        request: &ImageRequest,
+    ) -> Result<Prepared, Refusal> {
+        let systemd = self.shared().host.systemd()?;
+        let target = find::find(systemd, unit, request.pid).await?;
+        not_twice(&self.list(), &target)?;
+        find::traceable(&target)?;
+        parent_takes_copies(&target)?;
+        let facts = systemd
+            .properties(target.unit.as_str())
+            .await
+            .map_err(|error| Refusal::host(error.to_string(), "is systemd running here?"))?;
+        filter_allows_copies(&target, &facts)?;
+        let debugger = fitting_debugger(&target).await?;
+        has_symbols(&target, Symbols::None)?;
+        let forecast = forecast(&target, request)?;
+        Ok(Prepared { target, debugger, forecast })
+    }
+}
+
+/// What an image shows goes to the client as dlv renders it, so where a rule hides values none is shown.
+fn hides_nothing(permit: &Permit, request: &ImageRequest) -> Result<(), Refusal> {
+    let shows_values = matches!(request.task, ImageTask::Snapshot { .. });
+    if !shows_values || permit.policy.redact == RedactRules::default() {
+        return Ok(());
+    }
+    Err(Refusal::refused(
+        format!(
+            "the rule {} hides some variables, and a snapshot cannot hide them yet",
+            permit.name()
+        ),
+        "use `godebugctl goroutines`, which shows no values, or `godebugctl attach`",
+    ))
+}
+
+/// A copy is a child of the target's parent, which has to take its end. systemd takes everybody's.
+fn parent_takes_copies(target: &Target) -> Result<(), Refusal> {
+    let is_systemd = |pid: u32| {
+        pid == 1
+            || Pid::try_from(pid)
+                .ok()
+                .and_then(|pid| Process::pin(pid).ok()?.comm().ok())
+                .is_some_and(|comm| comm == "systemd")
+    };
+    let parent = target.process.parent().map_err(|error| {
+        Refusal::target(format!("{} is just ending: {error}", target.unit), "try again")
+    })?;
+    if is_systemd(parent) {
+        return Ok(());
+    }
+    Err(Refusal::target(
+        format!(
+            "process {} of {} was not started by systemd but by process {parent}, which does not \
+             expect the child that an image is for a moment",
+            target.process.pid, target.unit
+        ),
+        "start the program with exec in its script, or use `godebugctl attach`",
+    ))
+}
+
+/// Some filters kill a program for a system call that it is made to make. Those of the unit can be
+/// read; one that the program has set up for itself cannot.
+fn filter_allows_copies(target: &Target, facts: &UnitFacts) -> Result<(), Refusal> {
+    const MAKE_FILTERS: [&str; 9] = [
+        "RestrictRealtime",
+        "RestrictSUIDSGID",
+        "LockPersonality",
+        "MemoryDenyWriteExecute",
+        "ProtectKernelTunables",
+        "ProtectKernelModules",
+        "ProtectKernelLogs",
+        "ProtectClock",
+        "ProtectHostname",
+    ];
+    let status = target.process.status().map_err(|error| {
+        Refusal::target(format!("{} is just ending: {error}", target.unit), "try again")
+    })?;
+    // A container's filter is that of systemd in it too, which makes processes all the time.
+    let of_all = process::filters_of_all();
+    if status.seccomp == 0 || (of_all.is_some() && status.seccomp_filters == of_all) {
+        return Ok(());
+    }
+    let (is_allow_list, calls) = facts.list("SystemCallFilter");
+    if !calls.is_empty() {
+        // systemd writes CALL or CALL:ERROR.
+        let named = calls.iter().any(|call| call.split(':').next() == Some("clone"));
+        if named == is_allow_list {
+            return Ok(());
+        }
+        return Err(Refusal::target(
+            format!(
+                "SystemCallFilter= of {} forbids clone(2), by which a copy is made",
+                target.unit
+            ),
+            "allow it, or use `godebugctl attach`, which makes no copy",
+        ));
+    }
+    let listed = ["RestrictAddressFamilies", "SystemCallArchitectures", "SystemCallLog"];
+    let by_unit = MAKE_FILTERS.iter().any(|name| facts.flag(name))
+        || listed.iter().any(|name| facts.is_set(name))
+        || facts.number("RestrictNamespaces").is_some_and(|allowed| allowed != u64::MAX);
+    if by_unit {
+        return Ok(());
+    }
+    Err(Refusal::target(
+        format!(
+            "the program of {} filters its own system calls, and might be killed for making a copy",
+            target.unit
+        ),
+        "use `godebugctl attach`, which makes no copy",
+    ))
+}
+
+fn forecast(target: &Target, request: &ImageRequest) -> Result<Forecast, Refusal> {
+    let resident = target.process.status().ok().and_then(|status| status.vm_rss_kb).unwrap_or(0);
+    let forecast = Forecast::of_image(resident * 1024);
+    if forecast.as_millis() <= u64::from(request.max_pause.get()) {
+        return Ok(forecast);
+    }
+    Err(Refusal::new(
+        Code::Freeze,
+        format!(
+            "an image would stop {} for about {} ms ({} in memory), more than the {} of --max-pause",
+            target.unit,
+            forecast.as_millis(),
+            godebug_api::forecast::megabytes(resident * 1024),
+            request.max_pause
+        ),
+        format!("allow it with --max-pause {}ms", forecast.as_millis()),
+    ))
+}
+
+fn beginning(
+    prepared: Prepared,
+    request: ImageRequest,
+    (caller, permit): (&Caller, &Permit),
+    output: OwnedFd,
+) -> Result<Beginning, Refusal> {
+    let Prepared { target, debugger, forecast } = prepared;
+    let id = new_id()?;
+    let waits = match &request.task {
+        ImageTask::Snapshot { at: Some(_), .. } => request.patience.duration(),
+        _ => Duration::ZERO,
+    };
+    let lasts = waits + WORK;
+    let deadline = Deadline::after(clock::now(), lasts);
+    let session = Opened {
+        id: id.clone(),
+        unit: target.unit.clone(),
+        invocation: target.invocation,
+        pid: target.process.pid,
+        start_ticks: target.process.start_ticks,
+        mode: Mode::Observe,
+        uid: caller.uid,
+        user: caller.user.clone(),
+        held_by: Some(caller.name.to_string()),
+        reason: request.reason.clone(),
+        sources: Vec::new(),
+        port: None,
+        endpoint_host: None,
+        opened_at: clock::rfc3339(clock::now().wall_ms),
+        ttl_seconds: lasts.as_secs(),
+        at_most_until: deadline,
+        debugger: debugger.path.clone(),
+        go_version: target.executable.go_version_text.clone(),
+        watchdog_usec: target.watchdog_usec,
+        target_is_starting: target.starting,
+        freeze_forecast_ms: Some(forecast),
+        pause: None,
+        rule: Some(permit.name()),
+    };
+    let image = ImageMaterial {
+        id: id.clone(),
+        target: target.unit.clone(),
+        user: target.user.clone(),
+        at_most: lasts,
+        target_is_starting: target.starting,
+        config: ImageConfig {
+            unit: target.unit.clone(),
+            pid: target.process.pid,
+            start_ticks: target.process.start_ticks,
+            debugger: debugger.path,
+            guarded: true,
+            request,
+        },
+        output,
+    };
+    let plan = plan::image_plan(&id, &session.unit, session.pid);
+    let material = Material { deadline, session: None, image: Some(image) };
+    Ok(Beginning { session, target: target.process, plan, material, work: None })
+}

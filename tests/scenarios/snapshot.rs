@@ -1,0 +1,259 @@
+//! Looking into a service that goes on: snapshots and goroutines from images of it.
+
+use anyhow::{Context, Result, ensure};
+use godebug_tests::{Host, Spawned, scenario::Scenario};
+use serde_json::Value;
+use std::time::Duration;
+
+use crate::support::{
+    SOON, Session, is_answered, is_proved, leaves_nothing, order, refused, start, text,
+};
+
+pub(crate) const ALL: &[Scenario] = &[
+    Scenario::new("snapshot_shows_a_service_that_goes_on", now).main().shared(),
+    Scenario::new("snapshot_at_a_line_shows_its_values", at_a_line).main().shared(),
+    Scenario::new("snapshot_at_a_hot_line_disturbs_nothing", hot_line).main().shared(),
+    Scenario::new("snapshot_of_every_kind_of_service", kinds).shared(),
+    Scenario::new("goroutines_are_told_in_groups", goroutines).main().shared(),
+    Scenario::new("snapshot_that_cannot_be_is_refused_with_a_remedy", cannot_be).shared(),
+    Scenario::new("snapshot_is_not_for_everybody", not_for_everybody).main().shared(),
+    Scenario::new("snapshot_whose_client_vanishes_leaves_nothing", client_vanishes).shared(),
+    Scenario::new("hot_service_survives_an_image_that_is_killed", killed).main().shared(),
+];
+
+/// The images of a host that is busy may stop a service for longer than people's own; the figures are
+/// measured elsewhere.
+const PATIENT: &str = "--max-pause 2s";
+
+fn snapshot(host: &Host, words: &str) -> Result<Vec<Value>> {
+    let line = format!("godebugctl --json snapshot {words} {PATIENT}");
+    let output = host.run_within(&line, Duration::from_secs(200))?;
+    let output = output.exits(0)?;
+    output.stdout.lines().map(|line| serde_json::from_str(line).context("a line")).collect()
+}
+
+/// The last session in the records ended because it was done, and all of it is proved gone.
+fn is_recorded(host: &Host, reason: &str) -> Result<()> {
+    let list = host.run("godebugctl --json audit list --last 1")?.exits(0)?.json()?;
+    let id = text(&list["sessions"][0], "id")?;
+    let trail = host.run(&format!("godebugctl --json audit show {id}"))?.exits(0)?.json()?;
+    let entries = trail["entries"].as_array().context("no entries")?;
+    let events: Vec<&str> = entries.iter().filter_map(|entry| entry["event"].as_str()).collect();
+    ensure!(events == ["opening", "active", "closed"], "{trail}");
+    let closed = &entries[2]["details"];
+    ensure!(closed["close_reason"] == reason && closed["mode"] == "observe", "{closed}");
+    let proof = closed["proof"].to_string();
+    for read in ["tracer", "breakpoints", "godebug-image@", "godebug-guard@", "godebug-deadman@"] {
+        ensure!(proof.contains(read), "the proof says nothing of {read}: {closed}");
+    }
+    is_proved(closed)
+}
+
+fn now(host: &Host) -> Result<()> {
+    leaves_nothing(host, &["myapp"], |_| {
+        let lines = snapshot(host, "myapp --reason 'what is it doing'")?;
+        let [hit] = lines.as_slice() else { anyhow::bail!("not one line: {lines:?}") };
+        ensure!(hit["unit"] == "myapp.service" && hit["goroutine"].as_i64() > Some(0), "{hit}");
+        let pause = hit["pause_ms"].as_f64().context("no pause")?;
+        ensure!(pause > 0.0 && pause < 2000.0, "{hit}");
+        ensure!(hit["stack"].to_string().contains("main.main"), "{hit}");
+        is_recorded(host, "finished")?;
+        let human = host.ok(&format!("godebugctl snapshot myapp {PATIENT}"))?;
+        ensure!(human.contains("(stopped for ") && human.contains("main.main"), "{human}");
+        let lines = snapshot(host, "myapp --stack 1 --expr 'http.DefaultServeMux.mu' --expr nope")?;
+        let values = lines[0]["variables"].as_array().context("no variables")?;
+        ensure!(values.len() == 2 && values[1]["unreadable"].is_string(), "{lines:?}");
+        ensure!(lines[0]["stack"].as_array().is_some_and(|stack| stack.len() == 1), "{lines:?}");
+        is_answered(order(host, 8080)?)
+    })
+}
+
+fn at_a_line(host: &Host) -> Result<()> {
+    leaves_nothing(host, &["myapp"], |_| {
+        let words = "--at main.priceOf --expr o.ID --expr o.Customer --expr o.Items --timeout 60s";
+        let mut waiting =
+            host.spawn(&format!("exec godebugctl --json snapshot myapp {words} {PATIENT}"))?;
+        is_armed(host, &waiting)?;
+        let answer = order(host, 8080)?;
+        let output = waiting.wait(SOON * 4)?.exits(0)?;
+        let hit: Value = serde_json::from_str(output.stdout.trim()).context("not one line")?;
+        ensure!(hit["location"]["function"] == "main.priceOf", "{hit}");
+        ensure!(hit["stack"].to_string().contains("main.serveOrder"), "{hit}");
+        let value = |index: usize| hit["variables"][index]["value"].as_str().unwrap_or_default();
+        ensure!(value(0) == "3" && value(1) == "\"customer-3\"", "{hit}");
+        ensure!(value(2).contains("scone") && value(2).starts_with("[]main.item len: 3"), "{hit}");
+        // The request that was imaged got its answer as always.
+        is_answered(answer)?;
+        is_recorded(host, "finished")
+    })
+}
+
+/// Waits until the line is said to be armed, and is.
+fn is_armed(host: &Host, waiting: &Spawned) -> Result<()> {
+    host.wait_until("the line is waited at", SOON * 2, || {
+        Ok(waiting.stderr().contains("waiting at ") && is_traced(host)?)
+    })
+}
+
+fn is_traced(host: &Host) -> Result<bool> {
+    let service = host.unit_processes("myapp")?;
+    Ok(service.first().context("no process")?.tracer()? != 0)
+}
+
+/// Eight clients that keep the service in one small function.
+fn load(host: &Host) -> Result<Spawned> {
+    host.spawn(
+        "for client in 1 2 3 4 5 6 7 8; do \
+           while curl -s -m 20 -o /dev/null 'http://127.0.0.1:8080/hot?n=20000000' || true; do :; done & \
+         done; wait",
+    )
+}
+
+fn hot_line(host: &Host) -> Result<()> {
+    leaves_nothing(host, &["myapp"], |_| {
+        let _load = load(host)?;
+        let lines = snapshot(
+            host,
+            "myapp --at main.tiny --expr n --if 'n > 100' --count 3 --stack 3 --timeout 3m",
+        )?;
+        ensure!(lines.len() == 3, "{lines:?}");
+        for hit in &lines {
+            ensure!(hit["location"]["function"] == "main.tiny", "{hit}");
+            let n = hit["variables"][0]["value"].as_str().and_then(|n| n.parse::<i64>().ok());
+            ensure!(n > Some(100), "{hit}");
+        }
+        is_recorded(host, "finished")?;
+        is_answered(order(host, 8080)?)?;
+        // A condition that is never true is no hit, and the waiting has an end.
+        let output = host.run_within(
+            &format!("godebugctl --json snapshot myapp --at main.tiny --if 'n == -1' --timeout 3s {PATIENT}"),
+            SOON * 4,
+        )?;
+        let output = output.exits(6)?;
+        ensure!(output.stderr.contains("condition is false"), "{output}");
+        is_recorded(host, "finished")
+    })
+}
+
+fn kinds(host: &Host) -> Result<()> {
+    let units = ["dynapp", "pie", "rootapp"];
+    start(host, &units.join(" "))?;
+    leaves_nothing(host, &units, |_| {
+        for unit in units {
+            let lines = snapshot(host, unit).with_context(|| unit.to_owned())?;
+            ensure!(lines[0]["stack"].to_string().contains("main.main"), "{unit}: {lines:?}");
+        }
+        Ok(())
+    })?;
+    host.ok(&format!("systemctl stop {}", units.join(" "))).map(drop)
+}
+
+fn goroutines(host: &Host) -> Result<()> {
+    leaves_nothing(host, &["myapp"], |_| {
+        let all = host.run(&format!("godebugctl --json goroutines myapp {PATIENT}"))?;
+        let all = all.exits(0)?.json()?;
+        let groups = all["groups"].as_array().context("no groups")?;
+        let serving = groups.iter().find(|group| group["stack"].to_string().contains("main.main"));
+        let serving = serving.with_context(|| format!("main is not there: {all}"))?;
+        ensure!(serving["doing"] == "IO wait" && serving["system"] == false, "{serving}");
+        let counted: u64 = groups.iter().filter_map(|group| group["count"].as_u64()).sum();
+        ensure!(all["goroutines"] == counted, "{all}");
+        is_recorded(host, "finished")?;
+        let human = host.ok(&format!("godebugctl goroutines myapp {PATIENT}"))?;
+        ensure!(human.contains("1 × IO wait") && human.contains("net/http"), "{human}");
+        ensure!(!human.contains("runtime.gopark") && human.contains("--full"), "{human}");
+        let human = host.ok(&format!("godebugctl goroutines myapp --full {PATIENT}"))?;
+        ensure!(human.contains("runtime.gopark"), "{human}");
+        Ok(())
+    })
+}
+
+fn cannot_be(host: &Host) -> Result<()> {
+    start(host, "stripped python")?;
+    leaves_nothing(host, &["myapp"], |before| {
+        let snapshot = |words: &str| host.run(&format!("godebugctl --json snapshot {words}"));
+        let why = refused(snapshot("myapp --at main.pirceOf")?, 2, "usage")?;
+        ensure!(why.contains("main.priceOf"), "no suggestion: {why}");
+        let why = refused(snapshot("myapp --at mian.go:56")?, 2, "usage")?;
+        ensure!(why.contains("main.go:56"), "no suggestion: {why}");
+        let why = refused(snapshot("myapp --at runtime.gopark")?, 2, "usage")?;
+        ensure!(why.contains("runtime"), "{why}");
+        let why = refused(snapshot("python")?, 4, "target")?;
+        ensure!(why.contains("Go"), "{why}");
+        let why = refused(snapshot("stripped")?, 4, "target")?;
+        ensure!(why.contains("debug information"), "{why}");
+        refused(snapshot("nosuchunit")?, 4, "target")?;
+        for words in ["--count 2", "--if true", "--at ''", "--max-pause 0", "--stack 0"] {
+            refused(snapshot(&format!("myapp {words}"))?, 2, "usage")
+                .with_context(|| words.to_owned())?;
+        }
+        godebug_tests::nothing_left(host, before)?;
+        let session = Session::open(host, "myapp", "--ttl 60s")?;
+        let why = refused(snapshot("myapp")?, 4, "target")?;
+        ensure!(why.contains("already traced") && why.contains(&session.id), "{why}");
+        session.stop(host)
+    })?;
+    host.ok("systemctl stop stripped python").map(drop)
+}
+
+fn not_for_everybody(host: &Host) -> Result<()> {
+    leaves_nothing(host, &["myapp"], |_| {
+        for user in ["alice", "carol", "shop"] {
+            for command in ["snapshot myapp", "goroutines myapp", "snapshot myapp --at main.tiny"] {
+                let output = host.run_as(user, &format!("godebugctl --json {command}"))?;
+                let why =
+                    refused(output, 3, "refused").with_context(|| format!("{user}: {command}"))?;
+                ensure!(why.contains("org.godebug1.attach"), "{why}");
+            }
+        }
+        Ok(())
+    })
+}
+
+fn client_vanishes(host: &Host) -> Result<()> {
+    leaves_nothing(host, &["myapp"], |_| {
+        for signal in ["KILL", "INT"] {
+            let mut waiting = host.spawn(&format!(
+                "exec godebugctl snapshot myapp --at main.priceOf --timeout 5m {PATIENT}"
+            ))?;
+            is_armed(host, &waiting)?;
+            host.ok(&format!("kill -{signal} $(pidof godebugctl)"))?;
+            waiting.wait(SOON)?;
+            host.wait_until("nobody traces the service", SOON, || Ok(!is_traced(host)?))?;
+            all_gone(host)?;
+            is_answered(order(host, 8080)?)?;
+        }
+        Ok(())
+    })
+}
+
+fn all_gone(host: &Host) -> Result<()> {
+    host.wait_until("the session is gone", SOON * 2, || {
+        let list = host.run("godebugctl --json list")?.exits(0)?.json()?;
+        let units = host.ok("systemctl list-units --all --no-legend --plain 'godebug-*@*'")?;
+        Ok(list.as_array().is_some_and(Vec::is_empty) && units.is_empty())
+    })
+}
+
+/// Killed at some moment of what it does over and over, under load: the guard repairs.
+fn killed(host: &Host) -> Result<()> {
+    leaves_nothing(host, &["myapp"], |_| {
+        let _load = load(host)?;
+        for round in 0..8_u32 {
+            let mut waiting = host.spawn(&format!(
+                "exec godebugctl snapshot myapp --at main.tiny --count 1000 --timeout 5m {PATIENT}"
+            ))?;
+            host.wait_until("the line is waited at", SOON * 2, || {
+                Ok(waiting.stderr().contains("waiting at "))
+            })?;
+            // Any moment will do, and each time another one.
+            std::thread::sleep(Duration::from_millis(u64::from(round) * 83));
+            host.ok("systemctl kill --signal=KILL 'godebug-image@*.service'")?;
+            let output = waiting.wait(SOON * 2)?;
+            ensure!(output.status != 0, "{output}");
+            all_gone(host)?;
+            is_answered(order(host, 8080)?).with_context(|| format!("round {round}"))?;
+        }
+        Ok(())
+    })
+}

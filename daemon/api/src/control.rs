@@ -80,9 +80,12 @@ pub enum Reply {
         bytes_out: u64,
         cut: bool,
         /// For how long the target has stood in all, and at the longest stop, in milliseconds.
+        #[serde(default)]
         stood_ms: u64,
+        #[serde(default)]
         longest_stop_ms: u64,
         /// How often it was let go because its time was up.
+        #[serde(default)]
         let_go: u64,
     },
     Done,

@@ -122,6 +122,7 @@ fn grant_name(grant: &Grant) -> String {
         Grant::Fence { .. } => "fence".to_owned(),
         Grant::Guard { .. } => "guard".to_owned(),
         Grant::Debugger { .. } => "debugger".to_owned(),
+        Grant::GatewayProfile { .. } => "gateway-profile".to_owned(),
         Grant::Gateway { .. } => "gateway".to_owned(),
         Grant::FirewalldRule { .. } => "firewalld-rule".to_owned(),
     }

@@ -76,6 +76,7 @@ fn kind(grant: &Grant) -> u8 {
         Grant::Fence { .. } => 3,
         Grant::Gateway { .. } => 4,
         Grant::FirewalldRule { .. } => 5,
+        Grant::GatewayProfile { .. } => 6,
     }
 }
 

@@ -4,10 +4,12 @@
 use godebug_tests::scenario;
 
 mod answers;
+mod apparmor;
 mod attach;
 mod audit;
 mod authority;
 mod bad_input;
+mod clock;
 mod ends;
 mod forecast;
 mod gateway;
@@ -36,5 +38,6 @@ fn main() {
             generations::ALL,
         ]
         .concat(),
+        &[apparmor::ALL, clock::ALL].concat(),
     );
 }

@@ -20,6 +20,9 @@ pub enum Grant {
     Guard { unit: String },
     /// dlv, attached to the target.
     Debugger { unit: String, pid: Pid },
+    /// The variant of the gateway's AppArmor profile that lets it onto the network. It is one for the
+    /// whole host: sessions that are open at the same time share it.
+    GatewayProfile { profile: String },
     /// The process that listens on the session's port.
     Gateway { unit: String, port: Port },
     /// A rich rule in firewalld's runtime configuration.
@@ -61,6 +64,7 @@ impl fmt::Display for Grant {
             }
             Self::Gateway { unit, port } => write!(f, "{unit} on port {port}"),
             Self::Fence { table } => write!(f, "nftables table inet {table}"),
+            Self::GatewayProfile { profile } => write!(f, "AppArmor profile {profile}, open"),
             Self::FirewalldRule { zone, rule } => write!(f, "firewalld zone {zone}: {rule}"),
         }
     }

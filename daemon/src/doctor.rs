@@ -25,6 +25,7 @@ pub async fn diagnose(sessions: &Sessions, unit: Option<&UnitName>) -> Diagnosis
     checks.push(polkit(sessions).await);
     checks.push(ptrace_scope());
     checks.push(app_armor());
+    checks.extend(selinux());
     checks.push(audit_log());
     checks.extend(stuck(sessions));
     checks.extend(grants_of_live_sessions(sessions).await);
@@ -211,6 +212,17 @@ fn app_armor() -> Check {
             good(NAME, format!("dlv and gateway confined; open for {}", sessions.join(", ")))
         }
     }
+}
+
+/// Nothing where SELinux is not active. There is no policy of ours for it, which has to be said.
+fn selinux() -> Option<Check> {
+    let enforce = std::fs::read_to_string("/sys/fs/selinux/enforce").ok()?;
+    let state = if enforce.trim() == "1" { "enforcing" } else { "permissive" };
+    let found = format!(
+        "{state}: godebug has no policy for it, its processes run in the domains that systemd gives them"
+    );
+    let remedy = "if the host's policy denies them something: ausearch -m avc -ts recent";
+    Some(check("SELinux", Verdict::Warning, found, remedy))
 }
 
 fn audit_log() -> Check {

@@ -11,7 +11,7 @@ use godebug_tests::{
 };
 
 use crate::{
-    apparmor::{IN_TIME, told},
+    apparmor::{IN_TIME, start_ticker, told},
     support::Session,
 };
 
@@ -20,7 +20,8 @@ pub(crate) const ALL: &[VmScenario] =
 
 fn steps(vm: &Vm) -> Result<()> {
     told(vm, || {
-        let before = VmSnapshot::take(vm, &["myapp"])?;
+        start_ticker(vm)?;
+        let before = VmSnapshot::take(vm, &["ticker"])?;
         let hour = Duration::from_secs(3600);
 
         // Backward: by the wall clock there is an hour more; since boot there is not.
@@ -43,5 +44,5 @@ fn steps(vm: &Vm) -> Result<()> {
 }
 
 fn open(vm: &Vm, ttl: &str) -> Result<Session> {
-    Session::open(vm, "myapp", &format!("--ttl {ttl} --yes --from {}", vm.laptop_address()))
+    Session::open(vm, "ticker", &format!("--ttl {ttl} --yes --from {}", vm.laptop_address()))
 }

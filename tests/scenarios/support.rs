@@ -11,8 +11,8 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use godebug_tests::{
-    Host, Machine, Output, Snapshot, Spawned, Suite, dap::DapClient, jsonrpc::JsonRpcClient, nothing_left,
-    nothing_left_but_targets_ended, tls::Identity,
+    Host, Machine, Output, Snapshot, Spawned, Suite, dap::DapClient, jsonrpc::JsonRpcClient,
+    nothing_left, nothing_left_but_targets_ended, tls::Identity,
 };
 use serde_json::Value;
 
@@ -157,9 +157,7 @@ impl Session {
     /// Waits for the last thing that an end takes away, which is its folder, and then its units.
     pub(crate) fn is_gone_within(&self, host: &dyn Machine, limit: Duration) -> Result<()> {
         let folder = format!("/run/godebug/{}", self.id);
-        host.wait_until("the session's folder is gone", limit, &mut || {
-            Ok(!host.exists(&folder)?)
-        })?;
+        host.wait_until("the session's folder is gone", limit, &mut || Ok(!host.exists(&folder)?))?;
         let units =
             format!("systemctl list-units --all --no-legend --plain 'godebug-*@{}*'", self.id);
         host.wait_until("the session's units are gone", SOON, &mut || {

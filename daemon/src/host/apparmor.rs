@@ -89,7 +89,15 @@ fn find(name: &str) -> Result<Option<PathBuf>, AppArmorError> {
     let root = Path::new(KERNEL).join("policy/profiles");
     let entries = match std::fs::read_dir(&root) {
         Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        // Inside a container the host's AppArmor is out of sight, and with it all profiles.
+        Err(error)
+            if matches!(
+                error.kind(),
+                std::io::ErrorKind::NotFound | std::io::ErrorKind::PermissionDenied
+            ) =>
+        {
+            return Ok(None);
+        }
         Err(error) => return Err(io(&root, error)),
     };
     for entry in entries {
@@ -140,7 +148,10 @@ impl RealHost {
         loaded.map_err(|error| {
             Refusal::host(
                 format!("AppArmor keeps the gateway off the network: {error}"),
-                format!("try it by hand: apparmor_parser --replace --skip-cache {}", open.display()),
+                format!(
+                    "try it by hand: apparmor_parser --replace --skip-cache {}",
+                    open.display()
+                ),
             )
         })
     }
@@ -232,12 +243,19 @@ pub fn target_lets_debug(pid: Pid, unit: &str, dlv: Confinement) -> Result<(), R
     if missing.is_empty() {
         return Ok(());
     }
+    // Signals are judged by the profile that is loaded, tracing by the one that a thread of the target
+    // has last met with: one that sleeps keeps the old one until the service is restarted.
+    let restart = if missing.iter().any(|rule| rule.starts_with("ptrace")) {
+        format!(", then restart {unit}")
+    } else {
+        String::new()
+    };
     Err(Refusal::target(
         format!(
             "process {pid} of {unit} is confined by AppArmor profile {label}, which does not let a debugger trace it and halt it"
         ),
         format!(
-            "add to that profile (or to the file in /etc/apparmor.d/local that it includes), and load it with apparmor_parser --replace:  {}",
+            "add to that profile (or to the file in /etc/apparmor.d/local that it includes), and load it with apparmor_parser --replace{restart}:  {}",
             missing.join("  ")
         ),
     ))

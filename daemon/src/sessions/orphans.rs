@@ -29,7 +29,10 @@ const PATTERNS: [&str; 5] = [
 enum Orphan {
     Unit(String),
     Table(String),
-    Rule { zone: String, rule: String },
+    Rule {
+        zone: String,
+        rule: String,
+    },
     /// The open variant of the gateway's AppArmor profile.
     Profile,
 }

@@ -22,8 +22,9 @@ use crate::{
     layer::{Layer, layer, stack},
 };
 
-/// Raise this when a machine gets other devices: a saved memory goes with the devices it was saved with.
-const HARDWARE: &str = "1";
+/// Raise this when a machine gets other devices, since a saved memory goes with those it was saved with, or
+/// when it is made ready in another way.
+const RECIPE: &str = "2";
 
 /// A folder with `disk`, `memory`, the kernel and what runs it: a machine that has booted.
 pub(super) fn booted(lsm: Lsm, layers: &[Layer]) -> Result<Layer> {
@@ -32,8 +33,9 @@ pub(super) fn booted(lsm: Lsm, layers: &[Layer]) -> Result<Layer> {
         .iter()
         .fold(Key::default(), |key, layer| key.text(&layer.path().display().to_string()))
         .files(&recipe)?;
-    let disk = layer("product-vm-disk", &key.finish(), |folder| make_disk(folder, layers, &recipe))?;
-    let key = Key::default().text(&disk.path().display().to_string()).text(HARDWARE).finish();
+    let disk =
+        layer("product-vm-disk", &key.finish(), |folder| make_disk(folder, layers, &recipe))?;
+    let key = Key::default().text(&disk.path().display().to_string()).text(RECIPE).finish();
     layer(&format!("product-vm-{}", lsm.name()), &key, |folder| {
         let _step = Step::begin(&format!("booting a machine with {} (once)", lsm.name()));
         copy(disk.path(), folder)?;
@@ -46,9 +48,10 @@ fn make_disk(folder: &Path, layers: &[Layer], recipe: &Path) -> Result<()> {
     let boot = layers.iter().map(|layer| layer.path().join("boot")).find(|path| path.is_dir());
     let boot = boot.context("the image has no kernel")?;
     for name in ["vmlinuz", "initrd.img"] {
-        let found = fs::read_dir(&boot)?.filter_map(|entry| Some(entry.ok()?.path())).find(|path| {
-            path.file_name().is_some_and(|found| found.to_string_lossy().starts_with(name))
-        });
+        let found =
+            fs::read_dir(&boot)?.filter_map(|entry| Some(entry.ok()?.path())).find(|path| {
+                path.file_name().is_some_and(|found| found.to_string_lossy().starts_with(name))
+            });
         let found = found.with_context(|| format!("no {name} in {}", boot.display()))?;
         fs::copy(&found, folder.join(name)).with_context(|| format!("copying {name}"))?;
     }
@@ -133,8 +136,11 @@ fn is_ready(qemu: &mut Qemu, lsm: Lsm) -> Result<()> {
         Lsm::AppArmor => "grep -qx Y /sys/module/apparmor/parameters/enabled",
         Lsm::Selinux => "grep -qx 1 /sys/fs/selinux/enforce",
     };
+    qemu.run(enforcing, limit)?.ok()?;
+    // The first question takes longest, since every dlv is asked for its version.
+    qemu.run("godebugctl doctor; systemctl stop godebugd", limit)?;
     // What is only in its memory so far shall be on its disk too.
-    qemu.run(&format!("{enforcing} && sync"), limit)?.ok().map(drop)
+    qemu.run("sync", limit)?.ok().map(drop)
 }
 
 fn name_of(accelerator: Accelerator) -> &'static str {

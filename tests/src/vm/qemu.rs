@@ -159,7 +159,9 @@ impl Qemu {
             match state.as_str() {
                 Some("completed") => return Ok(()),
                 Some("failed" | "cancelled") => bail!("the memory could not be saved: {state}"),
-                _ => ensure!(Instant::now() < deadline, "saving the memory takes too long: {state}"),
+                _ => {
+                    ensure!(Instant::now() < deadline, "saving the memory takes too long: {state}")
+                }
             }
             std::thread::sleep(Duration::from_millis(100));
         }

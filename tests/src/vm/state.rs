@@ -53,12 +53,13 @@ pub fn nothing_left_on(vm: &Vm, before: &VmSnapshot) -> Result<()> {
     bail!("{} of a session are left:\n  {}", left.len(), left.join("\n  "))
 }
 
-/// Every loaded profile with the hash of its content, or every boolean with its value.
+/// Every loaded profile with its mode and its attachment, which tells the gateway's variants apart; or
+/// every boolean with its value. No hashes: a profile from the cache has another one.
 fn policy(vm: &Vm) -> Result<String> {
     vm.ok(match vm.lsm() {
         Lsm::AppArmor => {
             "cd /sys/kernel/security/apparmor/policy/profiles && \
-             for profile in *; do echo \"${profile%.*} $(cat $profile/mode $profile/raw_sha*)\"; done | sort"
+             for profile in *; do echo \"${profile%.*}\" $(cat $profile/mode $profile/attach); done | sort"
         }
         Lsm::Selinux => {
             "cd /sys/fs/selinux/booleans && for boolean in *; do echo \"$boolean $(cat $boolean)\"; done"

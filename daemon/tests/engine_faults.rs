@@ -329,7 +329,7 @@ impl Case {
             user: "shop".to_owned(),
             debugger,
             firewall,
-            confinement: Confinement::AppArmor,
+            confinement: Confinement::None,
         };
         plan::plan(&wanted, &facts)
     }

@@ -83,7 +83,9 @@ fn debugged(vm: &Vm, session: &Session) -> Result<()> {
     ensure!(stack[0]["name"] == "main.tick" && stack[1]["name"] == "main.main", "{stack:?}");
     let frame = stack[0]["id"].as_i64().context("a frame without a number")?;
     let ticks = ide.evaluate(frame, "main.ticks")?;
-    ensure!(ticks.parse::<u64>().is_ok_and(|ticks| ticks > 0), "no count of ticks: {ticks}");
+    // dlv shows it in two notations.
+    let count = ticks.split(' ').next().and_then(|count| count.parse::<u64>().ok());
+    ensure!(count.is_some_and(|count| count > 0), "no count of ticks: {ticks}");
     ide.set_function_breakpoints(&[])?;
     ide.resume(thread)
 }

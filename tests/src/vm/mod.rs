@@ -1,5 +1,5 @@
 //! A virtual machine as a test host: Debian with a kernel of its own, for what a container shares with
-//! the machine it runs on: security modules, reboots, power loss, the clock. It is booted once, its
+//! the machine it runs on: security modules, the clock, and what is lost with the power. It is booted once, its
 //! memory and disk are kept, and every scenario goes on from there in seconds. Its network is one
 //! wire to the laptop, in a namespace of this machine.
 
@@ -148,22 +148,10 @@ impl Vm {
         self.ok(&format!("date --set=@{}.{:09}", time.as_secs(), time.subsec_nanos())).map(drop)
     }
 
-    /// Reboots in an orderly way.
-    pub fn reboot(&self) -> Result<()> {
-        let mut qemu = self.lock()?;
-        // Not waited for: the shell ends in the middle of its answer.
-        let _ = qemu.run("systemctl --no-block reboot", Duration::from_secs(5));
-        self.is_up_again(qemu)
-    }
-
     /// Takes the power away: memory and everything that was not on the disk are gone.
     pub fn cut_power(&self) -> Result<()> {
         let mut qemu = self.lock()?;
         qemu.monitor("system_reset", json!({}))?;
-        self.is_up_again(qemu)
-    }
-
-    fn is_up_again(&self, mut qemu: MutexGuard<'_, Qemu>) -> Result<()> {
         qemu.await_boot()?;
         drop(qemu);
         self.ok("systemctl is-system-running --wait")?;

@@ -155,7 +155,8 @@ fn confined_service(vm: &Vm) -> Result<()> {
     told(vm, || {
         let profile = |rules: &str| -> Result<()> {
             vm.ok(&format!(
-                "printf '%s\\n' 'abi <abi/3.0>,' 'profile shop flags=(attach_disconnected) {{' \
+                "printf '%s\\n' 'abi <abi/3.0>,' 'include <tunables/global>' \
+                 'profile shop flags=(attach_disconnected) {{' \
                  'file, network, capability, unix, dbus, signal peer=shop, {rules}' '}}' >/run/shop-profile && \
                  apparmor_parser --replace --skip-cache /run/shop-profile"
             ))

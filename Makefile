@@ -9,12 +9,15 @@ LIB = $(DESTDIR)$(PREFIX)/lib/godebug
 SHARE = $(DESTDIR)$(PREFIX)/share
 PROGRAMS = godebugd godebug-revoke godebug-gateway godebug-dlvctl godebug-image
 
-.PHONY: all check demo bench install deb image clean tools
+.PHONY: all check check-vm demo bench install deb image clean tools
 all:
 	$(CARGO) build --release --locked -p godebug -p godebug-gateway -p godebug-dlvctl -p godebug-image -p godebugctl
 
 check:
 	tests/check
+
+check-vm: deb
+	tests/check-vm
 
 demo:
 	tests/demo
@@ -38,4 +41,6 @@ install: $(if $(filter release,$(PROFILE)),all)
 	for f in daemon/api/introspection/*.xml; do install -D -m 0644 $$f $(SHARE)/dbus-1/interfaces/$$(basename $$f); done
 	install -D -m 0644 policy/polkit-1/actions/org.godebug1.policy $(SHARE)/polkit-1/actions/org.godebug1.policy
 	install -D -m 0644 policy/firewalld/services/godebug.xml $(DESTDIR)$(PREFIX)/lib/firewalld/services/godebug.xml
-	test $(PREFIX) = /usr || sed -i 's|/usr/lib/godebug|$(PREFIX)/lib/godebug|' $(DESTDIR)$(PREFIX)/lib/systemd/system/godebugd.service
+	for f in abstractions/base.d/godebug abstractions/godebug-gateway godebug-gateway godebug-dlv; do install -D -m 0644 policy/apparmor.d/$$f $(DESTDIR)/etc/apparmor.d/$$f; done
+	install -D -m 0644 policy/apparmor/godebug-gateway $(LIB)/apparmor/godebug-gateway
+	test $(PREFIX) = /usr || sed -i 's|/usr/lib/godebug|$(PREFIX)/lib/godebug|' $(DESTDIR)$(PREFIX)/lib/systemd/system/godebugd.service $(DESTDIR)/etc/apparmor.d/abstractions/godebug-gateway $(DESTDIR)/etc/apparmor.d/godebug-dlv

@@ -2,6 +2,7 @@
 
 use crate::config::Config;
 use crate::engine::Host;
+use crate::host::apparmor::{self, Variant};
 use crate::host::nftables;
 use crate::ledger::Ledger;
 use crate::sessions::{self, Sessions, all_debuggers};
@@ -10,6 +11,8 @@ use godebug_api::documents::{Check, Diagnosis, Inspection, Verdict};
 use godebug_api::{FreezeLimit, SessionId, State, UnitName};
 use godebug_core::delve::{FIRST_WITH_UNIX_SOCKET, supported_go};
 use godebug_core::forecast::{Objection, megabytes};
+use godebug_core::grant::Grant;
+use godebug_core::plan::Confinement;
 use std::path::Path;
 use std::time::Duration;
 
@@ -21,6 +24,8 @@ pub async fn diagnose(sessions: &Sessions, unit: Option<&UnitName>) -> Diagnosis
     checks.push(firewall(sessions).await);
     checks.push(polkit(sessions).await);
     checks.push(ptrace_scope());
+    checks.push(app_armor());
+    checks.extend(selinux());
     checks.push(audit_log());
     checks.extend(stuck(sessions));
     checks.extend(grants_of_live_sessions(sessions).await);
@@ -191,6 +196,48 @@ fn ptrace_scope() -> Check {
     }
 }
 
+fn app_armor() -> Check {
+    const NAME: &str = "AppArmor";
+    if !apparmor::is_active() {
+        return good(NAME, "not active: sessions are confined by systemd's sandbox alone");
+    }
+    let failed = |why: String| check(NAME, Verdict::Bad, why, "is securityfs mounted?");
+    let variant = match (apparmor::confinement(), apparmor::gateway_variant()) {
+        (Ok(Confinement::AppArmor), Ok(Some(variant))) => variant,
+        (Err(error), _) | (_, Err(error)) => return failed(error.to_string()),
+        _ => {
+            return check(
+                NAME,
+                Verdict::Warning,
+                "active, but without godebug's profiles: systemd's sandbox alone confines sessions",
+                "load them: apparmor_parser --replace /etc/apparmor.d/godebug-*",
+            );
+        }
+    };
+    let sessions = match apparmor::needed_by(None) {
+        Ok(sessions) => sessions,
+        Err(error) => return failed(error.to_string()),
+    };
+    match variant {
+        Variant::Locked => good(NAME, "dlv and gateway confined; locked: no gateway has a network"),
+        Variant::Open => {
+            let sessions: Vec<String> = sessions.iter().map(ToString::to_string).collect();
+            good(NAME, format!("dlv and gateway confined; open for {}", sessions.join(", ")))
+        }
+    }
+}
+
+/// Nothing where SELinux is not active. There is no policy of ours for it, which has to be said.
+fn selinux() -> Option<Check> {
+    let enforce = std::fs::read_to_string("/sys/fs/selinux/enforce").ok()?;
+    let state = if enforce.trim() == "1" { "enforcing" } else { "permissive" };
+    let found = format!(
+        "{state}: godebug has no policy for it, its processes run in the domains that systemd gives them"
+    );
+    let remedy = "if the host's policy denies them something: ausearch -m avc -ts recent";
+    Some(check("SELinux", Verdict::Warning, found, remedy))
+}
+
 fn audit_log() -> Check {
     let path = Path::new(paths::AUDIT_LOG);
     let directory = path.parent().unwrap_or(path);
@@ -253,6 +300,13 @@ async fn missing_grants(sessions: &Sessions, id: &SessionId) -> Result<Vec<Strin
     let Some(replay) = replay else { return Ok(Vec::new()) };
     let mut missing = Vec::new();
     for (_, grant) in &replay.outstanding {
+        if matches!(grant, Grant::GatewayProfile { .. }) {
+            // One for all sessions: to be read back it counts as gone when another one needs it too.
+            if !matches!(apparmor::gateway_variant(), Ok(Some(Variant::Open))) {
+                missing.push(grant.to_string());
+            }
+            continue;
+        }
         // The first of what is looked at is the grant itself, the others are what it causes.
         let read = sessions.shared().host.read_back(&replay.opened, grant).await;
         if let Some((what, None)) = read.first() {

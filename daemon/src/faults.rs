@@ -123,6 +123,7 @@ fn grant_name(grant: &Grant) -> String {
         Grant::Guard { .. } => "guard".to_owned(),
         Grant::Debugger { .. } => "debugger".to_owned(),
         Grant::Image { .. } => "image".to_owned(),
+        Grant::GatewayProfile { .. } => "gateway-profile".to_owned(),
         Grant::Gateway { .. } => "gateway".to_owned(),
         Grant::FirewalldRule { .. } => "firewalld-rule".to_owned(),
     }

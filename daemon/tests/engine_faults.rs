@@ -15,7 +15,7 @@ use godebug_api::{Cidr, CloseReason, Deadline, Mode, Refusal, SessionId};
 use godebug_core::delve::{Debugger, DelveVersion};
 use godebug_core::grant::Grant;
 use godebug_core::ledger::{Opened, Record, Replay, VERSION};
-use godebug_core::plan::{self, Facts, Firewall, Plan, Wanted};
+use godebug_core::plan::{self, Confinement, Facts, Firewall, Plan, Wanted};
 use proptest::prelude::*;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::cell::{Cell, RefCell};
@@ -77,6 +77,7 @@ fn kind(grant: &Grant) -> u8 {
         Grant::Fence { .. } => 3,
         Grant::Gateway { .. } => 4,
         Grant::FirewalldRule { .. } => 5,
+        Grant::GatewayProfile { .. } => 6,
     }
 }
 
@@ -329,6 +330,7 @@ impl Case {
             user: "shop".to_owned(),
             debugger,
             firewall,
+            confinement: Confinement::None,
         };
         plan::plan(&wanted, &facts)
     }

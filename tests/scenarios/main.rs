@@ -4,11 +4,13 @@
 use godebug_tests::scenario;
 
 mod answers;
+mod apparmor;
 mod attach;
 mod audit;
 mod authority;
 mod bad_input;
 mod chain;
+mod clock;
 mod ends;
 mod forecast;
 mod gateway;
@@ -46,5 +48,6 @@ fn main() {
             generations::ALL,
         ]
         .concat(),
+        &[apparmor::ALL, clock::ALL].concat(),
     );
 }

@@ -11,8 +11,8 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use godebug_tests::{
-    Host, Output, Snapshot, Spawned, Suite, dap::DapClient, jsonrpc::JsonRpcClient, nothing_left,
-    nothing_left_but_targets_ended, tls::Identity,
+    Host, Machine, Output, Snapshot, Spawned, Suite, dap::DapClient, jsonrpc::JsonRpcClient,
+    nothing_left, nothing_left_but_targets_ended, tls::Identity,
 };
 use serde_json::Value;
 
@@ -90,12 +90,12 @@ pub(crate) struct Session {
 
 impl Session {
     /// As an administrator opens it for the laptop.
-    pub(crate) fn for_laptop(host: &Host, unit: &str, ttl: &str) -> Result<Self> {
+    pub(crate) fn for_laptop(host: &dyn Machine, unit: &str, ttl: &str) -> Result<Self> {
         Self::open(host, unit, &format!("--ttl {ttl} --from {}", host.laptop_address()))
     }
 
     /// With other options, detached.
-    pub(crate) fn open(host: &Host, unit: &str, options: &str) -> Result<Self> {
+    pub(crate) fn open(host: &dyn Machine, unit: &str, options: &str) -> Result<Self> {
         let ticket = format!("/tmp/ticket-{}", unit.replace('@', "-"));
         let output = host.run(&format!(
             "rm -f {ticket}; godebugctl --json attach '{unit}' {options} --detach --ticket {ticket} \
@@ -116,12 +116,12 @@ impl Session {
     }
 
     /// The text of its ticket.
-    pub(crate) fn ticket(&self, host: &Host) -> Result<String> {
+    pub(crate) fn ticket(&self, host: &dyn Machine) -> Result<String> {
         host.read_file(&text(&self.document, "ticket")?)
     }
 
     /// What TLS needs from its ticket.
-    pub(crate) fn identity(&self, host: &Host) -> Result<Identity> {
+    pub(crate) fn identity(&self, host: &dyn Machine) -> Result<Identity> {
         let ticket: toml::Table = self.ticket(host)?.parse().context("the ticket is not TOML")?;
         let field = |name: &str| {
             let value = ticket.get(name).and_then(toml::Value::as_str).map(str::to_owned);
@@ -134,18 +134,18 @@ impl Session {
         })
     }
 
-    pub(crate) fn show(&self, host: &Host) -> Result<Value> {
+    pub(crate) fn show(&self, host: &dyn Machine) -> Result<Value> {
         host.run(&format!("godebugctl --json show {}", self.id))?.exits(0)?.json()
     }
 
-    pub(crate) fn stop(&self, host: &Host) -> Result<()> {
+    pub(crate) fn stop(&self, host: &dyn Machine) -> Result<()> {
         let ended = host.run(&format!("godebugctl --json stop {}", self.id))?.exits(0)?.json()?;
         ensure!(ended[0]["state"] == "closed", "stopped, but not closed: {ended}");
         is_proved(&ended[0])
     }
 
     /// Waits until everything of it is gone, then checks why it ended and that this was proved.
-    pub(crate) fn ends(&self, host: &Host, reason: &str, limit: Duration) -> Result<Value> {
+    pub(crate) fn ends(&self, host: &dyn Machine, reason: &str, limit: Duration) -> Result<Value> {
         self.is_gone_within(host, limit)?;
         let ended = self.show(host)?;
         ensure!(ended["state"] == "closed", "gone, but not closed: {ended}");
@@ -155,12 +155,14 @@ impl Session {
     }
 
     /// Waits for the last thing that an end takes away, which is its folder, and then its units.
-    pub(crate) fn is_gone_within(&self, host: &Host, limit: Duration) -> Result<()> {
-        let folder = host.path(&format!("/run/godebug/{}", self.id));
-        host.wait_until("the session's folder is gone", limit, || Ok(!folder.exists()))?;
+    pub(crate) fn is_gone_within(&self, host: &dyn Machine, limit: Duration) -> Result<()> {
+        let folder = format!("/run/godebug/{}", self.id);
+        host.wait_until("the session's folder is gone", limit, &mut || Ok(!host.exists(&folder)?))?;
         let units =
             format!("systemctl list-units --all --no-legend --plain 'godebug-*@{}*'", self.id);
-        host.wait_until("the session's units are gone", SOON, || Ok(host.ok(&units)?.is_empty()))
+        host.wait_until("the session's units are gone", SOON, &mut || {
+            Ok(host.ok(&units)?.is_empty())
+        })
     }
 
     /// What the gateway has let through so far.
@@ -227,7 +229,7 @@ pub(crate) fn is_proved(session: &Value) -> Result<()> {
 
 /// Who sits at the laptop, with a ticket in use.
 pub(crate) struct Laptop<'a> {
-    host: &'a Host,
+    host: &'a dyn Machine,
     pub(crate) tunnel: Spawned,
     pub(crate) address: SocketAddr,
     _folder: TicketFile,
@@ -241,7 +243,7 @@ pub(crate) struct DlvConnect {
 }
 
 impl<'a> Laptop<'a> {
-    pub(crate) fn connect(host: &'a Host, session: &Session) -> Result<Self> {
+    pub(crate) fn connect(host: &'a dyn Machine, session: &Session) -> Result<Self> {
         let file = TicketFile::new(&session.ticket(host)?, 0o600)?;
         let mut tunnel = host.laptop_spawn(&connect_line(host, &file))?;
         let line = tunnel.wait_for_line("\"listen\"", SOON)?;
@@ -266,7 +268,7 @@ impl<'a> Laptop<'a> {
             "XDG_CONFIG_HOME={settings} exec {dlv} connect {address} --init {script} \
              </dev/null 2>&1",
             settings = settings.path().display(),
-            dlv = self.host.path("/usr/bin/dlv").display(),
+            dlv = self.host.program("/usr/bin/dlv").display(),
             address = self.address,
             script = script.path().display(),
         ))?;
@@ -283,8 +285,8 @@ impl<'a> Laptop<'a> {
 }
 
 /// `godebugctl connect`, run on the laptop with the host's own build of it.
-pub(crate) fn connect_line(host: &Host, ticket: &TicketFile) -> String {
-    let program = host.path("/usr/bin/godebugctl");
+pub(crate) fn connect_line(host: &dyn Machine, ticket: &TicketFile) -> String {
+    let program = host.program("/usr/bin/godebugctl");
     format!("exec {} --json connect {}", program.display(), ticket.path.display())
 }
 

@@ -493,10 +493,10 @@ impl Host {
 }
 
 /// The process that takes a host away. It outlives this program and works when its input ends.
-struct Cleaner(Child);
+pub(crate) struct Cleaner(Child);
 
 impl Cleaner {
-    fn start(number: u8, slot: &File, stdin: Stdio) -> Result<Self> {
+    pub(crate) fn start(number: u8, slot: &File, stdin: Stdio) -> Result<Self> {
         let mut command = Command::new("/bin/sh");
         command
             .args(["-c", include_str!("../host/cleanup.sh"), "cleanup", &slot_name(number)])
@@ -509,7 +509,7 @@ impl Cleaner {
         command.spawn().context("starting the cleaner").map(Self)
     }
 
-    fn finish(&mut self) {
+    pub(crate) fn finish(&mut self) {
         drop(self.0.stdin.take());
         let _ = self.0.wait();
     }
@@ -553,17 +553,17 @@ fn lock_path(number: u8) -> String {
     format!("{LOCKS}/{number}.lock")
 }
 
-fn slot_name(number: u8) -> String {
+pub(crate) fn slot_name(number: u8) -> String {
     format!("gdb-{number}")
 }
 
-fn host_directory(number: u8) -> PathBuf {
+pub(crate) fn host_directory(number: u8) -> PathBuf {
     cache().join("hosts").join(slot_name(number))
 }
 
 /// Takes the first free number. Its lock is held as long as the host lives, so whatever a free
 /// number still has on this machine belongs to nobody and is cleared away.
-fn take_slot() -> Result<(File, u8)> {
+pub(crate) fn take_slot() -> Result<(File, u8)> {
     files::create_folder(LOCKS)?;
     for number in 1..=250 {
         let path = lock_path(number);
@@ -630,7 +630,7 @@ fn remove_cgroups(path: &Path) -> Result<()> {
 }
 
 /// The unified cgroup hierarchy, wherever this machine has it.
-fn cgroup_root() -> Result<PathBuf> {
+pub(crate) fn cgroup_root() -> Result<PathBuf> {
     let mounts = files::read("/proc/mounts")?;
     let found = mounts.lines().find_map(|line| {
         let words: Vec<&str> = line.split_whitespace().collect();

@@ -36,6 +36,19 @@ const PACKAGES: &[&str] = &[
     "python3-minimal",
 ];
 
+/// What a virtual machine has besides: a kernel, and both security modules, one of which is active.
+const VM_PACKAGES: &[&str] = &[
+    "linux-image-cloud-amd64",
+    "initramfs-tools",
+    "udev",
+    "kmod",
+    "apparmor",
+    "selinux-basics",
+    "selinux-policy-default",
+    "policycoreutils",
+    "auditd",
+];
+
 /// Not needed by any scenario, and half of an image's files.
 const LEFT_OUT: &[&str] = &["/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*"];
 
@@ -75,13 +88,26 @@ pub enum Product {
 /// The layers of a host's root, the topmost first.
 pub(crate) fn layers(suite: Suite, product: Product) -> Result<Vec<Layer>> {
     ensure_tools()?;
-    let base = base(suite)?;
+    let base = base(suite, &format!("base-{}", suite.name()), PACKAGES)?;
     let services = services(suite, &base)?;
     let mut layers = vec![services, base];
     if product == Product::Installed {
         let product = product_layer(suite, &layers)?;
         layers.insert(0, product);
     }
+    Ok(layers)
+}
+
+/// The layers of a virtual machine's disk, with the product, the topmost first. Always trixie.
+pub(crate) fn vm_layers() -> Result<Vec<Layer>> {
+    ensure_tools()?;
+    ensure_installed(VM_TOOLS)?;
+    let packages: Vec<&str> = PACKAGES.iter().chain(VM_PACKAGES).copied().collect();
+    let base = base(Suite::Trixie, "base-trixie-vm", &packages)?;
+    let services = services(Suite::Trixie, &base)?;
+    let mut layers = vec![services, base];
+    let product = product_layer(Suite::Trixie, &layers)?;
+    layers.insert(0, product);
     Ok(layers)
 }
 
@@ -96,17 +122,26 @@ pub fn ensure_tools() -> Result<()> {
         rustix::process::geteuid().is_root(),
         "test hosts need root: they are containers with their own networks"
     );
-    const TOOLS: &[(&str, &str)] = &[
-        ("mmdebstrap", "mmdebstrap"),
-        ("systemd-nspawn", "systemd-container"),
-        ("ip", "iproute2"),
-        ("nsenter", "util-linux"),
-        ("tar", "tar"),
-    ];
+    ensure_installed(TOOLS)
+}
+
+/// Programs and the packages that have them.
+const TOOLS: &[(&str, &str)] = &[
+    ("mmdebstrap", "mmdebstrap"),
+    ("systemd-nspawn", "systemd-container"),
+    ("ip", "iproute2"),
+    ("nsenter", "util-linux"),
+    ("tar", "tar"),
+];
+
+const VM_TOOLS: &[(&str, &str)] =
+    &[("qemu-system-x86_64", "qemu-system-x86"), ("mke2fs", "e2fsprogs"), ("setsid", "util-linux")];
+
+fn ensure_installed(tools: &[(&str, &str)]) -> Result<()> {
     let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
     let have = |tool: &str| path.split(':').any(|folder| Path::new(folder).join(tool).exists());
     let missing: Vec<&str> =
-        TOOLS.iter().filter(|(tool, _)| !have(tool)).map(|(_, package)| *package).collect();
+        tools.iter().filter(|(tool, _)| !have(tool)).map(|(_, package)| *package).collect();
     if missing.is_empty() {
         return Ok(());
     }
@@ -129,12 +164,12 @@ pub fn ensure_tools() -> Result<()> {
     Ok(())
 }
 
-fn base(suite: Suite) -> Result<Layer> {
+fn base(suite: Suite, name: &str, packages: &[&str]) -> Result<Layer> {
     let key =
-        Key::default().text(RECIPE).text(&PACKAGES.join(",")).text(&LEFT_OUT.join(",")).finish();
-    layer(&format!("base-{}", suite.name()), &key, |folder| {
-        let _step = Step::begin(&format!("making the {} image (about 40 s)", suite.name()));
-        mmdebstrap(suite, folder, "apt", PACKAGES)
+        Key::default().text(RECIPE).text(&packages.join(",")).text(&LEFT_OUT.join(",")).finish();
+    layer(name, &key, |folder| {
+        let _step = Step::begin(&format!("making the image {name} (about a minute)"));
+        mmdebstrap(suite, folder, "apt", packages)
     })
 }
 
@@ -333,13 +368,13 @@ fn deb822_mirror(text: &str, codename: &str) -> Option<String> {
 }
 
 /// Tells a person on the terminal what takes its time, and how long it took.
-struct Step {
+pub(crate) struct Step {
     what: String,
     began: Instant,
 }
 
 impl Step {
-    fn begin(what: &str) -> Self {
+    pub(crate) fn begin(what: &str) -> Self {
         eprintln!("* {what} ...");
         Self { what: what.to_owned(), began: Instant::now() }
     }

@@ -52,6 +52,15 @@ impl Network {
         self.connect()
     }
 
+    /// The laptop's namespace alone: its wire ends in a virtual machine.
+    pub(crate) fn create_for_vm(&self) -> Result<()> {
+        let laptop = self.laptop_namespace();
+        tool("ip", &["netns", "add", &laptop])?;
+        let mut lines = vec!["tuntap add dev eth0 mode tap".to_owned()];
+        lines.extend(self.laptop_lines());
+        batch(&laptop, &lines)
+    }
+
     /// A reboot takes the host's namespace, with its firewall, and leaves the laptop's.
     pub(crate) fn recreate_host(&self) -> Result<()> {
         // First, because the kernel takes a deleted namespace's links down in its own time.
@@ -73,16 +82,17 @@ impl Network {
                 "link set eth0 up".to_owned(),
             ],
         )?;
-        batch(
-            &laptop,
-            &[
-                "link set lo up".to_owned(),
-                format!("address add {}/24 dev eth0", self.laptop()),
-                format!("address add {}/24 dev eth0", self.stranger()),
-                format!("address add {}/64 dev eth0 nodad", self.laptop_v6()),
-                "link set eth0 up".to_owned(),
-            ],
-        )
+        batch(&laptop, &self.laptop_lines())
+    }
+
+    fn laptop_lines(&self) -> Vec<String> {
+        vec![
+            "link set lo up".to_owned(),
+            format!("address add {}/24 dev eth0", self.laptop()),
+            format!("address add {}/24 dev eth0", self.stranger()),
+            format!("address add {}/64 dev eth0 nodad", self.laptop_v6()),
+            "link set eth0 up".to_owned(),
+        ]
     }
 
     pub(crate) fn host_namespace(&self) -> String {

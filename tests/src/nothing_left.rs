@@ -6,12 +6,12 @@ use std::{collections::HashMap, path::PathBuf};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use crate::{host::Host, process::Process};
+use crate::{host::Host, machine::Machine, process::Process};
 
 const UNITS: &str = "'godebug-gateway@*' 'godebug-dlv@*' 'godebug-guard@*' 'godebug-repair@*' 'godebug-deadman@*' 'godebug-image@*' 'godebug-revoke@*'";
 const PROGRAMS: &[&str] = &["dlv", "godebug-gateway", "godebug-image", "godebug-revoke"];
 /// What the daemon itself keeps in /run/godebug, session or not.
-const RUN_FILES: &[&str] = &["delve.json", "freeze.json", "lock"];
+const RUN_FILES: &[&str] = &["delve.json", "freeze.json", "lock", "apparmor.lock"];
 
 /// What a host was like before anybody debugged on it.
 pub struct Snapshot {
@@ -89,7 +89,7 @@ fn check(host: &Host, before: &Snapshot, targets: Targets) -> Result<()> {
     bail!("{} of a session are left on {}:\n  {}", left.len(), host.name(), left.join("\n  "))
 }
 
-fn units(host: &Host) -> Result<Vec<String>> {
+pub(crate) fn units(host: &dyn Machine) -> Result<Vec<String>> {
     let lines = host.ok(&format!(
         "systemctl list-units --all --no-legend --plain {UNITS} && \
          systemctl list-timers --all --no-legend {UNITS} && \
@@ -104,7 +104,7 @@ fn programs(host: &Host) -> Vec<String> {
     ours.map(|process| format!("process {}: {}", process.inner_pid, process.name)).collect()
 }
 
-fn run_files(host: &Host) -> Result<Vec<String>> {
+pub(crate) fn run_files(host: &dyn Machine) -> Result<Vec<String>> {
     let listed =
         host.ok("[ ! -d /run/godebug ] || find /run/godebug -mindepth 1 -printf '%y %P\\n'")?;
     let kept = |line: &&str| RUN_FILES.iter().any(|name| *line == format!("f {name}"));
@@ -115,7 +115,7 @@ fn run_files(host: &Host) -> Result<Vec<String>> {
         .collect())
 }
 
-fn listeners(host: &Host) -> Result<Vec<String>> {
+pub(crate) fn listeners(host: &dyn Machine) -> Result<Vec<String>> {
     let sockets = host.ok("ss --no-header --listening --tcp --numeric")?;
     let port = |line: &str| -> Option<u16> {
         line.split_whitespace().nth(3)?.rsplit_once(':')?.1.parse().ok()
@@ -125,8 +125,8 @@ fn listeners(host: &Host) -> Result<Vec<String>> {
     Ok(ours.map(|line| format!("listener: {line}")).collect())
 }
 
-fn firewall(host: &Host, before: &Firewall) -> Result<Vec<String>> {
-    let now = host.snapshot_firewall()?;
+pub(crate) fn firewall(host: &dyn Machine, before: &Firewall) -> Result<Vec<String>> {
+    let now = Firewall::of(host)?;
     let mut left = Vec::new();
     if now.nftables.to_string().contains(r#""name":"godebug""#) {
         left.push("nftables: the table inet godebug".to_owned());
@@ -141,7 +141,7 @@ fn firewall(host: &Host, before: &Firewall) -> Result<Vec<String>> {
     Ok(left)
 }
 
-fn differences(what: &str, before: &str, now: &str) -> Vec<String> {
+pub(crate) fn differences(what: &str, before: &str, now: &str) -> Vec<String> {
     if before == now {
         return Vec::new();
     }
@@ -192,18 +192,24 @@ fn watched(processes: &[Process], targets: Targets) -> Result<Vec<String>> {
     Ok(left)
 }
 
-impl Host {
+impl Firewall {
     /// What nftables and firewalld say, without counters, handles and times left.
-    pub fn snapshot_firewall(&self) -> Result<Firewall> {
-        let ruleset = self.run("nft --json list ruleset")?;
+    pub(crate) fn of(host: &dyn Machine) -> Result<Self> {
+        let ruleset = host.run("nft --json list ruleset")?;
         let mut nftables = ruleset.json()?["nftables"].take();
         normalise(&mut nftables);
         let script = include_str!("../host/firewalld-settings.py").replace('\'', r"'\''");
         let settings =
-            self.ok(&format!("! systemctl --quiet is-active firewalld || python3 -c '{script}'"))?;
+            host.ok(&format!("! systemctl --quiet is-active firewalld || python3 -c '{script}'"))?;
         let (runtime, permanent): (Vec<&str>, Vec<&str>) =
             settings.lines().partition(|line| line.starts_with("runtime"));
-        Ok(Firewall { nftables, runtime: runtime.join("\n"), permanent: permanent.join("\n") })
+        Ok(Self { nftables, runtime: runtime.join("\n"), permanent: permanent.join("\n") })
+    }
+}
+
+impl Host {
+    pub fn snapshot_firewall(&self) -> Result<Firewall> {
+        Firewall::of(self)
     }
 }
 

@@ -15,6 +15,7 @@ use crate::{
     files,
     host::{Host, HostOptions},
     image::{Product, Suite},
+    vm::{Lsm, Vm},
 };
 
 /// What a person does on a host, and what must hold after.
@@ -77,10 +78,30 @@ impl Scenario {
     }
 }
 
+/// The same on a virtual machine, each on one as it was right after its boot.
+#[derive(Clone, Copy)]
+pub struct VmScenario {
+    name: &'static str,
+    lsm: Lsm,
+    run: fn(&Vm) -> Result<()>,
+}
+
+impl VmScenario {
+    pub const fn new(name: &'static str, lsm: Lsm, run: fn(&Vm) -> Result<()>) -> Self {
+        Self { name, lsm, run }
+    }
+}
+
 /// Runs the scenarios that the command line asks for, as `cargo test` does, and ends the program.
-/// Their names are SUITE::NAME.
-pub fn main(scenarios: &[Scenario]) -> ! {
+/// Their names are SUITE::NAME and LSM::NAME.
+pub fn main(scenarios: &[Scenario], on_vms: &[VmScenario]) -> ! {
     let arguments = Arguments::from_args();
+    let vm_trials = on_vms.iter().map(|scenario| {
+        let scenario = *scenario;
+        Trial::test(format!("{}::{}", scenario.lsm.name(), scenario.name), move || {
+            run_on_vm(scenario).map_err(|error| Failed::from(causes(&error)))
+        })
+    });
     let trials = scenarios.iter().flat_map(|scenario| {
         scenario.suites().iter().map(|suite| {
             let (scenario, suite) = (*scenario, *suite);
@@ -89,7 +110,7 @@ pub fn main(scenarios: &[Scenario]) -> ! {
             })
         })
     });
-    let conclusion = libtest_mimic::run(&arguments, trials.collect());
+    let conclusion = libtest_mimic::run(&arguments, trials.chain(vm_trials).collect());
     end_shared_hosts();
     conclusion.exit()
 }
@@ -136,6 +157,26 @@ fn run_on(host: &Host, scenario: Scenario) -> Result<()> {
         match host.write_diagnosis(&path) {
             Ok(()) => format!("{name} failed; the host's journal is in {}", path.display()),
             Err(error) => format!("{name} failed; its host does not answer: {error:#}"),
+        }
+    })
+}
+
+/// Emulated machines slow each other down: one at a time.
+static ONE_VM: Mutex<()> = Mutex::new(());
+
+fn run_on_vm(scenario: VmScenario) -> Result<()> {
+    let _alone = ONE_VM.lock().unwrap_or_else(PoisonError::into_inner);
+    let vm = Vm::start(scenario.lsm)?;
+    let began = Instant::now();
+    let result = (scenario.run)(&vm);
+    let name = format!("{}::{}", scenario.lsm.name(), scenario.name);
+    let (took, start) = (began.elapsed().as_secs_f32(), vm.start_time().as_secs_f32());
+    eprintln!("     {name}: {took:.1} s, after {start:.1} s of starting");
+    result.with_context(|| {
+        let path = diagnosis_path(&name);
+        match vm.write_diagnosis(&path) {
+            Ok(()) => format!("{name} failed; the machine's journal is in {}", path.display()),
+            Err(error) => format!("{name} failed; its machine does not answer: {error:#}"),
         }
     })
 }

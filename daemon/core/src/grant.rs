@@ -22,6 +22,9 @@ pub enum Grant {
     Debugger { unit: String, pid: Pid },
     /// The process that takes images of the target.
     Image { unit: String, pid: Pid },
+    /// The variant of the gateway's AppArmor profile that lets it onto the network. It is one for the
+    /// whole host: sessions that are open at the same time share it.
+    GatewayProfile { profile: String },
     /// The process that listens on the session's port.
     Gateway { unit: String, port: Port },
     /// A rich rule in firewalld's runtime configuration.
@@ -68,6 +71,7 @@ impl fmt::Display for Grant {
             | Self::Image { unit, .. } => f.write_str(unit),
             Self::Gateway { unit, port } => write!(f, "{unit} on port {port}"),
             Self::Fence { table } => write!(f, "nftables table inet {table}"),
+            Self::GatewayProfile { profile } => write!(f, "AppArmor profile {profile}, open"),
             Self::FirewalldRule { zone, rule } => write!(f, "firewalld zone {zone}: {rule}"),
         }
     }

@@ -16,6 +16,15 @@ pub struct Facts {
     pub user: String,
     pub debugger: Debugger,
     pub firewall: Firewall,
+    pub confinement: Confinement,
+}
+
+/// What confines the processes of a session, besides systemd's sandbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Confinement {
+    None,
+    AppArmor,
 }
 
 /// Who filters packets on the host.
@@ -79,6 +88,9 @@ pub fn plan(wanted: &Wanted, facts: &Facts) -> Plan {
     let mut steps = vec![dead_man(&wanted.id), debugger(wanted, facts), guard(&wanted.id)];
     if remote {
         steps.push(fence(wanted));
+    }
+    if facts.confinement == Confinement::AppArmor {
+        steps.push(gateway_profile());
     }
     steps.push(gateway(wanted));
     if let Firewall::Firewalld { version, zones } = &facts.firewall {
@@ -151,6 +163,17 @@ fn fence(wanted: &Wanted) -> Step {
         undo: "remove the table".to_owned(),
         ends_by_itself: "the kernel forgets the sources at the end; the port stays dropped"
             .to_owned(),
+    }
+}
+
+fn gateway_profile() -> Step {
+    Step {
+        grant: Grant::GatewayProfile { profile: "godebug-gateway".to_owned() },
+        start: Start::InOrder,
+        does: "let the gateway onto the network in AppArmor: exchange its locked profile for the open one"
+            .to_owned(),
+        undo: "exchange it back, unless another session is open; connections stop with it".to_owned(),
+        ends_by_itself: "whatever loads profiles from /etc/apparmor.d locks it, a boot too".to_owned(),
     }
 }
 
@@ -230,6 +253,7 @@ mod tests {
                 built_with: None,
             },
             firewall,
+            confinement: Confinement::None,
         }
     }
 
@@ -267,6 +291,17 @@ mod tests {
         else {
             panic!("{grants:?}");
         };
+    }
+
+    #[test]
+    fn the_profile_opens_before_the_gateway_starts_and_locks_after_it_has_ended() {
+        let facts = Facts { confinement: Confinement::AppArmor, ..facts(Firewall::Nftables) };
+        let plan = plan(&wanted(&["10.0.0.1"]), &facts);
+        let at = |is: fn(&Grant) -> bool| plan.steps.iter().position(|step| is(&step.grant));
+        let profile = at(|grant| matches!(grant, Grant::GatewayProfile { .. }));
+        assert!(profile.is_some());
+        // What is given back is given back in reverse.
+        assert!(profile < at(|grant| matches!(grant, Grant::Gateway { .. })));
     }
 
     #[test]

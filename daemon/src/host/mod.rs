@@ -1,5 +1,6 @@
 //! The real host behind the engine: each kind of grant by its own driver.
 
+pub mod apparmor;
 pub mod firewalld;
 pub mod gateway;
 pub mod nftables;
@@ -14,9 +15,10 @@ use crate::engine::{End, Host};
 use crate::paths::SessionPaths;
 use crate::target::process;
 use crate::{rescue, transcripts};
+use apparmor::Variant;
 use firewalld::Firewalld;
 use godebug_api::control::GatewayConfig;
-use godebug_api::{Deadline, Port, Refusal, clock};
+use godebug_api::{Deadline, Port, Refusal, SessionId, clock};
 use godebug_core::grant::{Grant, guard_unit, repair_unit};
 use godebug_core::ledger::Opened;
 use std::io::{Seek, SeekFrom};
@@ -178,7 +180,7 @@ impl RealHost {
             units::dead_man(&id, deadline, clock::now(), startup, monotonic_usec());
         let service_name = unit.replace(".timer", ".service");
         systemd
-            .start_transient(unit, timer, vec![(&service_name, service)], Duration::from_secs(10))
+            .start_transient(unit, timer, vec![(&service_name, service)], units::START_TIMEOUT)
             .await
             .map_err(|error| systemd_failed(&error))
     }
@@ -194,7 +196,7 @@ impl RealHost {
             (None, None) => return Err(only_when_opening(unit)),
         };
         self.systemd()?
-            .start_transient(unit, properties, Vec::new(), Duration::from_secs(10))
+            .start_transient(unit, properties, Vec::new(), units::START_TIMEOUT)
             .await
             .map_err(|error| systemd_failed(&error))
     }
@@ -263,9 +265,10 @@ impl RealHost {
             port,
             sources: &session.gateway.sources,
             at_most: session.debugger.at_most,
+            confinement: session.debugger.confinement,
             handover: handover.into(),
         });
-        let timeout = Duration::from_secs(15);
+        let timeout = units::START_TIMEOUT + Duration::from_secs(5);
         let started = self.systemd()?.start_transient(unit, properties, Vec::new(), timeout).await;
         started.map_err(|error| match error {
             SystemdError::Job { .. } | SystemdError::TimedOut { .. } => Refusal::host(
@@ -337,6 +340,7 @@ impl Host for RealHost {
                 self.take_image(unit, image).await
             }
             Grant::Debugger { unit, .. } => self.take_debugger(unit, session()?).await,
+            Grant::GatewayProfile { .. } => self.open_gateway_profile().await,
             Grant::Gateway { unit, port } => self.take_gateway(unit, *port, session()?).await,
             Grant::Fence { table } => {
                 let gateway = &session()?.gateway;
@@ -367,6 +371,7 @@ impl Host for RealHost {
                 self.stop_unit(unit, STOP).await
             }
             Grant::Gateway { unit, .. } | Grant::Guard { unit } => self.stop_unit(unit, STOP).await,
+            Grant::GatewayProfile { .. } => self.lock_gateway_profile(Some(&session.id)).await,
             Grant::Debugger { unit, .. } | Grant::Image { unit, .. } => {
                 // dlv cannot be asked to detach, nor end under a guard, while they are stopped.
                 self.continue_unit(&guard_unit(&session.id)).await;
@@ -400,6 +405,7 @@ impl Host for RealHost {
                 read.extend(target::read_back(session));
                 read
             }
+            Grant::GatewayProfile { profile } => vec![read_back_profile(profile, &session.id)],
             Grant::Gateway { unit, port } => vec![
                 (unit.clone(), self.read_back_unit(unit).await),
                 (format!("listener on port {port}"), read_back_listener(*port)),
@@ -465,6 +471,20 @@ async fn remove_from_kernel(port: Port) -> Result<(), String> {
         nftables::remove_left(&rule).await.map_err(|error| error.to_string())?;
     }
     Ok(())
+}
+
+/// Whether the profile is locked, or open for somebody else.
+fn read_back_profile(profile: &str, id: &SessionId) -> (String, Option<String>) {
+    let what = format!("AppArmor profile {profile}, open");
+    match (apparmor::gateway_variant(), apparmor::needed_by(Some(id))) {
+        (Err(error), _) => (what, Some(error.to_string())),
+        (Ok(None | Some(Variant::Locked)), _) => (what, None),
+        (Ok(Some(Variant::Open)), Ok(others)) => match others.first() {
+            Some(other) => (format!("{what} (now for session {other})"), None),
+            None => (what, Some("it is loaded".to_owned())),
+        },
+        (Ok(Some(Variant::Open)), Err(error)) => (what, Some(error.to_string())),
+    }
 }
 
 fn read_back_listener(port: Port) -> Option<String> {

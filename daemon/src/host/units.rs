@@ -2,10 +2,12 @@
 //!
 //! Every property is here, so that a reader can hold them against docs/security.md in one place.
 
+use super::apparmor;
 use super::systemd::Properties;
 use crate::paths::{self, SessionPaths};
 use godebug_api::{Cidr, Deadline, Now, Pid, Port, SessionId, UnitName};
 use godebug_core::ledger::Opened;
+use godebug_core::plan::Confinement;
 use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
@@ -16,10 +18,14 @@ pub const ATTACH_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long an orderly detach may take before systemd sends signals.
 pub const DETACH_TIMEOUT: Duration = Duration::from_secs(15);
 
+/// How long anything else may take to start. It takes a moment; a host can be slow.
+pub const START_TIMEOUT: Duration = Duration::from_secs(30);
+
 const CAP_DAC_OVERRIDE: u64 = 1 << 1;
 const CAP_KILL: u64 = 1 << 5;
 const CAP_SYS_PTRACE: u64 = 1 << 19;
 const CAP_SYS_ADMIN: u64 = 1 << 21;
+const CAP_MAC_ADMIN: u64 = 1 << 33;
 const SIGKILL: i32 = 9;
 const EPERM: i32 = 1;
 const IPPROTO_TCP: i32 = 6;
@@ -46,6 +52,7 @@ pub struct DebuggerUnit {
     pub target_has_demands: bool,
     /// Until the latest moment that the session can be extended to.
     pub at_most: Duration,
+    pub confinement: Confinement,
 }
 
 /// dlv, attached to the target, on a Unix socket.
@@ -112,6 +119,7 @@ pub fn debugger(unit: &DebuggerUnit) -> Properties {
             ]),
         ),
     ]);
+    properties.extend(confined(unit.confinement, apparmor::DEBUGGER));
     if !unit.target_is_starting {
         // The target's end is the session's end, and the target is never stopped while dlv holds
         // it: with After= systemd stops dlv first. Requisite= keeps BindsTo= from starting it.
@@ -248,6 +256,7 @@ pub struct GatewayUnit<'a> {
     pub port: Port,
     pub sources: &'a [Cidr],
     pub at_most: Duration,
+    pub confinement: Confinement,
     /// The socket that holds what it is given.
     pub handover: OwnedFd,
 }
@@ -262,7 +271,7 @@ pub fn gateway(unit: GatewayUnit<'_>) -> Properties {
         ("Type", "notify".into()),
         ("NotifyAccess", "main".into()),
         ("ExecStart", commands(&[&[&program]])),
-        ("TimeoutStartUSec", micros(Duration::from_secs(10))),
+        ("TimeoutStartUSec", micros(START_TIMEOUT)),
         ("TimeoutStopUSec", micros(Duration::from_secs(5))),
         ("RuntimeMaxUSec", micros(unit.at_most)),
         // Without dlv it has nothing to serve. No After=: it starts while dlv attaches.
@@ -283,7 +292,39 @@ pub fn gateway(unit: GatewayUnit<'_>) -> Properties {
         ("MemoryMax", (128_u64 << 20).into()),
         ("TasksMax", 16_u64.into()),
     ]);
+    properties.extend(confined(unit.confinement, apparmor::GATEWAY));
     properties
+}
+
+/// What runs under an AppArmor profile: the unit fails if it cannot.
+fn confined(confinement: Confinement, profile: &str) -> Properties {
+    match confinement {
+        Confinement::None => Vec::new(),
+        Confinement::AppArmor => {
+            vec![("AppArmorProfile", Variant::from((false, profile.to_owned())))]
+        }
+    }
+}
+
+/// What exchanges an AppArmor profile, and ends. One at a time: whoever starts it holds a lock.
+pub fn profile_loader(parser: &str, arguments: &[&str]) -> Properties {
+    let command: Vec<&str> = std::iter::once(parser).chain(arguments.iter().copied()).collect();
+    vec![
+        ("Description", "godebug: exchange of an AppArmor profile".into()),
+        ("Slice", "godebug.slice".into()),
+        ("CollectMode", "inactive-or-failed".into()),
+        ("Type", "oneshot".into()),
+        ("ExecStart", commands(&[&command])),
+        ("TimeoutStartUSec", micros(START_TIMEOUT)),
+        ("NoNewPrivileges", true.into()),
+        ("CapabilityBoundingSet", CAP_MAC_ADMIN.into()),
+        ("ProtectSystem", "strict".into()),
+        ("ProtectHome", "yes".into()),
+        ("PrivateTmp", true.into()),
+        ("PrivateNetwork", true.into()),
+        ("RestrictAddressFamilies", allow(&["AF_UNIX"])),
+        ("ReadWritePaths", strings(&["/sys/kernel/security"])),
+    ]
 }
 
 /// The dead man's timer and the service that it starts, as `(timer, service)`.

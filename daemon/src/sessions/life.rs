@@ -832,6 +832,7 @@ fn material(
                 target_is_starting: prepared.target.starting,
                 target_has_demands: prepared.target.watchdog_usec.is_some(),
                 at_most: session.at_most_until.remaining(clock::now()),
+                confinement: prepared.facts.confinement,
             },
             gateway: GatewayConfig {
                 id: session.id.clone(),

@@ -3,6 +3,7 @@
 
 use crate::audit::{self, Entry, Kind};
 use crate::engine::Host;
+use crate::host::apparmor::{self, Variant};
 use crate::host::{RealHost, id_of, nftables, units};
 use crate::ledger::{Ledger, LedgerFileError};
 use crate::paths::{self, SessionPaths};
@@ -29,7 +30,12 @@ const PATTERNS: [&str; 6] = [
 enum Orphan {
     Unit(String),
     Table(String),
-    Rule { zone: String, rule: String },
+    Rule {
+        zone: String,
+        rule: String,
+    },
+    /// The open variant of the gateway's AppArmor profile.
+    Profile,
 }
 
 impl Orphan {
@@ -44,6 +50,7 @@ impl fmt::Display for Orphan {
             Self::Unit(unit) => f.write_str(unit),
             Self::Table(table) => write!(f, "nftables table {table}"),
             Self::Rule { zone, rule } => write!(f, "firewalld {zone}: {rule}"),
+            Self::Profile => write!(f, "AppArmor profile {}, open", apparmor::GATEWAY),
         }
     }
 }
@@ -168,7 +175,26 @@ async fn by_name(host: &RealHost, is_orphan: impl Fn(&SessionId) -> bool) -> Fou
         // On a host without nft there is nothing of ours in it.
         Err(error) => tracing::debug!("left-over tables cannot be looked for: {error}"),
     }
+    found.add(profile());
     found
+}
+
+/// The open variant of the gateway's profile, when no ledger of a live session has it.
+fn profile() -> Found {
+    let open = match apparmor::gateway_variant() {
+        Ok(variant) => variant == Some(Variant::Open),
+        Err(error) => {
+            let failure = format!("AppArmor's profiles cannot be looked at: {error}");
+            return Found { orphans: Vec::new(), failures: vec![failure] };
+        }
+    };
+    match apparmor::needed_by(None) {
+        Ok(needed) if open && needed.is_empty() => {
+            Found { orphans: vec![Orphan::Profile], failures: Vec::new() }
+        }
+        Ok(_) => Found::default(),
+        Err(error) => Found { orphans: Vec::new(), failures: vec![error.to_string()] },
+    }
 }
 
 /// Rules of firewalld that carry our mark and stand in no ledger.
@@ -233,6 +259,7 @@ async fn remove_one(host: &RealHost, orphan: &Orphan) -> Result<(), String> {
             host.stop_unit(unit, patience).await
         }
         Orphan::Table(table) => nftables::remove(table).await.map_err(|error| error.to_string()),
+        Orphan::Profile => host.lock_gateway_profile(None).await,
         Orphan::Rule { zone, rule } => match host.firewalld().await? {
             Some(firewalld) => {
                 firewalld.remove(zone, rule).await.map_err(|error| error.to_string())

@@ -4,7 +4,7 @@ use super::Sessions;
 use crate::authority::Caller;
 use crate::config::Config;
 use crate::freeze;
-use crate::host::{nftables, routes, units};
+use crate::host::{apparmor, nftables, routes, units};
 use crate::paths;
 use crate::target::executable::{DebugSize, SymbolFile};
 use crate::target::find::{self, Target};
@@ -18,7 +18,7 @@ use godebug_api::{
 use godebug_core::delve::{self, Debugger};
 use godebug_core::forecast::{Objection, Work, megabytes};
 use godebug_core::ledger::Opened;
-use godebug_core::plan::{self, Facts, Firewall, Plan, Wanted};
+use godebug_core::plan::{self, Confinement, Facts, Firewall, Plan, Wanted};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
@@ -66,6 +66,8 @@ pub async fn prepare(
     let target = find::find(host.systemd()?, unit, request.pid).await?;
     not_twice(&sessions.list(), &target)?;
     find::traceable(&target)?;
+    let confinement = confinement()?;
+    apparmor::target_lets_debug(target.process.pid, target.unit.as_str(), confinement)?;
     let debugger = fitting_debugger(&target).await?;
     let symbols = has_symbols(&target, symbols)?;
     let work = target.work(symbols);
@@ -83,6 +85,7 @@ pub async fn prepare(
         user: target.user.name.clone(),
         debugger,
         firewall,
+        confinement,
     };
     let plan = plan::plan(&wanted, &facts);
     let endpoint_host = endpoint_host(request, &wanted.sources);
@@ -374,6 +377,15 @@ async fn firewall(sessions: &Sessions, sources: &[Cidr], port: Port) -> Result<F
         .await
         .map_err(|error| failed(error.to_string()))?;
     Ok(Firewall::Firewalld { version: firewalld.version, zones })
+}
+
+fn confinement() -> Result<Confinement, Refusal> {
+    apparmor::confinement().map_err(|error| {
+        Refusal::host(
+            format!("AppArmor is active but does not tell which profiles are loaded: {error}"),
+            "see that securityfs is mounted at /sys/kernel/security",
+        )
+    })
 }
 
 fn free_port(config: &Config, live: &[SessionInfo]) -> Result<Port, Refusal> {

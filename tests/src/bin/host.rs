@@ -8,14 +8,18 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use godebug_tests::{
+    Output,
     host::{Host, HostOptions},
     image::{self, Product, Suite},
+    machine::Machine,
+    vm::{Lsm, Vm},
 };
 
 const USAGE: &str = "usage: host boot SUITE [--bare] [--no-product]    boot one, until Ctrl-C
        host run SUITE [--bare] [--no-product] -- COMMAND...    boot one, run a shell line, end
        host image SUITE|all    make images
-SUITE is bookworm, trixie or forky.
+       host vm LSM -- COMMAND...    run a shell line on a fresh virtual machine, end
+SUITE is bookworm, trixie or forky, LSM apparmor or selinux.
 GODEBUG_DEV_INSTALL=1 installs with `make install` instead of from target/debian/godebug_*.deb;
 GODEBUG_TEST_PACKAGE names another package; GODEBUG_KEEP=1 leaves the host behind; GODEBUG_TEST_CACHE is where images are kept.";
 
@@ -40,6 +44,7 @@ fn act(words: &[&str]) -> Result<ExitCode> {
             Suite::ALL.into_iter().try_for_each(image::prepare).map(|()| ExitCode::SUCCESS)
         }
         ["image", suite] => image::prepare(Suite::parse(suite)?).map(|()| ExitCode::SUCCESS),
+        ["vm", lsm, "--", line @ ..] => run_on_vm(Lsm::parse(lsm)?, &line.join(" ")),
         ["boot", suite, rest @ ..] => {
             let options = options(suite, rest)?;
             if std::env::var_os(WORKER).is_none() { supervise(words) } else { boot(options) }
@@ -48,12 +53,22 @@ fn act(words: &[&str]) -> Result<ExitCode> {
             let dashes = rest.iter().position(|word| *word == "--").context(USAGE)?;
             let host = options(suite, &rest[..dashes])?.boot()?;
             let output = host.run(&rest[dashes + 1..].join(" "))?;
-            print!("{}", output.stdout);
-            eprint!("{}", output.stderr);
-            Ok(ExitCode::from(u8::try_from(output.status).unwrap_or(1)))
+            Ok(told(&output))
         }
         _ => bail!("{USAGE}"),
     }
+}
+
+fn run_on_vm(lsm: Lsm, line: &str) -> Result<ExitCode> {
+    let vm = Vm::start(lsm)?;
+    eprintln!("a machine with {} goes on after {:.1} s", lsm.name(), vm.start_time().as_secs_f32());
+    Ok(told(&vm.run(line)?))
+}
+
+fn told(output: &Output) -> ExitCode {
+    print!("{}", output.stdout);
+    eprint!("{}", output.stderr);
+    ExitCode::from(u8::try_from(output.status).unwrap_or(1))
 }
 
 fn options(suite: &str, flags: &[&str]) -> Result<HostOptions> {

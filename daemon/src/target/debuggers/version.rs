@@ -9,7 +9,7 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::Command;
 use tokio::time::timeout;
 
-const LONGEST_TIME: Duration = Duration::from_secs(5);
+const LONGEST_TIME: Duration = Duration::from_secs(20);
 const LONGEST_ANSWER: usize = 16 * 1024;
 
 /// What `dlv version` says, or why that is not known.

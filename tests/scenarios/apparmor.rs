@@ -1,0 +1,263 @@
+//! AppArmor in enforce mode: debuggers have a network while a session is open and at no other time,
+//! dlv and gateway reach nothing beside their work, and services with profiles of their own are debugged
+//! or refused with the lines that they lack.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use godebug_tests::{
+    Machine, Vm,
+    scenario::VmScenario,
+    vm::{Lsm, VmSnapshot, nothing_left_on},
+};
+use serde_json::Value;
+
+use crate::support::{Laptop, Session, refused, text};
+
+pub(crate) const ALL: &[VmScenario] = &[
+    VmScenario::new("session_opens_the_profile_and_its_end_locks_it", Lsm::AppArmor, whole_session),
+    VmScenario::new("confined_service_is_refused_or_debugged", Lsm::AppArmor, confined_service),
+    VmScenario::new("nothing_survives_a_power_loss_or_a_killed_daemon", Lsm::AppArmor, lost),
+];
+
+/// An emulated machine is ten times slower than a container.
+pub(crate) const IN_TIME: Duration = Duration::from_secs(120);
+const LOCK: &str = "apparmor_parser --replace --skip-cache /etc/apparmor.d/godebug-gateway";
+
+fn whole_session(vm: &Vm) -> Result<()> {
+    told(vm, || {
+        start_ticker(vm)?;
+        let before = VmSnapshot::take(vm, &["ticker"])?;
+        ensure!(!is_open(vm)?, "the profile is open before anybody asked");
+        plan_and_doctor_tell(vm)?;
+
+        let session = open(vm, "ticker", "10m")?;
+        ensure!(is_open(vm)?, "a session is open, the profile is locked");
+        let label = |kind| label_of(vm, &session.unit(kind));
+        ensure!(label("dlv")? == "godebug-dlv (enforce)", "{}", label("dlv")?);
+        ensure!(label("gateway")? == "godebug-gateway (enforce)", "{}", label("gateway")?);
+        debugged(vm, &session)?;
+        no_denials(vm)?;
+
+        second_session_keeps_it_open(vm)?;
+        ensure!(is_open(vm)?, "the end of one session has locked the other's gateway");
+        negative_space(vm)?;
+        locking_cuts_connections(vm, &session)?;
+        session.stop(vm)?;
+        let proof = session.show(vm)?["proof"].to_string();
+        ensure!(proof.contains("AppArmor profile godebug-gateway"), "not proved: {proof}");
+        ensure!(!is_open(vm)?, "no session is open, the profile is");
+        nothing_left_on(vm, &before)
+    })
+}
+
+/// The plan names it as a step, and doctor says which state it is in.
+fn plan_and_doctor_tell(vm: &Vm) -> Result<()> {
+    let from = vm.laptop_address();
+    let plan = vm.ok(&format!("godebugctl attach ticker --dry-run --from {from}"))?;
+    ensure!(plan.contains("AppArmor"), "the plan does not tell: {plan}");
+    let doctor = vm.run("godebugctl doctor")?.stdout;
+    ensure!(doctor.contains("locked: no gateway has a network"), "doctor does not tell: {doctor}");
+    Ok(())
+}
+
+fn open(vm: &Vm, unit: &str, ttl: &str) -> Result<Session> {
+    Session::open(vm, unit, &format!("--ttl {ttl} --yes --from {}", vm.laptop_address()))
+}
+
+/// Starts the smallest sample: for an emulated machine dlv has enough to read in it.
+pub(crate) fn start_ticker(vm: &Vm) -> Result<()> {
+    vm.ok("systemctl start ticker").map(drop)
+}
+
+/// A breakpoint, the stack, a value, on; all from the laptop.
+fn debugged(vm: &Vm, session: &Session) -> Result<()> {
+    let laptop = Laptop::connect(vm, session)?;
+    let mut ide = laptop.dap()?;
+    ide.attach()?;
+    ide.set_function_breakpoints(&["main.tick"])?;
+    ide.configuration_done()?;
+    let stop = ide.wait_for_event_within("stopped", IN_TIME)?;
+    let thread = stop["threadId"].as_i64().context("no goroutine stopped")?;
+    let stack = ide.stack_trace(thread)?;
+    ensure!(stack[0]["name"] == "main.tick" && stack[1]["name"] == "main.main", "{stack:?}");
+    let frame = stack[0]["id"].as_i64().context("a frame without a number")?;
+    let ticks = ide.evaluate(frame, "main.ticks")?;
+    // dlv shows it in two notations.
+    let count = ticks.split(' ').next().and_then(|count| count.parse::<u64>().ok());
+    ensure!(count.is_some_and(|count| count > 0), "no count of ticks: {ticks}");
+    ide.set_function_breakpoints(&[])?;
+    ide.resume(thread)
+}
+
+/// The profile is one for all sessions: who ends first must not take it from the other.
+fn second_session_keeps_it_open(vm: &Vm) -> Result<()> {
+    let second = open(vm, "myapp", "10m")?;
+    second.stop(vm)
+}
+
+/// What code inside each profile cannot do, whatever it is.
+fn negative_space(vm: &Vm) -> Result<()> {
+    let script = include_str!("../vm/inside-profile.py").replace('\'', r"'\''");
+    let attempts = |profile: &str| -> Result<Value> {
+        let pid = "$(systemctl show --value -p MainPID ticker)";
+        vm.run(&format!("python3 -c '{script}' {profile} {pid}"))?.exits(0)?.json()
+    };
+    let dlv = attempts("godebug-dlv")?;
+    for (attempt, allowed) in [
+        ("tcp socket", false),
+        ("udp socket", false),
+        ("tcp6 socket", false),
+        ("netlink socket", false),
+        ("unix socket", true),
+        ("write a file", false),
+        ("write in /etc", false),
+        ("run a program", false),
+        ("read the target's maps", true),
+    ] {
+        ensure!(dlv[attempt] == allowed, "godebug-dlv, {attempt}: {dlv}");
+    }
+    let gateway = attempts("godebug-gateway")?;
+    for (attempt, allowed) in [
+        ("tcp socket", true),
+        ("udp socket", false),
+        ("netlink socket", false),
+        ("unix socket", true),
+        ("write a file", false),
+        ("run a program", false),
+        ("read the target's maps", false),
+        ("read the target's program", false),
+        ("trace the target", false),
+    ] {
+        ensure!(gateway[attempt] == allowed, "godebug-gateway, open, {attempt}: {gateway}");
+    }
+    Ok(())
+}
+
+/// An administrator reloads the profiles from disk: that locks, and connections that were made before
+/// carry nothing more.
+fn locking_cuts_connections(vm: &Vm, session: &Session) -> Result<()> {
+    let laptop = Laptop::connect(vm, session)?;
+    let mut rpc = laptop.rpc()?;
+    ensure!(rpc.state()?["Running"] == true, "it does not run");
+    vm.ok(LOCK)?;
+    ensure!(rpc.state().is_err(), "an answer came through a locked gateway");
+    let doctor = vm.run("godebugctl doctor")?.stdout;
+    ensure!(doctor.contains("not there: AppArmor profile"), "doctor does not tell: {doctor}");
+    let script = include_str!("../vm/inside-profile.py").replace('\'', r"'\''");
+    let tried = vm.run(&format!("python3 -c '{script}' godebug-gateway 1"))?.exits(0)?.json()?;
+    ensure!(tried["tcp socket"] == false, "a locked gateway got a TCP socket: {tried}");
+    Ok(())
+}
+
+/// A service under a profile of its own, as an administrator writes one.
+fn confined_service(vm: &Vm) -> Result<()> {
+    told(vm, || {
+        let profile = |rules: &str| -> Result<()> {
+            vm.ok(&format!(
+                "printf '%s\\n' 'abi <abi/3.0>,' 'include <tunables/global>' \
+                 'profile shop flags=(attach_disconnected) {{' \
+                 'file, network, capability, unix, dbus, signal peer=shop, {rules}' '}}' >/run/shop-profile && \
+                 apparmor_parser --replace --skip-cache /run/shop-profile"
+            ))
+            .map(drop)
+        };
+        profile("signal (receive) peer=unconfined,")?;
+        vm.ok("mkdir -p /run/systemd/system/ticker.service.d && \
+               printf '[Service]\\nAppArmorProfile=shop\\n' >/run/systemd/system/ticker.service.d/mac.conf && \
+               systemctl daemon-reload && systemctl restart ticker")?;
+        ensure!(label_of(vm, "ticker")? == "shop (enforce)", "{}", label_of(vm, "ticker")?);
+
+        let before = VmSnapshot::take(vm, &["ticker"])?;
+        let refusal = vm.run("godebugctl --json attach ticker --detach --yes")?;
+        let remedy = text(&refusal.json()?["error"], "remedy")?;
+        refused(refusal, 4, "target")?;
+        for line in [
+            "ptrace (readby, tracedby) peer=godebug-dlv,",
+            "signal (receive) set=(stop, cont, trap) peer=godebug-dlv,",
+        ] {
+            ensure!(remedy.contains(line), "the remedy lacks {line:?}: {remedy}");
+        }
+        nothing_left_on(vm, &before)?;
+
+        // With just the lines that it was told to add.
+        let lines: Vec<&str> = remedy.split("  ").filter(|part| part.ends_with(',')).collect();
+        ensure!(remedy.contains("then restart ticker.service"), "no word about that: {remedy}");
+        profile(&format!("signal (receive) peer=unconfined, {}", lines.join(" ")))?;
+        vm.ok("systemctl restart ticker")?;
+        debugged_and_confined_as_before(vm)?;
+
+        // A profile with abstractions/base needs no line of its own.
+        profile("include <abstractions/base>")?;
+        vm.ok("systemctl restart ticker")?;
+        debugged_and_confined_as_before(vm)
+    })
+}
+
+fn debugged_and_confined_as_before(vm: &Vm) -> Result<()> {
+    let before = VmSnapshot::take(vm, &["ticker"])?;
+    let session = open(vm, "ticker", "10m")?;
+    debugged(vm, &session)?;
+    session.stop(vm)?;
+    no_denials(vm)?;
+    nothing_left_on(vm, &before)
+}
+
+/// In the middle of a session: godebugd is killed and stays away; the power goes.
+fn lost(vm: &Vm) -> Result<()> {
+    told(vm, || {
+        start_ticker(vm)?;
+        let before = VmSnapshot::take(vm, &["ticker"])?;
+        let session = open(vm, "ticker", "40s")?;
+        // It does not come back: the dead man has to do it.
+        vm.ok("systemctl mask --runtime --now godebugd && systemctl kill --signal=KILL godebugd || true")?;
+        session.is_gone_within(vm, IN_TIME)?;
+        ensure!(!is_open(vm)?, "the dead man has not locked the profile");
+        vm.ok("systemctl unmask --runtime godebugd")?;
+        nothing_left_on(vm, &before)?;
+
+        open(vm, "ticker", "10m")?;
+        vm.ok("sync")?;
+        vm.cut_power()?;
+        ensure!(!is_open(vm)?, "the profile is open after a power loss");
+        start_ticker(vm)?;
+        let before = before.with_processes_as_now(vm)?;
+        nothing_left_on(vm, &before)
+    })
+}
+
+fn is_open(vm: &Vm) -> Result<bool> {
+    let attach =
+        vm.ok("cat /sys/kernel/security/apparmor/policy/profiles/godebug-gateway.*/attach")?;
+    Ok(attach.trim() != "godebug-gateway")
+}
+
+fn label_of(vm: &Vm, unit: &str) -> Result<String> {
+    let label = vm.ok(&format!(
+        "cat /proc/$(systemctl show --value -p MainPID {unit})/attr/apparmor/current"
+    ))?;
+    Ok(label.trim_end_matches(['\n', '\0']).to_owned())
+}
+
+/// Nothing that our own programs did was denied.
+fn no_denials(vm: &Vm) -> Result<()> {
+    let denied = vm.run(
+        "{ journalctl --no-pager -b; cat /var/log/audit/audit.log; } | \
+         grep 'apparmor=\"DENIED\"' | grep '\"godebug-'",
+    )?;
+    ensure!(denied.stdout.is_empty(), "denied in a session in which all went well:\n{denied}");
+    Ok(())
+}
+
+/// What a failure needs to be understood comes with it.
+pub(crate) fn told(vm: &Vm, steps: impl FnOnce() -> Result<()>) -> Result<()> {
+    steps().map_err(|error| {
+        let state = vm.run(
+            "journalctl --no-pager -b -n 60 -t godebugd -t godebug-revoke -t godebug-gateway \
+             -t godebug-dlvctl -t apparmor_parser; cat /proc/loadavg; \
+             grep -h 'apparmor=\"DENIED\"' /var/log/audit/audit.log | tail -n 20",
+        );
+        let state = state.map_or_else(|error| format!("{error:#}"), |output| output.stdout);
+        error.context(format!("the machine afterwards:\n{state}\n"))
+    })
+}

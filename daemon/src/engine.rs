@@ -174,13 +174,18 @@ pub async fn close<H: Host>(
     let freeze_ms = replay.freeze_ms;
     let end = End { reason, detail, proof, stuck, took: begun.elapsed(), freeze_ms };
     // What was told once is not told again with every retry.
-    if replay.stuck.as_ref() != Some(&end.stuck) {
+    let is_told = replay.stuck.as_ref() == Some(&end.stuck);
+    if !is_told {
         host.record_end(&replay.opened, &end);
     }
     if end.is_clean() {
         locked.remove()?;
-    } else {
-        note(&locked, &Record::Stuck { what: end.stuck.clone() });
+    } else if let Err(error) = locked.append(&Record::Stuck { what: end.stuck.clone() }) {
+        tracing::warn!("the ledger cannot be written during a revocation: {error}");
+        // It does not remember what was told last then: rather once too often.
+        if is_told {
+            host.record_end(&replay.opened, &end);
+        }
     }
     Ok(Some(end))
 }

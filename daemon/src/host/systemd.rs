@@ -207,6 +207,23 @@ impl Systemd {
             .map(|unit| unit.3))
     }
 
+    /// Whether a unit is being stopped, or is about to be, if only to be started again.
+    ///
+    /// # Errors
+    /// When systemd does not answer.
+    pub async fn is_stopping(&self, name: &str) -> Result<bool, SystemdError> {
+        let listed = self
+            .manager
+            .list_units_by_patterns(&[], &[name])
+            .await
+            .map_err(SystemdError::Unreachable)?;
+        // The job's type is the last but one.
+        Ok(listed.into_iter().any(|unit| {
+            unit.0 == name
+                && (unit.3 == "deactivating" || matches!(unit.8.as_str(), "stop" | "restart"))
+        }))
+    }
+
     /// The names of all units that match.
     ///
     /// # Errors

@@ -326,6 +326,10 @@ impl Life {
                 let debugger = godebug_core::grant::debugger_unit(&self.session.id);
                 if self.is_there(&debugger).await {
                     Some((CloseReason::Failed, format!("{unit} has ended")))
+                } else if self.target_is_stopping().await {
+                    // systemd stops dlv, and with it the gateway, before the target, whose end is
+                    // what is seen next. A stop that is taken back leaves dlv's unit to be seen gone.
+                    None
                 } else {
                     Some((CloseReason::DebuggerExited, "dlv has ended".to_owned()))
                 }
@@ -361,6 +365,12 @@ impl Life {
             }
             result => (CloseReason::Failed, format!("godebug-image has ended: {result}")),
         })
+    }
+
+    async fn target_is_stopping(&self) -> bool {
+        let host = &self.sessions.shared().host;
+        let Ok(systemd) = host.systemd() else { return false };
+        systemd.is_stopping(self.session.unit.as_str()).await.unwrap_or(false)
     }
 
     /// A unit of a session that was taken over, which has gone while nobody watched.

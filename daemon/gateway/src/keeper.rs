@@ -60,6 +60,17 @@ impl Keeper {
         self.is_let_go.load(Relaxed) && self.target.look() != Some(ProcessState::Frozen)
     }
 
+    /// dlv answers an IDE's `continue` before it lets the target run, and a question for its state that
+    /// comes in between waits for the next stop: so the process is looked at.
+    async fn runs_soon(&self) -> bool {
+        let runs = async {
+            while self.target.look() == Some(ProcessState::Frozen) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(Duration::from_secs(1), runs).await.is_ok()
+    }
+
     /// All the time that the target may stand is over.
     pub(crate) fn is_used_up(&self) -> bool {
         self.meter().is_used_up()
@@ -183,7 +194,7 @@ async fn let_run(shared: &Shared) -> Result<Option<usize>, DlvError> {
     let off = dlv.disable_breakpoints().await?;
     let ide = shared.clients.who_can_resume();
     let by_ide = match &ide {
-        Some(line) => line.resume().await && dlv.is_running().await?,
+        Some(line) => line.resume().await && shared.keeper.runs_soon().await,
         None => false,
     };
     if !by_ide {

@@ -1,8 +1,10 @@
 //! `godebugd.toml`: the vendor's defaults, then the site's file over them, then checked.
 
 use godebug_api::rules::engine::{Permit, RedactRules, TranscriptValues};
-use godebug_api::{PORTS, Port, Refusal};
+use crate::host::selinux;
+use godebug_api::{BooleanName, PORTS, Port, Refusal};
 use serde::Deserialize;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
@@ -17,6 +19,7 @@ struct Fragment {
     pause_per_stop: Option<String>,
     max_pause_per_stop: Option<String>,
     pause_per_session: Option<String>,
+    selinux_booleans: Option<BTreeMap<BooleanName, bool>>,
     idle_exit: Option<String>,
 }
 
@@ -33,6 +36,8 @@ pub struct Config {
     pub pause_per_stop: Duration,
     pub max_pause_per_stop: Duration,
     pub pause_per_session: Duration,
+    /// SELinux booleans that are turned for as long as a session is open, besides godebug's own.
+    pub selinux_booleans: Vec<(BooleanName, bool)>,
     /// Whose values nobody is shown, and what the transcript keeps of the others: a rule says so.
     pub redact: RedactRules,
     pub transcript_values: TranscriptValues,
@@ -49,6 +54,7 @@ impl Default for Config {
             pause_per_stop: Duration::from_secs(30),
             max_pause_per_stop: Duration::from_secs(300),
             pause_per_session: Duration::from_secs(600),
+            selinux_booleans: Vec::new(),
             redact: RedactRules::default(),
             transcript_values: TranscriptValues::None,
             idle_exit: Duration::from_secs(30),
@@ -110,6 +116,12 @@ impl Config {
             duration("max_pause_per_stop", pauses.1, self.max_pause_per_stop)?;
         self.pause_per_session =
             duration("pause_per_session", fragment.pause_per_session, self.pause_per_session)?;
+        if let Some(booleans) = fragment.selinux_booleans {
+            for name in booleans.keys() {
+                selinux::configurable(name).map_err(|why| format!("selinux_booleans: {why}"))?;
+            }
+            self.selinux_booleans = booleans.into_iter().collect();
+        }
         self.idle_exit = duration("idle_exit", fragment.idle_exit, self.idle_exit)?;
         let first = fragment.first_port.unwrap_or(*self.ports.start());
         let last = fragment.last_port.unwrap_or(*self.ports.end());

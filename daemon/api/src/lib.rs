@@ -14,7 +14,7 @@ pub mod rules;
 pub mod ticket;
 
 pub use godebug_core::{
-    Cidr, CloseReason, Code, Deadline, Forecast, FreezeLimit, Mode, Now, PauseBudget, Pid, Port,
+    BooleanName, Cidr, CloseReason, Code, Deadline, Forecast, FreezeLimit, Mode, Now, PauseBudget, Pid, Port,
     ProcessState, Reason, Refusal, SessionId, State, Ttl, UnitName, WordError, chain, delve,
     forecast, pause, plan,
 };

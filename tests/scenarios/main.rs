@@ -16,10 +16,12 @@ mod forecast;
 mod gateway;
 mod generations;
 mod harness;
+mod on_vm;
 mod outside;
 mod pauses;
 mod redaction;
 mod rules;
+mod selinux;
 mod snapshot;
 mod strangers;
 mod support;
@@ -48,6 +50,6 @@ fn main() {
             generations::ALL,
         ]
         .concat(),
-        &[apparmor::ALL, clock::ALL].concat(),
+        &[apparmor::ALL, clock::ALL, selinux::ALL].concat(),
     );
 }

@@ -41,6 +41,12 @@ pub enum SelinuxError {
     Ledger(#[from] LedgerFileError),
 }
 
+impl SelinuxError {
+    fn is_denied(&self) -> bool {
+        matches!(self, Self::Io { error, .. } if error.kind() == std::io::ErrorKind::PermissionDenied)
+    }
+}
+
 fn io(path: &Path, error: std::io::Error) -> SelinuxError {
     SelinuxError::Io { path: path.display().to_string(), error }
 }
@@ -189,9 +195,14 @@ impl RealHost {
     ) -> Result<(), Refusal> {
         let _lock = shared::lock().await;
         turn(name, value).map_err(|error| {
+            let remedy = if !name.is_gateways() && error.is_denied() {
+                "let godebugd turn other booleans than its own: setsebool -P godebugd_turns_booleans on"
+            } else {
+                "see why with `ausearch -m avc,mac_config_change -ts recent`"
+            };
             Refusal::host(
                 format!("SELinux boolean {name} cannot be turned {}: {error}", on_off(value)),
-                "see why with `ausearch -m avc,mac_config_change -ts recent`",
+                remedy,
             )
         })
     }

@@ -193,7 +193,7 @@ fn image(vm: &Vm) -> Result<()> {
 /// What a site lists besides: refused while the policy does not let godebugd turn it, turned for the session
 /// where it does, with the value that was found put back.
 fn of_the_site(vm: &Vm) -> Result<()> {
-    const THEIRS: &str = "daemons_dump_core";
+    const THEIRS: &str = "user_ping";
     const FILE: &str = "/etc/godebug/godebugd.toml";
     told(vm, || {
         start_ticker(vm)?;

@@ -47,8 +47,8 @@ install: $(if $(filter release,$(PROFILE)),all) target/selinux/godebug.pp
 	for f in daemon/api/introspection/*.xml; do install -D -m 0644 $$f $(SHARE)/dbus-1/interfaces/$$(basename $$f); done
 	install -D -m 0644 policy/polkit-1/actions/org.godebug1.policy $(SHARE)/polkit-1/actions/org.godebug1.policy
 	install -D -m 0644 policy/firewalld/services/godebug.xml $(DESTDIR)$(PREFIX)/lib/firewalld/services/godebug.xml
-	for f in abstractions/base.d/godebug abstractions/godebug-gateway godebug-gateway godebug-dlv; do install -D -m 0644 policy/apparmor.d/$$f $(DESTDIR)/etc/apparmor.d/$$f; done
+	for f in abstractions/base.d/godebug abstractions/godebug-gateway godebug-gateway godebug-dlv godebugd; do install -D -m 0644 policy/apparmor.d/$$f $(DESTDIR)/etc/apparmor.d/$$f; done
 	install -D -m 0644 policy/apparmor/godebug-gateway $(LIB)/apparmor/godebug-gateway
 	for f in target/selinux/godebug.pp policy/selinux/godebug_labels.cil policy/selinux/godebug.if; do install -D -m 0644 $$f $(SHARE)/selinux/packages/godebug/$$(basename $$f); done
-	install -D -m 0755 policy/selinux/load $(LIB)/selinux-policy
-	test $(PREFIX) = /usr || sed -i 's|/usr/lib/godebug|$(PREFIX)/lib/godebug|' $(DESTDIR)$(PREFIX)/lib/systemd/system/godebugd.service $(DESTDIR)/etc/apparmor.d/abstractions/godebug-gateway $(DESTDIR)/etc/apparmor.d/godebug-dlv
+	install -D -m 0755 policy/selinux/selinux-policy $(LIB)/selinux-policy
+	test $(PREFIX) = /usr || sed -i 's|/usr/lib/godebug|$(PREFIX)/lib/godebug|' $(DESTDIR)$(PREFIX)/lib/systemd/system/godebugd.service $(DESTDIR)/etc/apparmor.d/abstractions/godebug-gateway $(DESTDIR)/etc/apparmor.d/godebug-dlv $(DESTDIR)/etc/apparmor.d/godebugd

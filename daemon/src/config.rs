@@ -1,7 +1,7 @@
 //! `godebugd.toml`: the vendor's defaults, then the site's file over them, then checked.
 
-use godebug_api::rules::engine::{Permit, RedactRules, TranscriptValues};
 use crate::host::selinux;
+use godebug_api::rules::engine::{Permit, RedactRules, TranscriptValues};
 use godebug_api::{BooleanName, PORTS, Port, Refusal};
 use serde::Deserialize;
 use std::collections::BTreeMap;

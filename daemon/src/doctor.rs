@@ -3,8 +3,8 @@
 use crate::config::Config;
 use crate::engine::Host;
 use crate::host::apparmor::{self, Variant};
-use crate::host::selinux;
 use crate::host::nftables;
+use crate::host::selinux;
 use crate::ledger::Ledger;
 use crate::sessions::{self, Sessions, all_debuggers};
 use crate::{paths, target};
@@ -253,7 +253,9 @@ fn selinux() -> Option<Check> {
         (Ok(None), _) => check(
             NAME,
             Verdict::Warning,
-            format!("{state}, without godebug's policy: its processes run in the domains that systemd gives them"),
+            format!(
+                "{state}, without godebug's policy: its processes run in the domains that systemd gives them"
+            ),
             "load it: /usr/lib/godebug/selinux-policy load",
         ),
         (Ok(Some(false)), _) => {

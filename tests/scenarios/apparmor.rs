@@ -34,6 +34,7 @@ fn whole_session(vm: &Vm) -> Result<()> {
         let label = |kind| label_of(vm, &session.unit(kind));
         ensure!(label("dlv")? == "godebug-dlv (enforce)", "{}", label("dlv")?);
         ensure!(label("gateway")? == "godebug-gateway (enforce)", "{}", label("gateway")?);
+        ensure!(label_of(vm, "godebugd")? == "godebugd (enforce)", "{}", label_of(vm, "godebugd")?);
         debugged(vm, &session)?;
         no_denials(vm)?;
 
@@ -65,6 +66,18 @@ fn second_session_keeps_it_open(vm: &Vm) -> Result<()> {
     second.stop(vm)
 }
 
+/// What godebugd may do, of what is tried.
+const DAEMON: [(&str, bool); 8] = [
+    ("tcp socket", false),
+    ("tcp6 socket", false),
+    ("udp socket", false),
+    ("unix socket", true),
+    ("write a file", false),
+    ("write in /etc", false),
+    ("run a program", false),
+    ("read the target's maps", true),
+];
+
 /// What code inside each profile cannot do, whatever it is.
 fn negative_space(vm: &Vm) -> Result<()> {
     let dlv = attempts(vm, "profile:godebug-dlv", "ticker")?;
@@ -83,6 +96,8 @@ fn negative_space(vm: &Vm) -> Result<()> {
             ("read the target's maps", true),
         ],
     )?;
+    let daemon = attempts(vm, "profile:godebugd", "ticker")?;
+    came_out(&daemon, "godebugd", &DAEMON)?;
     let gateway = attempts(vm, "profile:godebug-gateway", "ticker")?;
     came_out(
         &gateway,
@@ -139,6 +154,7 @@ fn confined_service(vm: &Vm) -> Result<()> {
         let remedy = text(&refusal.json()?["error"], "remedy")?;
         refused(refusal, 4, "target")?;
         for line in [
+            "ptrace (readby, tracedby) peer=godebugd,",
             "ptrace (readby, tracedby) peer=godebug-dlv,",
             "signal (receive) set=(stop, cont, trap) peer=godebug-dlv,",
         ] {

@@ -19,7 +19,11 @@ pub(crate) const ALL: &[VmScenario] = &[
     VmScenario::new("service_in_its_own_domain_is_debugged_or_refused", Lsm::Selinux, own_domain),
     VmScenario::new("image_is_taken_with_the_boolean_off", Lsm::Selinux, image),
     VmScenario::new("booleans_of_the_site_get_their_values_back", Lsm::Selinux, of_the_site),
-    VmScenario::new("boolean_survives_neither_a_killed_daemon_nor_a_power_loss", Lsm::Selinux, lost),
+    VmScenario::new(
+        "boolean_survives_neither_a_killed_daemon_nor_a_power_loss",
+        Lsm::Selinux,
+        lost,
+    ),
 ];
 
 const GATE: &str = "debugger_can_network";
@@ -97,6 +101,20 @@ fn negative_space(vm: &Vm) -> Result<()> {
             ("write in /etc", false),
             ("read the target's maps", true),
             ("read the target's program", true),
+        ],
+    )?;
+    let daemon = attempts(vm, "domain:godebugd_t", "ticker")?;
+    came_out(
+        &daemon,
+        "godebugd_t",
+        &[
+            ("tcp socket", false),
+            ("tcp6 socket", false),
+            ("udp socket", false),
+            ("unix socket", true),
+            ("write a file", false),
+            ("write in /etc", false),
+            ("read the target's maps", true),
         ],
     )?;
     let gateway = attempts(vm, "domain:godebug_gateway_t", "ticker")?;

@@ -24,4 +24,6 @@ pub use forecast::{Forecast, FreezeLimit};
 pub use pause::PauseBudget;
 pub use process_state::ProcessState;
 pub use state::{CloseReason, Event, IllegalMove, State, next};
-pub use words::{BooleanName, Cidr, InvocationId, Mode, Pid, Port, Reason, SessionId, Ttl, UnitName, WordError};
+pub use words::{
+    BooleanName, Cidr, InvocationId, Mode, Pid, Port, Reason, SessionId, Ttl, UnitName, WordError,
+};

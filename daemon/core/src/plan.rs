@@ -341,11 +341,8 @@ mod tests {
 
     #[test]
     fn booleans_are_turned_before_the_gateway_starts_and_back_after_it_has_ended() {
-        let turned = |name: &str| Boolean {
-            name: name.parse().expect("a name"),
-            value: true,
-            found: false,
-        };
+        let turned =
+            |name: &str| Boolean { name: name.parse().expect("a name"), value: true, found: false };
         let booleans = vec![turned(BooleanName::GATEWAY), turned("site_wants_it")];
         let facts =
             Facts { confinement: Confinement::Selinux, booleans, ..facts(Firewall::Nftables) };

@@ -224,6 +224,12 @@ pub fn target_lets_debug(pid: Pid, unit: &str, dlv: Confinement) -> Result<(), R
     ))
 }
 
+/// godebugd's own profile; godebug-revoke has none.
+fn own_profile() -> Option<String> {
+    let own = Pid::try_from(std::process::id()).ok()?;
+    enforced_label(own)
+}
+
 /// The profile that confines a process; `None` when nothing is enforced on it.
 fn enforced_label(pid: Pid) -> Option<String> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/attr/apparmor/current")).ok()?;
@@ -245,6 +251,11 @@ const SIGNALS: [u8; 3] = [5, 18, 19];
 /// which is what counts; the source of a profile may say something else.
 fn missing_rules(label: &str, peer: &str) -> std::io::Result<Vec<String>> {
     let mut missing = Vec::new();
+    if let Some(own) = own_profile()
+        && allowed(label, &[&[CLASS_PTRACE], own.as_bytes()].concat())? & MAY_BE_TRACED == 0
+    {
+        missing.push(format!("ptrace (readby, tracedby) peer={own},"));
+    }
     // Outside of dlv's unit the guard reads and traces too, when it has to repair.
     let tracers = if peer == "unconfined" { vec![peer] } else { vec![peer, "unconfined"] };
     for tracer in tracers {

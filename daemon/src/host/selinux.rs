@@ -62,8 +62,7 @@ pub fn is_active() -> bool {
 
 /// Whether the policy is enforced, where there is one.
 pub fn is_enforcing() -> bool {
-    std::fs::read_to_string(Path::new(KERNEL).join("enforce"))
-        .is_ok_and(|text| text.trim() == "1")
+    std::fs::read_to_string(Path::new(KERNEL).join("enforce")).is_ok_and(|text| text.trim() == "1")
 }
 
 /// What confines the processes of a session: SELinux where its policy has our module.
@@ -164,8 +163,12 @@ fn may_turn_booleans() -> Result<(), Refusal> {
         let Ok(name) = name.parse() else { continue };
         if let Ok(Some(true)) = value(&name) {
             return Err(Refusal::host(
-                format!("SELinux boolean {name} is on: nobody may turn a boolean on this host, so no gateway can have a network"),
-                format!("{name} is the host's own decision and stays; snapshot and goroutines need no network, or ask whoever decides about it"),
+                format!(
+                    "SELinux boolean {name} is on: nobody may turn a boolean on this host, so no gateway can have a network"
+                ),
+                format!(
+                    "{name} is the host's own decision and stays; snapshot and goroutines need no network, or ask whoever decides about it"
+                ),
             ));
         }
     }

@@ -2,8 +2,8 @@
 //!
 //! Every property is here, so that a reader can hold them against docs/security.md in one place.
 
-use super::{apparmor, selinux};
 use super::systemd::Properties;
+use super::{apparmor, selinux};
 use crate::paths::{self, SessionPaths};
 use godebug_api::{Cidr, Deadline, Now, Pid, Port, SessionId, UnitName};
 use godebug_core::ledger::Opened;

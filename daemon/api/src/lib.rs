@@ -14,9 +14,9 @@ pub mod rules;
 pub mod ticket;
 
 pub use godebug_core::{
-    Cidr, CloseReason, Code, Deadline, Forecast, FreezeLimit, Mode, Now, PauseBudget, Pid, Port,
-    ProcessState, Reason, Refusal, SessionId, State, Ttl, UnitName, WordError, chain, delve,
-    forecast, pause, plan,
+    Approval, Cidr, CloseReason, Code, Deadline, Forecast, FreezeLimit, Login, Mode, Now,
+    PauseBudget, Pid, Port, ProcessState, Reason, Refusal, SessionId, State, Ttl, UnitName,
+    WordError, chain, delve, forecast, pause, plan, same_person,
 };
 
 /// The well-known bus name.

@@ -16,6 +16,7 @@ mod forecast;
 mod gateway;
 mod generations;
 mod harness;
+mod hot;
 mod outside;
 mod pauses;
 mod redaction;
@@ -44,6 +45,7 @@ fn main() {
             chain::ALL,
             gateway::ALL,
             pauses::ALL,
+            hot::ALL,
             redaction::ALL,
             generations::ALL,
         ]

@@ -128,6 +128,7 @@ struct Line {
     left_ms: u64,
     stood_ms: u64,
     longest_stop_ms: u64,
+    breakpoint: String,
     breakpoints_off: u64,
     breakpoints_cleared: u64,
 }
@@ -156,6 +157,12 @@ fn said(line: &Line) -> String {
             painted(YELLOW, "the service was let go:"),
             safe(&line.why),
             line.breakpoints_off
+        ),
+        "turned-off" => format!(
+            "{} {}: {}",
+            painted(YELLOW, "a hot breakpoint was turned off:"),
+            safe(&line.breakpoint),
+            safe(&line.why)
         ),
         "released" => format!(
             "the last client has gone; breakpoints cleared: {}, the service runs",

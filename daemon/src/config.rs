@@ -1,7 +1,7 @@
 //! `godebugd.toml`: the vendor's defaults, then the site's file over them, then checked.
 
 use godebug_api::rules::engine::{Permit, RedactRules, TranscriptValues};
-use godebug_api::{PORTS, Port, Refusal};
+use godebug_api::{HotLimit, PORTS, Port, Refusal};
 use serde::Deserialize;
 use std::path::Path;
 use std::time::Duration;
@@ -17,6 +17,8 @@ struct Fragment {
     pause_per_stop: Option<String>,
     max_pause_per_stop: Option<String>,
     pause_per_session: Option<String>,
+    hot_hits_per_second: Option<u32>,
+    hot_standing_percent: Option<u32>,
     idle_exit: Option<String>,
 }
 
@@ -33,6 +35,8 @@ pub struct Config {
     pub pause_per_stop: Duration,
     pub max_pause_per_stop: Duration,
     pub pause_per_session: Duration,
+    /// Where a breakpoint is hit too often, and turned off.
+    pub hot: HotLimit,
     /// Whose values nobody is shown, and what the transcript keeps of the others: a rule says so.
     pub redact: RedactRules,
     pub transcript_values: TranscriptValues,
@@ -49,6 +53,7 @@ impl Default for Config {
             pause_per_stop: Duration::from_secs(30),
             max_pause_per_stop: Duration::from_secs(300),
             pause_per_session: Duration::from_secs(600),
+            hot: HotLimit::default(),
             redact: RedactRules::default(),
             transcript_values: TranscriptValues::None,
             idle_exit: Duration::from_secs(30),
@@ -89,6 +94,10 @@ impl Config {
             // A rule may let people ask for more than the host does, as well as for less.
             max_pause_per_stop: policy.pause_per_stop.unwrap_or(self.max_pause_per_stop),
             pause_per_session: policy.pause_per_session.unwrap_or(self.pause_per_session),
+            hot: HotLimit {
+                hits_per_second: policy.hot_hits_per_second.unwrap_or(self.hot.hits_per_second),
+                standing_percent: policy.hot_standing_percent.unwrap_or(self.hot.standing_percent),
+            },
             redact: policy.redact.clone(),
             transcript_values: policy.transcript_values.unwrap_or(self.transcript_values),
             ..self
@@ -110,6 +119,14 @@ impl Config {
             duration("max_pause_per_stop", pauses.1, self.max_pause_per_stop)?;
         self.pause_per_session =
             duration("pause_per_session", fragment.pause_per_session, self.pause_per_session)?;
+        if let Some(hits) = fragment.hot_hits_per_second {
+            self.hot.hits_per_second = hits;
+        }
+        if let Some(percent) = fragment.hot_standing_percent {
+            let good = u8::try_from(percent).ok().filter(|percent| (1..=100).contains(percent));
+            self.hot.standing_percent =
+                good.ok_or_else(|| format!("hot_standing_percent = {percent} is not 1 to 100"))?;
+        }
         self.idle_exit = duration("idle_exit", fragment.idle_exit, self.idle_exit)?;
         let first = fragment.first_port.unwrap_or(*self.ports.start());
         let last = fragment.last_port.unwrap_or(*self.ports.end());
@@ -152,6 +169,8 @@ mod tests {
             "first_port = 5000\nlast_port = 4000",
             "max_total = \"1s\"",
             "pause_per_stop = \"1h\"",
+            "hot_standing_percent = 0",
+            "hot_standing_percent = 101",
             "nonsense",
         ] {
             assert!(Config::default().apply(bad).is_err(), "{bad}");

@@ -17,6 +17,7 @@ mod forecast;
 mod gateway;
 mod generations;
 mod harness;
+mod hot;
 mod outside;
 mod pauses;
 mod redaction;
@@ -46,6 +47,7 @@ fn main() {
             chain::ALL,
             gateway::ALL,
             pauses::ALL,
+            hot::ALL,
             redaction::ALL,
             generations::ALL,
         ]

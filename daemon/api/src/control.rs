@@ -2,7 +2,7 @@
 //! requests that it takes on its control socket, one JSON document a line each way.
 
 use godebug_core::rules::{RedactRules, TranscriptValues};
-use godebug_core::{Cidr, Deadline, Mode, PauseBudget, Port, SessionId};
+use godebug_core::{Cidr, Deadline, HotLimit, Mode, PauseBudget, Port, SessionId};
 use serde::{Deserialize, Serialize};
 
 /// No line on a control socket is longer than this, in bytes.
@@ -22,6 +22,8 @@ pub struct GatewayConfig {
     pub deadline: Deadline,
     /// For how long the target may stand.
     pub pause: PauseBudget,
+    /// Where a breakpoint is hit too often.
+    pub hot: HotLimit,
     /// Whose values nobody is shown.
     pub redact: RedactRules,
     /// What the transcript keeps of those that are shown.

@@ -159,6 +159,7 @@ mod tests {
             max_connections: 1,
             max_handshakes: 1,
             pause: PauseBudget { per_stop_ms: 1, per_session_ms: 1 },
+            hot: godebug_api::HotLimit::default(),
             redact: RedactRules::default(),
             transcript_values: TranscriptValues::None,
             host: "h".to_owned(),

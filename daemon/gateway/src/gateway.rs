@@ -104,7 +104,7 @@ impl Gateway {
                 redactor: Redactor::new(config.redact),
                 kept: config.transcript_values,
             }),
-            keeper: Arc::new(Keeper::new(Target::new(target_status), config.pause)),
+            keeper: Arc::new(Keeper::new(Target::new(target_status), config.pause, config.hot)),
             transcript: Arc::new(transcript),
             clients: Clients::default(),
             sources: config.sources,

@@ -68,6 +68,11 @@ pub(crate) enum Entry<'a> {
         why: &'a str,
         breakpoints_off: usize,
     },
+    /// A breakpoint was hit too often.
+    TurnedOff {
+        breakpoint: &'a str,
+        why: &'a str,
+    },
     /// The last client that had a hand on it has gone.
     Released {
         breakpoints_cleared: usize,

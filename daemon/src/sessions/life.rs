@@ -873,6 +873,7 @@ fn material(
                 sources: session.sources.clone(),
                 deadline,
                 pause: prepared.pause,
+                hot: config.hot,
                 redact: config.redact.clone(),
                 transcript_values: config.transcript_values,
                 server_name: certificates.server_name.clone(),

@@ -35,6 +35,7 @@ const RULE: &[&str] = &[
     "approvals",
     "sessions",
     "pause",
+    "hot",
     "transcript_values",
     "redact",
 ];
@@ -251,6 +252,11 @@ fn policy(section: &mut Section<'_, '_>) -> SessionPolicy {
         policy.pause_per_stop = pause.duration("per_stop");
         policy.pause_per_session = pause.duration("per_session");
         pause.finish();
+    }
+    if let Some(mut hot) = section.section("hot", &["hits_per_second", "standing_percent"]) {
+        policy.hot_hits_per_second = hot.number("hits_per_second");
+        policy.hot_standing_percent = hot.percent("standing_percent");
+        hot.finish();
     }
     if let Some(mut redact) = section.section("redact", &["names", "types", "patterns"]) {
         policy.redact = RedactRules {

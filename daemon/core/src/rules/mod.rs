@@ -171,6 +171,9 @@ pub struct SessionPolicy {
     pub pause_per_stop: Option<Duration>,
     /// How long all stops of a session may last together.
     pub pause_per_session: Option<Duration>,
+    /// Where a breakpoint is hit too often.
+    pub hot_hits_per_second: Option<u32>,
+    pub hot_standing_percent: Option<u8>,
     pub transcript_values: Option<TranscriptValues>,
     pub redact: RedactRules,
 }

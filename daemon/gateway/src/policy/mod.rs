@@ -81,6 +81,12 @@ impl Meaning {
         matches!(self.operation, "variables" | "evaluate" | "stack")
     }
 
+    /// It only lets the target run.
+    pub(crate) fn is_continue(&self) -> bool {
+        let all = ["continue", "directionCongruentContinue"];
+        self.operation == "run" && all.contains(&self.subject.as_str())
+    }
+
     /// It lets the target run, if only for a step.
     pub(crate) fn resumes_the_target(&self) -> bool {
         let stays = ["pause", "halt", "cancel the step", "switchThread", "switchGoroutine"];

@@ -149,6 +149,24 @@ pub async fn authorize_session<T>(
     Ok(Authorized { inner: Permitted { what, permit }, caller })
 }
 
+/// The same for letting somebody into a session: its owner needs the rules' leave and not polkit's.
+///
+/// # Errors
+/// The refusal, with the rule that denies; nothing was changed.
+pub async fn authorize_sharing<T>(
+    connection: &Connection,
+    caller: Caller,
+    wish: &Wish,
+    (session, running): (&SessionInfo, impl Fn() -> Vec<SessionInfo>),
+    what: T,
+) -> Result<Authorized<Permitted<T>>, Denied> {
+    if caller.uid != session.opened_by_uid {
+        return authorize_session(connection, caller, wish, running, &[], what).await;
+    }
+    let permit = rules::ask(caller.uid, wish, &running()).await?;
+    Ok(Authorized { inner: Permitted { what, permit }, caller })
+}
+
 /// The same for a session: its owner needs nobody's leave to see it or to make it smaller.
 ///
 /// # Errors

@@ -3,8 +3,8 @@
 
 use godebug_core::plan::Plan;
 use godebug_core::{
-    Cidr, CloseReason, Forecast, FreezeLimit, Mode, PauseBudget, Pid, Reason, Refusal, SessionId,
-    State, Ttl, UnitName,
+    Cidr, CloseReason, Forecast, FreezeLimit, GuestName, Mode, PauseBudget, Pid, Reason, Refusal,
+    SessionId, State, Ttl, UnitName,
 };
 use serde::{Deserialize, Serialize};
 
@@ -44,6 +44,20 @@ pub struct OpenRequest {
     /// For how long the target may stand at one stop; what the host says without it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pause: Option<Ttl>,
+}
+
+/// Somebody is to be let into a session.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ShareRequest {
+    pub name: GuestName,
+    /// They may only watch.
+    pub observe: bool,
+    /// The certificate signing request of their key, PEM.
+    pub csr: String,
+    /// The name or address by which they reach this host, where it is another than the owner's.
+    #[serde(default)]
+    pub endpoint_host: Option<String>,
 }
 
 /// A session as `list`, `show` and `attach` show it.

@@ -14,9 +14,9 @@ pub mod rules;
 pub mod ticket;
 
 pub use godebug_core::{
-    Cidr, CloseReason, Code, Deadline, Forecast, FreezeLimit, HotLimit, Mode, Now, PauseBudget,
-    Pid, Port, ProcessState, Reason, Refusal, SessionId, State, Ttl, UnitName, WordError, chain,
-    delve, forecast, hot, pause, plan,
+    Cidr, CloseReason, Code, Deadline, Forecast, FreezeLimit, GuestName, HotLimit, Mode, Now,
+    PauseBudget, Pid, Port, ProcessState, Reason, Refusal, SessionId, State, Ttl, UnitName,
+    WordError, chain, delve, forecast, hot, pause, plan,
 };
 
 /// The well-known bus name.

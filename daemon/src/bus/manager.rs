@@ -5,7 +5,7 @@ use crate::audit::{self, Entry, Kind};
 use crate::authority::rules::{self, Denied, Wish};
 use crate::authority::{
     Action, Authorized, Caller, Permitted, authorize, authorize_for_records, authorize_for_session,
-    authorize_session,
+    authorize_session, authorize_sharing,
 };
 use crate::config::Config;
 use crate::host::gateway;
@@ -15,7 +15,7 @@ use crate::{target, transcripts};
 use godebug_api::audit::{AuditFilter, AuditList, AuditTrail, Outcome};
 use godebug_api::bus::BusError;
 use godebug_api::control::Request;
-use godebug_api::documents::{OpenRequest, SessionInfo};
+use godebug_api::documents::{OpenRequest, SessionInfo, ShareRequest};
 use godebug_api::image::ImageRequest;
 use godebug_api::rules::Hypothesis;
 use godebug_api::rules::engine::Command;
@@ -118,6 +118,35 @@ impl Manager {
         };
         let running = || self.sessions.list();
         Ok(authorize_session(connection, caller, &wish, running, &[], id).await?)
+    }
+
+    /// Leave to let somebody into a session, and the letting in.
+    async fn try_share(
+        &self,
+        connection: &Connection,
+        caller: Caller,
+        session: SessionInfo,
+        request: ShareRequest,
+    ) -> Result<String, Denied> {
+        let systemd = self.sessions.shared().host.systemd()?;
+        let wish = Wish {
+            command: Command::Attach,
+            unit: session.unit.clone(),
+            slice: target::find::slice(systemd, &session.unit).await,
+            mode: session.mode,
+            // It becomes no longer by that.
+            ttl: Ttl::try_from(Duration::from_secs(1))
+                .map_err(|error| Refusal::usage(error.to_string(), ""))?,
+            reason: session.reason.clone(),
+            sources: session.sources.clone(),
+            lasted: Some(lasted(&session)),
+        };
+        let observes = request.observe;
+        let running = || self.sessions.list();
+        let there_is = (&session, running);
+        let allowed = authorize_sharing(connection, caller, &wish, there_is, request).await?;
+        allowed.get().permit.lets_in(observes)?;
+        Ok(json(&self.sessions.share(&session.id, allowed).await?)?)
     }
 
     async fn try_snapshot(
@@ -317,6 +346,23 @@ impl Manager {
             .map_err(|error| Refusal::usage(error.to_string(), "give a duration such as 30m"))?;
         let id = self.for_extension(connection, caller, parse_id(id)?, ttl).await?;
         Ok(json(&self.sessions.extend(&id, ttl).await?)?)
+    }
+
+    async fn share(
+        &self,
+        id: &str,
+        request: &str,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<String, BusError> {
+        let _busy = self.activity.begin();
+        let caller = Caller::of(&header, connection).await?;
+        let (uid, user) = (caller.uid, caller.user.clone());
+        let request = parse_document(request, "request")?;
+        let session = self.sessions.get(&parse_id(id)?).await?;
+        let unit = session.unit.to_string();
+        let shared = self.try_share(connection, caller, session, request).await;
+        Ok(shared.map_err(|denied| record_refusal(&unit, uid, &user, denied))?)
     }
 
     async fn stop(

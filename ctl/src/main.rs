@@ -1,6 +1,7 @@
 //! `godebugctl`: the person's side of godebug. Asks the daemon for sessions, shows them, and
 //! connects an IDE to them.
 
+mod approval;
 mod attach;
 mod audit;
 mod cli;
@@ -29,6 +30,7 @@ mod tickets;
 mod transcript;
 mod tunnel;
 mod verify;
+mod waiting;
 mod watch;
 
 use clap::CommandFactory;
@@ -67,7 +69,10 @@ async fn run(output: &Output, command: &Command) -> Result<(), Refusal> {
         Command::Connect(arguments) => connect::connect(output, arguments).await,
         Command::Snapshot(arguments) => snapshot::snapshot(output, arguments).await,
         Command::Goroutines(arguments) => snapshot::goroutines(output, arguments).await,
-        Command::List => sessions::list(output).await,
+        Command::List { pending } => sessions::list(output, *pending).await,
+        Command::Claim(arguments) => attach::claim(output, arguments).await,
+        Command::Approve { id, yes } => approval::approve(output, id, *yes).await,
+        Command::Deny { id, reason } => approval::deny(output, id, reason).await,
         Command::Show { id } => sessions::show(output, id).await,
         Command::Extend(arguments) => sessions::extend(output, arguments).await,
         Command::Share(arguments) => share::share(output, arguments).await,

@@ -10,7 +10,7 @@ mod log;
 pub use answers::{last_end, list, owner, trail};
 
 use crate::logging;
-use godebug_api::clock;
+use godebug_api::{Login, clock};
 use log::Places;
 use serde::{Deserialize, Serialize};
 
@@ -34,6 +34,18 @@ pub enum Kind {
     Recovered,
     /// Somebody changed a grant of a live session from outside; it is as it was.
     Mended,
+    /// A request waits for the consent of others.
+    Requested,
+    /// Somebody has consented to it.
+    Approved,
+    /// Somebody has refused it.
+    Denied,
+    /// A request is over that was not taken up.
+    Dropped,
+    /// A session goes ahead without the consent that its rule wants.
+    BreakGlass,
+    /// Somebody else has looked at such a session afterwards.
+    Reviewed,
 }
 
 impl Kind {
@@ -49,6 +61,12 @@ impl Kind {
             Self::Stuck => "stuck",
             Self::Recovered => "recovered",
             Self::Mended => "mended",
+            Self::Requested => "requested",
+            Self::Approved => "approved",
+            Self::Denied => "denied",
+            Self::Dropped => "dropped",
+            Self::BreakGlass => "break-glass",
+            Self::Reviewed => "reviewed",
         }
     }
 
@@ -63,6 +81,13 @@ impl Kind {
             Self::Stuck => "5d9d1a52b7f94c1a9b3e1f0a6c3e5b06",
             Self::Recovered => "5d9d1a52b7f94c1a9b3e1f0a6c3e5b07",
             Self::Mended => "5d9d1a52b7f94c1a9b3e1f0a6c3e5b08",
+            // 09 are checkpoints.
+            Self::Requested => "5d9d1a52b7f94c1a9b3e1f0a6c3e5b0a",
+            Self::Approved => "5d9d1a52b7f94c1a9b3e1f0a6c3e5b0b",
+            Self::Denied => "5d9d1a52b7f94c1a9b3e1f0a6c3e5b0c",
+            Self::Dropped => "5d9d1a52b7f94c1a9b3e1f0a6c3e5b0d",
+            Self::BreakGlass => "5d9d1a52b7f94c1a9b3e1f0a6c3e5b0e",
+            Self::Reviewed => "5d9d1a52b7f94c1a9b3e1f0a6c3e5b0f",
         }
     }
 }
@@ -77,6 +102,9 @@ pub struct Entry {
     pub unit: String,
     pub uid: u32,
     pub user: String,
+    /// How they came to be on the host, where that is known.
+    #[serde(default, skip_serializing_if = "Login::is_unknown")]
+    pub login: Login,
     /// A sentence.
     pub message: String,
     /// The documents that belong to it: the request, the session, the proof.
@@ -92,6 +120,7 @@ impl Entry {
             unit: unit.to_owned(),
             uid,
             user: user.to_owned(),
+            login: Login::default(),
             message: message.into(),
             details: serde_json::Value::Null,
         }
@@ -100,6 +129,12 @@ impl Entry {
     #[must_use]
     pub fn session(mut self, id: impl ToString) -> Self {
         self.session = Some(id.to_string());
+        self
+    }
+
+    #[must_use]
+    pub fn login(mut self, login: &Login) -> Self {
+        self.login = login.clone();
         self
     }
 
@@ -145,7 +180,7 @@ fn to_journal(entry: &Entry) {
     }
     match entry.event {
         // Somebody has to come and look.
-        Kind::Stuck => event!(target: logging::ALERT, tracing::Level::ERROR),
+        Kind::Stuck | Kind::BreakGlass => event!(target: logging::ALERT, tracing::Level::ERROR),
         Kind::Refused | Kind::Mended => event!(tracing::Level::WARN),
         _ => event!(tracing::Level::INFO),
     }

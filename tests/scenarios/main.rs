@@ -11,6 +11,7 @@ mod authority;
 mod bad_input;
 mod chain;
 mod clock;
+mod consent;
 mod ends;
 mod forecast;
 mod gateway;
@@ -40,6 +41,7 @@ fn main() {
             bad_input::ALL,
             authority::ALL,
             rules::ALL,
+            consent::ALL,
             answers::ALL,
             forecast::ALL,
             audit::ALL,

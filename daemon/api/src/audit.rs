@@ -2,7 +2,7 @@
 
 use crate::clock;
 use crate::documents::Proof;
-use godebug_core::{Cidr, CloseReason, Mode, Pid, SessionId, UnitName};
+use godebug_core::{Approval, Cidr, CloseReason, Mode, Pid, SessionId, UnitName};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::fmt;
@@ -132,7 +132,8 @@ impl fmt::Display for Last {
 pub struct AuditRecord {
     /// RFC 3339 in UTC.
     pub time: String,
-    /// `opening`, `active`, `extended`, `closed`, `stuck`, `recovered`, `refused`.
+    /// `opening`, `active`, `extended`, `closed`, `stuck`, `recovered`, `refused`, `requested`,
+    /// `approved`, `denied`, `dropped`, `break-glass`, `reviewed`.
     pub event: String,
     pub session: Option<SessionId>,
     pub unit: String,
@@ -172,6 +173,8 @@ pub struct Facts {
     pub debugger: Option<String>,
     pub go_version: Option<String>,
     pub rule: Option<String>,
+    pub approvals: Vec<Approval>,
+    pub break_glass: bool,
     pub close_reason: Option<CloseReason>,
     pub close_detail: Option<String>,
     pub stuck: Vec<String>,
@@ -239,6 +242,8 @@ pub enum Outcome {
     Proved,
     /// Something could not be given back, at the last attempt that was recorded.
     Stuck,
+    /// It was asked for, and refused or not taken up.
+    NotOpened,
     /// It is not there any more and no end was recorded: the host went down, or the log could not
     /// be written.
     NotRecorded,
@@ -250,6 +255,7 @@ impl fmt::Display for Outcome {
             Self::Running => "running",
             Self::Proved => "proved",
             Self::Stuck => "stuck",
+            Self::NotOpened => "not opened",
             Self::NotRecorded => "not recorded",
         })
     }

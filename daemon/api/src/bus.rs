@@ -14,9 +14,23 @@ use zbus::OwnedFd;
 )]
 pub trait Manager {
     /// Opens a session on `unit`; `request` is an `OpenRequest`, `files` holds the symbols file or
-    /// nothing. Answers an `Opened` when the session is active.
+    /// nothing. Answers an `OpenAnswer`: when the session is active, or at once where others have to
+    /// consent.
     #[zbus(allow_interactive_auth)]
     fn open(&self, unit: &str, request: &str, files: Vec<OwnedFd>) -> Result<String, BusError>;
+
+    /// Takes up a request that others have consented to; `request` is a `ClaimRequest`, `files` as for
+    /// `open`. Answers an `Opened` when the session is active.
+    #[zbus(allow_interactive_auth)]
+    fn claim(&self, id: &str, request: &str, files: Vec<OwnedFd>) -> Result<String, BusError>;
+
+    /// Consents to a request; answers its `SessionInfo`.
+    #[zbus(allow_interactive_auth)]
+    fn approve(&self, id: &str) -> Result<String, BusError>;
+
+    /// Refuses a request, and says why; answers its `SessionInfo`.
+    #[zbus(allow_interactive_auth)]
+    fn deny(&self, id: &str, reason: &str) -> Result<String, BusError>;
 
     /// Takes images of `unit`'s process; `request` is an `ImageRequest`. Answers the `SessionInfo` and
     /// a pipe with the lines that are found (`image::Line`); the session ends when it is done, or when
@@ -93,6 +107,10 @@ pub trait Session {
     /// Every move in the life of the session; `close_reason` is empty before the session ends.
     #[zbus(signal)]
     fn transition(&self, old: &str, new: &str, close_reason: &str) -> zbus::Result<()>;
+
+    /// One more person has consented to the request: so many of so many.
+    #[zbus(signal)]
+    fn approved(&self, given: u32, wanted: u32) -> zbus::Result<()>;
 
     /// The session has a new end (RFC 3339).
     #[zbus(signal)]

@@ -14,9 +14,9 @@ pub mod rules;
 pub mod ticket;
 
 pub use godebug_core::{
-    Cidr, CloseReason, Code, Deadline, Forecast, FreezeLimit, GuestName, HotLimit, Mode, Now,
-    PauseBudget, Pid, Port, ProcessState, Reason, Refusal, SessionId, State, Ttl, UnitName,
-    WordError, chain, delve, forecast, hot, pause, plan,
+    Approval, Cidr, CloseReason, Code, Deadline, Forecast, FreezeLimit, GuestName, HotLimit, Login,
+    Mode, Now, PauseBudget, Pid, Port, ProcessState, Reason, Refusal, SessionId, State, Ttl,
+    UnitName, WordError, chain, delve, forecast, hot, pause, plan, same_person,
 };
 
 /// The well-known bus name.

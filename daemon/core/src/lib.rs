@@ -5,6 +5,7 @@
 //! of it can be tested with values. `godebug-api` re-exports the words for the other programs.
 
 pub mod chain;
+pub mod consent;
 pub mod deadline;
 pub mod delve;
 pub mod error;
@@ -19,6 +20,7 @@ pub mod rules;
 pub mod state;
 pub mod words;
 
+pub use consent::{Approval, Login, same_person};
 pub use deadline::{Deadline, Now};
 pub use error::{Code, Refusal};
 pub use forecast::{Forecast, FreezeLimit};

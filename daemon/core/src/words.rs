@@ -298,6 +298,13 @@ impl fmt::Display for Port {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Ttl(Duration);
 
+impl Default for Ttl {
+    /// What a session has when nobody says anything else.
+    fn default() -> Self {
+        Self(Duration::from_secs(30 * 60))
+    }
+}
+
 impl Ttl {
     const LONGEST: Duration = Duration::from_secs(31 * 24 * 3600);
 

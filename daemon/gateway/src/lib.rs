@@ -23,6 +23,8 @@ mod events;
 pub mod expression;
 mod gateway;
 mod guests;
+#[cfg(test)]
+mod hostile;
 mod keeper;
 mod limits;
 mod line;

@@ -206,6 +206,7 @@ fn update(session: &mut AuditedSession, record: &AuditRecord) {
     let outcome = match record.event.as_str() {
         event if is(event, Kind::Closed) => Outcome::Proved,
         event if is(event, Kind::Stuck) => Outcome::Stuck,
+        event if is(event, Kind::Denied) || is(event, Kind::Dropped) => Outcome::NotOpened,
         _ => return,
     };
     session.outcome = outcome;
@@ -220,7 +221,8 @@ fn update(session: &mut AuditedSession, record: &AuditRecord) {
 pub fn last_end(id: &SessionId) -> io::Result<Option<AuditRecord>> {
     let Some(log) = Log::open(Path::new(paths::AUDIT_LOG))? else { return Ok(None) };
     let mut found = None;
-    let end = |event: &str| is(event, Kind::Closed) || is(event, Kind::Stuck);
+    const ENDS: [Kind; 4] = [Kind::Closed, Kind::Stuck, Kind::Denied, Kind::Dropped];
+    let end = |event: &str| ENDS.iter().any(|kind| is(event, *kind));
     log.read(
         |head| head.session.as_ref() == Some(id) && end(&head.event),
         |record, _| found = Some(record),

@@ -2,7 +2,7 @@
 //! to whoever asked. No byte of an answer passes through godebugd.
 
 use super::life::{Beginning, Life};
-use super::prepare::{has_symbols, new_id, not_twice};
+use super::prepare::{has_symbols, is_still, new_id, not_twice};
 use super::{Sessions, Symbols, fitting_debugger};
 use crate::authority::rules::{self, Denied};
 use crate::authority::{Authorized, Caller, Permitted};
@@ -42,7 +42,7 @@ impl Sessions {
     ) -> Result<(SessionInfo, OwnedFd), Denied> {
         let one_at_a_time = self.0.preparing.lock().await;
         let prepared = self.prepare_images(unit, &allowed.get().what).await?;
-        let (Permitted { what: request, permit }, caller) = allowed.into_inner();
+        let (Permitted { what: request, permit, .. }, caller) = allowed.into_inner();
         hides_nothing(&permit, &request)?;
         // Counted once more where no other session can begin in between.
         let running = rules::running(&self.list(), &prepared.target.unit, caller.uid);
@@ -72,6 +72,7 @@ impl Sessions {
     ) -> Result<Prepared, Refusal> {
         let systemd = self.shared().host.systemd()?;
         let target = find::find(systemd, unit, request.pid).await?;
+        is_still(unit, &target)?;
         not_twice(&self.list(), &target)?;
         find::traceable(&target)?;
         parent_takes_copies(&target)?;
@@ -237,6 +238,9 @@ fn beginning(
         freeze_forecast_ms: Some(forecast),
         pause: None,
         rule: Some(permit.name()),
+        login: caller.login.clone(),
+        approvals: Vec::new(),
+        break_glass: false,
     };
     let image = ImageMaterial {
         id: id.clone(),

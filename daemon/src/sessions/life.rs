@@ -92,6 +92,11 @@ pub(super) fn info(session: &Opened) -> SessionInfo {
         pause: session.pause,
         transcript: None,
         rule: session.rule.clone(),
+        ttl: Ttl::try_from(Duration::from_secs(session.ttl_seconds)).ok(),
+        login: session.login.clone(),
+        approvals: session.approvals.clone(),
+        waits_for: None,
+        break_glass: session.break_glass,
         close_reason: None,
         close_detail: None,
         stuck: Vec::new(),
@@ -848,12 +853,29 @@ fn milliseconds(freeze: Duration) -> u64 {
 }
 
 fn record_opening(session: &Opened) -> Result<(), Refusal> {
-    let message =
-        format!("session {} on {} is allowed for {}", session.id, session.unit, session.user);
-    let entry =
-        Entry::new(Kind::Opening, session.unit.as_str(), session.uid, &session.user, message)
-            .session(&session.id)
-            .details(serde_json::to_value(session).unwrap_or_default());
+    let Opened { id, unit, user, .. } = session;
+    let approved = match session.approvals.as_slice() {
+        [] => String::new(),
+        all => {
+            let names: Vec<&str> = all.iter().map(|approval| approval.user.as_str()).collect();
+            format!(", approved by {}", names.join(", "))
+        }
+    };
+    if session.break_glass {
+        let reason = session.reason.as_ref().map(ToString::to_string).unwrap_or_default();
+        let message =
+            format!("{user} breaks the glass on {unit}, without the approval it needs: {reason}");
+        record_before_grant(Kind::BreakGlass, session, message)?;
+    }
+    let message = format!("session {id} on {unit} is allowed for {user}{approved}");
+    record_before_grant(Kind::Opening, session, message)
+}
+
+fn record_before_grant(kind: Kind, session: &Opened, message: String) -> Result<(), Refusal> {
+    let entry = Entry::new(kind, session.unit.as_str(), session.uid, &session.user, message)
+        .session(&session.id)
+        .login(&session.login)
+        .details(serde_json::to_value(session).unwrap_or_default());
     audit::record(&entry).map_err(|error| {
         Refusal::host(
             format!("the audit log cannot be written, so nothing is opened: {error}"),

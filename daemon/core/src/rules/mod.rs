@@ -15,7 +15,9 @@ mod tests;
 mod words;
 
 pub use check::check;
-pub use decide::{Answer, Denial, Mismatch, PassedOver, Permit, Question, Running, decide};
+pub use decide::{
+    Answer, Consent, Denial, Mismatch, PassedOver, Permit, Question, Running, decide,
+};
 pub use file::parse;
 pub use words::{Command, Glob, Moment, Pattern, Slice, Times, UnitPattern, Weekday};
 
@@ -108,7 +110,7 @@ pub struct Units {
 }
 
 /// People by name or by group; one that fits is enough.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Who {
     pub users: Vec<String>,
     pub groups: Vec<String>,
@@ -121,6 +123,27 @@ pub struct Limits {
     pub max_total: Option<Duration>,
     pub reason: ReasonWanted,
     pub sessions: SessionLimits,
+    /// `None`: nobody else has to consent.
+    pub approvals: Option<Approvals>,
+}
+
+/// Whose consent a request needs before anything is granted. Never that of whoever asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Approvals {
+    /// Of how many people.
+    pub count: u32,
+    pub by: Who,
+    /// For how long a request waits: to be approved, and then to be taken up.
+    pub within: Duration,
+    /// Whoever asks may go ahead without, and then it is an alarm.
+    pub break_glass: bool,
+}
+
+impl fmt::Display for Approvals {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let approvals = if self.count == 1 { "approval" } else { "approvals" };
+        write!(f, "{} {approvals} by {}", self.count, self.by)
+    }
 }
 
 /// Whether a reason must be given.

@@ -9,7 +9,7 @@ LIB = $(DESTDIR)$(PREFIX)/lib/godebug
 SHARE = $(DESTDIR)$(PREFIX)/share
 PROGRAMS = godebugd godebug-revoke godebug-gateway godebug-dlvctl godebug-image
 
-.PHONY: all check check-vm demo bench install deb image clean tools
+.PHONY: all check check-vm demo fuzz bench install deb image clean tools
 all:
 	$(CARGO) build --release --locked -p godebug -p godebug-gateway -p godebug-dlvctl -p godebug-image -p godebugctl
 
@@ -21,6 +21,10 @@ check-vm: deb
 
 demo:
 	tests/demo
+
+# FUZZ=600 for ten minutes of each target.
+fuzz:
+	GODEBUG_FUZZ_SECONDS=$(or $(FUZZ),60) $(CARGO) test --locked --release -p godebug-gateway --lib hostile -- --nocapture
 
 bench: deb
 	$(CARGO) run --locked --release -p godebug-tests --bin bench

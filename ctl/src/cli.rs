@@ -9,7 +9,9 @@ use godebug_api::chain::PublicKey;
 use godebug_api::documents::SessionInfo;
 use godebug_api::image::{Count, Depth, Patience, PauseLimit, Phrase};
 use godebug_api::rules::engine::Command as RuleCommand;
-use godebug_api::{Cidr, FreezeLimit, Mode, Pid, Reason, Refusal, SessionId, Ttl, UnitName};
+use godebug_api::{
+    Cidr, FreezeLimit, GuestName, Mode, Pid, Reason, Refusal, SessionId, Ttl, UnitName,
+};
 use std::error::Error;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -74,6 +76,8 @@ pub(crate) enum Command {
     },
     /// Move the end of a session
     Extend(Extend),
+    /// Let somebody else into a session, with a ticket of their own
+    Share(Share),
     /// End sessions, and take requests back
     #[command(group = clap::ArgGroup::new("which").required(true).args(["ids", "all"]))]
     Stop(Stop),
@@ -391,6 +395,24 @@ pub(crate) struct Extend {
     /// Write the new end into this ticket too
     #[arg(long, value_name = "FILE")]
     pub(crate) ticket: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Share {
+    /// The session, as `list` shows it
+    pub(crate) id: SessionId,
+    /// What they are called in the record
+    #[arg(long, value_name = "WHO")]
+    pub(crate) name: GuestName,
+    /// They can only watch: look at state, stacks and variables when the service stands
+    #[arg(long)]
+    pub(crate) observe: bool,
+    /// Write the ticket to this file instead of standard output
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ticket: Option<PathBuf>,
+    /// The name or address by which they reach this host [default: the one in your own ticket]
+    #[arg(long, value_name = "HOST")]
+    pub(crate) endpoint: Option<Endpoint>,
 }
 
 #[derive(Debug, Args)]

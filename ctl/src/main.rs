@@ -23,6 +23,7 @@ mod request;
 mod review;
 mod rules;
 mod sessions;
+mod share;
 mod signals;
 mod snapshot;
 mod terminal;
@@ -75,6 +76,7 @@ async fn run(output: &Output, command: &Command) -> Result<(), Refusal> {
         Command::Deny { id, reason } => approval::deny(output, id, reason).await,
         Command::Show { id } => sessions::show(output, id).await,
         Command::Extend(arguments) => sessions::extend(output, arguments).await,
+        Command::Share(arguments) => share::share(output, arguments).await,
         Command::Stop(arguments) => sessions::stop(output, arguments).await,
         Command::Inspect { unit, pid } => sessions::inspect(output, unit, *pid).await,
         Command::Doctor { unit } => sessions::doctor(output, unit.as_ref()).await,

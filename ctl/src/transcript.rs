@@ -119,6 +119,8 @@ struct Line {
     time: String,
     event: String,
     client: String,
+    name: String,
+    watches: bool,
     operation: String,
     subject: String,
     outcome: String,
@@ -145,7 +147,10 @@ fn said(line: &Line) -> String {
     let client = safe(&line.client);
     match line.event.as_str() {
         "begun" => format!("the gateway takes clients, mode {}", safe(&line.mode)),
+        "connected" if line.watches => format!("{client} connected, to watch"),
         "connected" => format!("{client} connected"),
+        "let-in" if line.watches => format!("{} may come and watch", safe(&line.name)),
+        "let-in" => format!("{} may come", safe(&line.name)),
         "disconnected" => {
             format!("{client} left after {}: {}", seconds(line.ms), safe(&line.why))
         }

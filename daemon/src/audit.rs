@@ -24,6 +24,8 @@ pub enum Kind {
     Opening,
     Active,
     Extended,
+    /// Somebody was let into a session.
+    Shared,
     /// Everything was given back and read back.
     Closed,
     /// Something could not be given back.
@@ -54,6 +56,7 @@ impl Kind {
             Self::Opening => "opening",
             Self::Active => "active",
             Self::Extended => "extended",
+            Self::Shared => "shared",
             Self::Closed => "closed",
             Self::Stuck => "stuck",
             Self::Recovered => "recovered",
@@ -73,6 +76,7 @@ impl Kind {
             Self::Opening => "5d9d1a52b7f94c1a9b3e1f0a6c3e5b02",
             Self::Active => "5d9d1a52b7f94c1a9b3e1f0a6c3e5b03",
             Self::Extended => "5d9d1a52b7f94c1a9b3e1f0a6c3e5b04",
+            Self::Shared => "5d9d1a52b7f94c1a9b3e1f0a6c3e5b20",
             Self::Closed => "5d9d1a52b7f94c1a9b3e1f0a6c3e5b05",
             Self::Stuck => "5d9d1a52b7f94c1a9b3e1f0a6c3e5b06",
             Self::Recovered => "5d9d1a52b7f94c1a9b3e1f0a6c3e5b07",

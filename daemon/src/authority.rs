@@ -339,6 +339,32 @@ pub async fn authorize_extension(
     Ok(Authorized { inner: Permitted { what, permit, consented: None }, caller })
 }
 
+/// The same for letting somebody into a session: its owner needs the rules' leave and not polkit's,
+/// and where it needed consent, that of those who could give it, as for making it longer.
+///
+/// # Errors
+/// The refusal, with the rule that denies; nothing was changed.
+pub async fn authorize_sharing<T>(
+    connection: &Connection,
+    caller: Caller,
+    wish: &Wish,
+    (session, running): (&SessionInfo, impl Fn() -> Vec<SessionInfo>),
+    what: T,
+) -> Result<Authorized<Permitted<T>>, Denied> {
+    if caller.uid != session.opened_by_uid {
+        let allowed = authorize_extension(connection, caller, wish, session, running).await?;
+        let Authorized { inner: Permitted { permit, consented, .. }, caller } = allowed;
+        return Ok(Authorized { inner: Permitted { what, permit, consented }, caller });
+    }
+    let permit = rules::ask(caller.uid, wish, &running()).await?;
+    if matches!(permit.consent, Consent::Needed(_)) {
+        let remedy = "ask one of them to share it: godebugctl share ID --name WHO";
+        let message = "whoever could approve this session shares it";
+        return Err(Refusal::refused(message, remedy).into());
+    }
+    Ok(Authorized { inner: Permitted { what, permit, consented: None }, caller })
+}
+
 /// The same for a session: its owner needs nobody's leave to see it or to make it smaller.
 ///
 /// # Errors

@@ -24,6 +24,7 @@ mod outside;
 mod pauses;
 mod redaction;
 mod rules;
+mod sharing;
 mod snapshot;
 mod strangers;
 mod support;
@@ -52,6 +53,7 @@ fn main() {
             gateway::ALL,
             pauses::ALL,
             hot::ALL,
+            sharing::ALL,
             redaction::ALL,
             generations::ALL,
         ]

@@ -51,6 +51,11 @@ pub trait Manager {
     #[zbus(allow_interactive_auth)]
     fn extend(&self, id: &str, seconds: u64) -> Result<String, BusError>;
 
+    /// Lets somebody into a session; `request` is a `ShareRequest`. Answers an `Opened`, with their
+    /// certificate and the mode that they have.
+    #[zbus(allow_interactive_auth)]
+    fn share(&self, id: &str, request: &str) -> Result<String, BusError>;
+
     /// Ends a session; answers its `SessionInfo` when everything is given back, or is stuck.
     #[zbus(allow_interactive_auth)]
     fn stop(&self, id: &str) -> Result<String, BusError>;

@@ -3,8 +3,8 @@
 
 use godebug_core::plan::Plan;
 use godebug_core::{
-    Approval, Cidr, CloseReason, Forecast, FreezeLimit, Login, Mode, PauseBudget, Pid, Reason,
-    Refusal, SessionId, State, Ttl, UnitName,
+    Approval, Cidr, CloseReason, Forecast, FreezeLimit, GuestName, Login, Mode, PauseBudget, Pid,
+    Reason, Refusal, SessionId, State, Ttl, UnitName,
 };
 use serde::{Deserialize, Serialize};
 
@@ -86,6 +86,20 @@ impl ClaimRequest {
         let endpoint_host = endpoint_host.or_else(|| consented.endpoint_host.clone());
         OpenRequest { csr, hold, endpoint_host, symbols, max_freeze, accept_freeze, ..consented }
     }
+}
+
+/// Somebody is to be let into a session.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ShareRequest {
+    pub name: GuestName,
+    /// They may only watch.
+    pub observe: bool,
+    /// The certificate signing request of their key, PEM.
+    pub csr: String,
+    /// The name or address by which they reach this host, where it is another than the owner's.
+    #[serde(default)]
+    pub endpoint_host: Option<String>,
 }
 
 /// A session as `list`, `show` and `attach` show it.

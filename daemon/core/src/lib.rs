@@ -28,4 +28,6 @@ pub use hot::HotLimit;
 pub use pause::PauseBudget;
 pub use process_state::ProcessState;
 pub use state::{CloseReason, Event, IllegalMove, State, next};
-pub use words::{Cidr, InvocationId, Mode, Pid, Port, Reason, SessionId, Ttl, UnitName, WordError};
+pub use words::{
+    Cidr, GuestName, InvocationId, Mode, Pid, Port, Reason, SessionId, Ttl, UnitName, WordError,
+};

@@ -1,6 +1,7 @@
 //! The clients that are connected, and what can be said to them, or to dlv in their name, from
 //! elsewhere in the gateway.
 
+use crate::guests::Part;
 use crate::line::{Line, Notice};
 use crate::protocol::Protocol;
 use std::collections::BTreeMap;
@@ -21,16 +22,17 @@ pub(crate) struct Clients {
 
 struct Client {
     peer: SocketAddr,
+    part: Part,
     /// Once its first byte has told its protocol.
     line: Option<Arc<Line>>,
 }
 
 impl Clients {
     /// Shows this client in the status for as long as the returned value lives.
-    pub(crate) fn list(&self, peer: SocketAddr) -> Listed<'_> {
+    pub(crate) fn list(&self, peer: SocketAddr, part: Part) -> Listed<'_> {
         let number = self.next.fetch_add(1, Relaxed);
-        self.all().insert(number, Client { peer, line: None });
-        Listed { clients: self, number }
+        self.all().insert(number, Client { peer, part, line: None });
+        Listed { clients: self, number, part }
     }
 
     /// The addresses, for the status.
@@ -38,8 +40,9 @@ impl Clients {
         self.all().values().take(CLIENTS_SHOWN).map(|client| client.peer.to_string()).collect()
     }
 
+    /// Somebody who can let the target go on.
     pub(crate) fn is_anybody_there(&self) -> bool {
-        !self.all().is_empty()
+        self.all().values().any(|client| client.part == Part::Takes)
     }
 
     /// A line in the console of every IDE. dlv's own client has no place for one.
@@ -98,9 +101,14 @@ impl Clients {
 pub(crate) struct Listed<'a> {
     clients: &'a Clients,
     number: u64,
+    part: Part,
 }
 
 impl Listed<'_> {
+    pub(crate) fn part(&self) -> Part {
+        self.part
+    }
+
     /// The client speaks this protocol; what is said to it from now on comes out of the receiver.
     pub(crate) fn speaks(&self, protocol: Protocol) -> (Arc<Line>, mpsc::Receiver<Notice>) {
         let (line, received) = Line::new(protocol);
@@ -126,9 +134,9 @@ mod tests {
     #[test]
     fn ides_are_told_at_once_and_dlvs_client_with_its_next_answer() {
         let clients = Clients::default();
-        let listed = clients.list("127.0.0.1:1".parse().unwrap());
+        let listed = clients.list("127.0.0.1:1".parse().unwrap(), Part::Takes);
         let (line, mut notices) = listed.speaks(Protocol::JsonRpc);
-        let other = clients.list("127.0.0.1:2".parse().unwrap());
+        let other = clients.list("127.0.0.1:2".parse().unwrap(), Part::Takes);
         let (_other_line, mut other_notices) = other.speaks(Protocol::Dap);
         clients.tell("word");
         assert!(notices.try_recv().is_err() && line.news().is_none());
@@ -138,13 +146,16 @@ mod tests {
         assert_eq!(line.news(), None, "it was told");
         assert_eq!(clients.peers(), ["127.0.0.1:1", "127.0.0.1:2"]);
         drop((listed, other));
-        assert!(!clients.is_anybody_there());
+        let watcher = clients.list("127.0.0.1:3".parse().unwrap(), Part::Watches);
+        assert!(!clients.is_anybody_there(), "who watches lets nothing go");
+        assert_eq!(clients.peers().len(), 1);
+        drop(watcher);
     }
 
     #[test]
     fn the_runner_is_who_waits_for_the_next_stop() {
         let clients = Clients::default();
-        let listed = clients.list("127.0.0.1:1".parse().unwrap());
+        let listed = clients.list("127.0.0.1:1".parse().unwrap(), Part::Takes);
         let (line, _notices) = listed.speaks(Protocol::Dap);
         assert!(clients.runner().is_none());
         line.sets_off(7, false);

@@ -5,7 +5,7 @@
 //! is a library so that tests run it in-process; `main.rs` only reads the configuration and starts.
 //!
 //! A connection's way through the modules: `accept` (source, bounds) → `connection` (handshake,
-//! first byte) → `release` (dial; lets the target go when the last client has gone) → `relay` (bytes)
+//! which of the `guests` it is, first byte) → `release` (dial; lets the target go when the last client has gone) → `relay` (bytes)
 //! → `screen` (messages of each `protocol`, held to the mode's `policy`, which reads every
 //! `expression`, and what is `shown` without what is to `redact`) → `transcript`. `keeper` lets the target
 //! go when it has stood too long, `cooler` turns off a breakpoint that is hit too often (`stops` counts);
@@ -22,6 +22,9 @@ mod dlv;
 mod events;
 pub mod expression;
 mod gateway;
+mod guests;
+#[cfg(test)]
+mod hostile;
 mod keeper;
 mod limits;
 mod line;

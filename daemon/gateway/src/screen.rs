@@ -2,6 +2,7 @@
 //! allows, answers the rest itself, and writes down what was done.
 
 use crate::events::{self, Events, Question};
+use crate::guests::Part;
 use crate::keeper::Keeper;
 use crate::line::Line;
 use crate::policy::{self, Meaning, Refused, Verdict};
@@ -46,6 +47,7 @@ struct Judge {
 pub(crate) struct Person {
     /// For the record: the certificate's name, and the address.
     pub(crate) name: String,
+    pub(crate) part: Part,
     pub(crate) hand: Hand,
     pub(crate) line: Arc<Line>,
     pub(crate) keeper: Arc<Keeper>,
@@ -154,11 +156,13 @@ impl Judge {
         let request = dap::request(frame.body)?;
         let meaning = policy::dap::meaning(&request.command, &request.arguments);
         let verdict = policy::dap::judge(self.mode, &request.command, &request.arguments);
+        let verdict = self.as_a_watcher(&request.command, &meaning, verdict);
         let verdict = self.within_the_budget(&meaning, verdict);
         let verdict = self.without_the_hidden(&request.command, &request.arguments, verdict);
         self.note(&meaning, &verdict);
         self.remember(request.seq.as_u64(), &meaning, &verdict);
-        if request.command == "configurationDone" {
+        let passes = matches!(verdict, Verdict::Forward | Verdict::Rewrite(..));
+        if passes && request.command == "configurationDone" {
             self.person.line.configured();
             self.sets_off(request.seq.as_u64(), false);
         } else {
@@ -180,6 +184,7 @@ impl Judge {
         let request = rpc::request(frame.body)?;
         let meaning = policy::rpc::meaning(&request.method, &request.parameters);
         let verdict = policy::rpc::judge(self.mode, &request.method, &request.parameters);
+        let verdict = self.as_a_watcher(&request.method, &meaning, verdict);
         let verdict = self.within_the_budget(&meaning, verdict);
         let verdict = self.without_the_hidden(&request.method, &request.parameters, verdict);
         let verdict = self.after_the_news(&meaning, verdict);
@@ -240,6 +245,16 @@ impl Judge {
         if policy::rpc::has_events(&request.method, &request.parameters) {
             let held = self.events.refused();
             out.to_client.extend(held.iter().flat_map(|held| held.event(events::STOPPED)));
+        }
+    }
+
+    /// A guest who only watches asks for nothing that the target, or whoever holds it, would notice.
+    fn as_a_watcher(&self, request: &str, meaning: &Meaning, verdict: Verdict) -> Verdict {
+        match (self.person.part, &verdict) {
+            (Part::Watches, Verdict::Forward | Verdict::Rewrite(..)) => {
+                policy::watching::judge(request, meaning, verdict)
+            }
+            _ => verdict,
         }
     }
 
@@ -338,7 +353,10 @@ impl Judge {
             _ => tracing::info!(client, operation, ?subject),
         }
         // All but what is known to look only: better one release too many than a service left standing.
-        if !matches!(*operation, "request" | "variables" | "stack" | "read-memory" | "find") {
+        let watches = self.person.part == Part::Watches;
+        if !watches
+            && !matches!(*operation, "request" | "variables" | "stack" | "read-memory" | "find")
+        {
             self.person.hand.put_on();
         }
     }
@@ -459,9 +477,11 @@ impl Person {
         let budget = godebug_api::PauseBudget { per_stop_ms: 1000, per_session_ms: 9000 };
         let target = crate::target::Target::new(status.into());
         let clients = crate::clients::Clients::default();
-        let (line, notices) = clients.list("127.0.0.1:1".parse().unwrap()).speaks(protocol);
+        let (line, notices) =
+            clients.list("127.0.0.1:1".parse().unwrap(), Part::Takes).speaks(protocol);
         let person = Self {
             name: "test".to_owned(),
+            part: Part::Takes,
             hand: crate::release::Release::default().hand(),
             line,
             keeper: Arc::new(Keeper::new(target, budget, godebug_api::HotLimit::default())),

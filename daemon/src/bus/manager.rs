@@ -6,7 +6,7 @@ use crate::authority::rules::{self, Denied, Wish};
 use crate::authority::{
     Action, Answer, Authorized, Caller, Permitted, authorize, authorize_approval, authorize_claim,
     authorize_denial, authorize_extension, authorize_for_records, authorize_for_session,
-    authorize_review, authorize_session, consent,
+    authorize_review, authorize_session, authorize_sharing, consent,
 };
 use crate::config::Config;
 use crate::host::gateway;
@@ -16,7 +16,7 @@ use crate::{target, transcripts};
 use godebug_api::audit::{AuditFilter, AuditList, AuditRecord, AuditTrail, Outcome};
 use godebug_api::bus::BusError;
 use godebug_api::control;
-use godebug_api::documents::{ClaimRequest, OpenAnswer, OpenRequest, SessionInfo};
+use godebug_api::documents::{ClaimRequest, OpenAnswer, OpenRequest, SessionInfo, ShareRequest};
 use godebug_api::image::ImageRequest;
 use godebug_api::rules::Hypothesis;
 use godebug_api::rules::engine::Command;
@@ -146,6 +146,22 @@ impl Manager {
         })
     }
 
+    /// A session that there is, as the rules see it.
+    async fn wish_of(&self, session: &SessionInfo, ttl: Ttl) -> Result<Wish, Refusal> {
+        let systemd = self.sessions.shared().host.systemd()?;
+        Ok(Wish {
+            command: Command::Attach,
+            unit: session.unit.clone(),
+            slice: target::find::slice(systemd, &session.unit).await,
+            mode: session.mode,
+            ttl,
+            reason: session.reason.clone(),
+            sources: session.sources.clone(),
+            lasted: Some(lasted(session)),
+            break_glass: session.break_glass,
+        })
+    }
+
     /// Leave to make a session longer, which is authority anew.
     async fn for_extension(
         &self,
@@ -155,20 +171,29 @@ impl Manager {
         ttl: Ttl,
     ) -> Result<Authorized<Permitted<SessionId>>, Refusal> {
         let session = self.sessions.get(&id).await?;
-        let systemd = self.sessions.shared().host.systemd()?;
-        let wish = Wish {
-            command: Command::Attach,
-            unit: session.unit.clone(),
-            slice: target::find::slice(systemd, &session.unit).await,
-            mode: session.mode,
-            ttl,
-            reason: session.reason.clone(),
-            sources: session.sources.clone(),
-            lasted: Some(lasted(&session)),
-            break_glass: session.break_glass,
-        };
+        let wish = self.wish_of(&session, ttl).await?;
         let running = || self.sessions.list();
         Ok(authorize_extension(connection, caller, &wish, &session, running).await?)
+    }
+
+    /// Leave to let somebody into a session, and the letting in.
+    async fn try_share(
+        &self,
+        connection: &Connection,
+        caller: Caller,
+        session: SessionInfo,
+        request: ShareRequest,
+    ) -> Result<String, Denied> {
+        // It becomes no longer by that.
+        let no_longer = Ttl::try_from(Duration::from_secs(1))
+            .map_err(|error| Refusal::usage(error.to_string(), ""))?;
+        let wish = self.wish_of(&session, no_longer).await?;
+        let observes = request.observe;
+        let running = || self.sessions.list();
+        let there_is = (&session, running);
+        let allowed = authorize_sharing(connection, caller, &wish, there_is, request).await?;
+        allowed.get().permit.lets_in(observes)?;
+        Ok(json(&self.sessions.share(&session.id, allowed).await?)?)
     }
 
     async fn try_snapshot(
@@ -464,6 +489,23 @@ impl Manager {
             .map_err(|error| Refusal::usage(error.to_string(), "give a duration such as 30m"))?;
         let id = self.for_extension(connection, caller, parse_id(id)?, ttl).await?;
         Ok(json(&self.sessions.extend(&id, ttl).await?)?)
+    }
+
+    async fn share(
+        &self,
+        id: &str,
+        request: &str,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<String, BusError> {
+        let _busy = self.activity.begin();
+        let caller = Caller::with_login(&header, connection).await?;
+        let who = who(&caller);
+        let request = parse_document(request, "request")?;
+        let session = self.sessions.get(&parse_id(id)?).await?;
+        let unit = session.unit.to_string();
+        let shared = self.try_share(connection, caller, session, request).await;
+        Ok(shared.map_err(|denied| record_refusal(&unit, who, denied))?)
     }
 
     async fn stop(

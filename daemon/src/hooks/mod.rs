@@ -161,6 +161,7 @@ fn event_of(kind: Kind) -> Option<Event> {
         Kind::Stuck => Some(Event::Stuck),
         Kind::BreakGlass => Some(Event::BreakGlass),
         Kind::Refused
+        | Kind::Shared
         | Kind::Opening
         | Kind::Extended
         | Kind::Recovered

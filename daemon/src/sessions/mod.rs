@@ -17,7 +17,7 @@ use crate::host::RealHost;
 use crate::ledger::{Ledger, LedgerFileError};
 use crate::paths::SessionPaths;
 use crate::{audit, certificates, hooks, transcripts};
-use godebug_api::documents::{OpenRequest, Opened as OpenedDocument, SessionInfo};
+use godebug_api::documents::{OpenRequest, Opened as OpenedDocument, SessionInfo, ShareRequest};
 use godebug_api::{CloseReason, Refusal, SessionId, State, Ttl, UnitName};
 use godebug_core::ledger::Opened;
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -31,8 +31,19 @@ const REMEMBERED: usize = 32;
 
 /// What a session can be told.
 enum Command {
-    Stop { detail: String },
-    Extend { ttl: Ttl, by: Actor, answer: oneshot::Sender<Result<SessionInfo, Refusal>> },
+    Stop {
+        detail: String,
+    },
+    Extend {
+        ttl: Ttl,
+        by: Actor,
+        answer: oneshot::Sender<Result<SessionInfo, Refusal>>,
+    },
+    Share {
+        guest: ShareRequest,
+        by: Actor,
+        answer: oneshot::Sender<Result<OpenedDocument, Refusal>>,
+    },
 }
 
 /// Who does something to a session, for the record.
@@ -296,6 +307,25 @@ impl Sessions {
         let (answer, answered) = oneshot::channel();
         let ended = || Refusal::refused(format!("session {id} is ending"), "open a new one");
         commands.send(Command::Extend { ttl, by, answer }).await.map_err(|_| ended())?;
+        answered.await.map_err(|_| ended())?
+    }
+
+    /// Lets somebody into a session.
+    ///
+    /// # Errors
+    /// When there is none, when it is not active, or has no gateway.
+    pub async fn share(
+        &self,
+        id: &SessionId,
+        allowed: Authorized<Permitted<ShareRequest>>,
+    ) -> Result<OpenedDocument, Refusal> {
+        let (Permitted { what: guest, .. }, caller) = allowed.into_inner();
+        let by = Actor { uid: caller.uid, user: caller.user };
+        let commands = unpoisoned(&self.0.live).get(id).map(|handle| handle.commands.clone());
+        let Some(commands) = commands else { return Err(no_such(id)) };
+        let (answer, answered) = oneshot::channel();
+        let ended = || Refusal::refused(format!("session {id} is ending"), "open a new one");
+        commands.send(Command::Share { guest, by, answer }).await.map_err(|_| ended())?;
         answered.await.map_err(|_| ended())?
     }
 

@@ -4,7 +4,7 @@
 use super::words::{Command, Moment};
 use super::{
     Approvals, Effect, Limits, Place, ReasonWanted, Rule, Selectors, SessionLimits, SessionPolicy,
-    Units, Who,
+    Share, Units, Who,
 };
 use crate::words::{Cidr, Mode, Reason, UnitName};
 use serde::{Deserialize, Serialize};
@@ -108,6 +108,32 @@ impl Permit {
             rule: Some(self.name()),
             message: format!("the rule {} allows {message}", self.name()),
             remedy,
+        })
+    }
+}
+
+/// Letting somebody into a session that there is.
+impl Permit {
+    /// Whether its owner may let somebody in, who only watches or who does what the session may.
+    ///
+    /// # Errors
+    /// The denial.
+    pub fn lets_in(&self, observes: bool) -> Result<(), Denial> {
+        let wanted = if observes { Share::Observe } else { Share::Full };
+        if self.policy.share >= wanted {
+            return Ok(());
+        }
+        let (what, remedy) = match self.policy.share {
+            Share::No => (
+                "lets nobody else into a session",
+                "ask an administrator of this host for a rule with share = \"observe\" or \"full\"",
+            ),
+            _ => ("lets others only watch a session", "share it with --observe"),
+        };
+        Err(Denial {
+            rule: Some(self.name()),
+            message: format!("the rule {} {what}", self.name()),
+            remedy: remedy.to_owned(),
         })
     }
 }

@@ -5,7 +5,7 @@ use super::table::{Section, Source};
 use super::words::{Command, Glob, Slice, Times, Weekday};
 use super::{
     Approvals, Effect, Limits, Problem, ReasonWanted, RedactRules, Rule, Selectors, SessionLimits,
-    SessionPolicy, TranscriptValues, Units, Who,
+    SessionPolicy, Share, TranscriptValues, Units, Who,
 };
 use crate::words::{Mode, WordError, shown};
 use std::collections::BTreeSet;
@@ -36,6 +36,7 @@ const RULE: &[&str] = &[
     "sessions",
     "pause",
     "hot",
+    "share",
     "transcript_values",
     "redact",
 ];
@@ -49,6 +50,8 @@ const COMMANDS: [(&str, Command); 4] = [
     ("snapshot", Command::Snapshot),
 ];
 const EFFECTS: [(&str, Effect); 2] = [("allow", Effect::Allow), ("deny", Effect::Deny)];
+const SHARES: [(&str, Share); 3] =
+    [("no", Share::No), ("observe", Share::Observe), ("full", Share::Full)];
 const VALUES: [(&str, TranscriptValues); 3] = [
     ("none", TranscriptValues::None),
     ("digest", TranscriptValues::Digest),
@@ -245,6 +248,7 @@ fn limits(source: &Source<'_>, section: &mut Section<'_, '_>) -> Option<Limits> 
 
 fn policy(section: &mut Section<'_, '_>) -> SessionPolicy {
     let mut policy = SessionPolicy {
+        share: section.choice("share", &SHARES).unwrap_or_default(),
         transcript_values: section.choice("transcript_values", &VALUES),
         ..SessionPolicy::default()
     };

@@ -174,8 +174,23 @@ pub struct SessionPolicy {
     /// Where a breakpoint is hit too often.
     pub hot_hits_per_second: Option<u32>,
     pub hot_standing_percent: Option<u8>,
+    /// Whom its owner may let in besides.
+    pub share: Share,
     pub transcript_values: Option<TranscriptValues>,
     pub redact: RedactRules,
+}
+
+/// What those may do at most whom a session's owner lets in.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Share {
+    /// Nobody is let in.
+    #[default]
+    No,
+    /// Only watch.
+    Observe,
+    /// All that the session's mode allows.
+    Full,
 }
 
 /// What the transcript keeps of the values that were shown.

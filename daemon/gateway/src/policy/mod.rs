@@ -4,6 +4,7 @@
 pub(crate) mod dap;
 pub(crate) mod expressions;
 pub(crate) mod rpc;
+pub(crate) mod watching;
 
 use crate::protocol::strict;
 use godebug_api::Mode;

@@ -54,7 +54,8 @@ fn has_people(host: &Host) -> Result<()> {
     host.write_file("/etc/godebug/rules.d/10-glass.toml", RULES)?;
     host.write_file("/etc/godebug/godebugd.toml", HOOKS)?;
     host.write_file("/root/wall", "#!/bin/sh\necho \"$*\" >>/root/walled\n")?;
-    host.ok("chmod 755 /root/wall && mount --bind /root/wall $(command -v wall)").map(drop)
+    // Newer hosts have none, until somebody installs it.
+    host.ok("install -m 755 /root/wall /usr/bin/wall").map(drop)
 }
 
 fn reviews(host: &Host, user: &str) -> Result<Vec<Value>> {
@@ -104,8 +105,7 @@ fn broken_glass(host: &Host) -> Result<()> {
         host.run_as("lea", &review)?.exits(0)?;
         ensure!(reviews(host, "lea")?.is_empty());
         refused(host.run_as("lea", &review)?, 2, "usage").context("twice")?;
-        host.ok("godebugctl audit verify")?;
-        host.ok("umount $(command -v wall)").map(drop)
+        host.ok("godebugctl audit verify").map(drop)
     })
 }
 

@@ -9,7 +9,7 @@ LIB = $(DESTDIR)$(PREFIX)/lib/godebug
 SHARE = $(DESTDIR)$(PREFIX)/share
 PROGRAMS = godebugd godebug-revoke godebug-gateway godebug-dlvctl godebug-image
 
-.PHONY: all check check-vm demo bench install deb image clean tools
+.PHONY: all check check-vm demo fuzz bench install deb image clean tools
 all:
 	$(CARGO) build --release --locked -p godebug -p godebug-gateway -p godebug-dlvctl -p godebug-image -p godebugctl
 
@@ -21,6 +21,10 @@ check-vm: deb
 
 demo:
 	tests/demo
+
+# FUZZ=600 for ten minutes of each target.
+fuzz:
+	GODEBUG_FUZZ_SECONDS=$(or $(FUZZ),60) $(CARGO) test --locked --release -p godebug-gateway --lib hostile -- --nocapture
 
 bench: deb
 	$(CARGO) run --locked --release -p godebug-tests --bin bench
@@ -42,6 +46,7 @@ install: $(if $(filter release,$(PROFILE)),all) target/selinux/godebug.pp
 	for f in policy/rules.d/*; do install -D -m 0644 $$f $(LIB)/rules.d/$$(basename $$f); done
 	for f in units/systemd/*; do install -D -m 0644 $$f $(DESTDIR)$(PREFIX)/lib/systemd/system/$$(basename $$f); done
 	for d in sysusers.d tmpfiles.d; do install -D -m 0644 units/$$d/godebug.conf $(DESTDIR)$(PREFIX)/lib/$$d/godebug.conf; done
+	install -D -m 0755 docs/examples/webhook $(SHARE)/doc/godebug/examples/webhook
 	install -D -m 0644 units/dbus-1/system-services/org.godebug1.service $(SHARE)/dbus-1/system-services/org.godebug1.service
 	install -D -m 0644 policy/dbus-1/system.d/org.godebug1.conf $(SHARE)/dbus-1/system.d/org.godebug1.conf
 	for f in daemon/api/introspection/*.xml; do install -D -m 0644 $$f $(SHARE)/dbus-1/interfaces/$$(basename $$f); done

@@ -1,25 +1,55 @@
 //! `attach`: asks for a session, or for the plan of one, and hands it to the foreground or into a
 //! ticket.
 
-use crate::cli::Attach;
+use crate::cli::{Attach, Claim};
 use crate::keys::Key;
 use crate::manager::{answer, manager};
 use crate::output::Output;
 use crate::question::Question;
 use crate::request::{Ssh, open_request, open_symbols};
 use crate::signals::Signals;
-use crate::{detach, foreground, ports, report, tickets};
+use crate::waiting::Interrupted::{self, LeavesIt, TakesItBack};
+use crate::{detach, foreground, ports, report, tickets, waiting};
 use godebug_api::bus::ManagerProxy;
-use godebug_api::documents::{OpenRequest, Opened, PlanDocument};
-use godebug_api::{Code, Refusal};
+use godebug_api::documents::{
+    ClaimRequest, OpenAnswer, OpenRequest, Opened, PlanDocument, SessionInfo,
+};
+use godebug_api::{Code, Refusal, SessionId, State};
+use serde::Serialize;
 use std::os::fd::OwnedFd;
 use std::pin::pin;
 
 pub(crate) async fn attach(output: &Output, arguments: &Attach) -> Result<(), Refusal> {
-    let symbols = arguments.symbols.as_deref().map(open_symbols).transpose()?;
     if arguments.dry_run {
+        if let Some(path) = arguments.symbols.as_deref() {
+            open_symbols(path)?;
+        }
         return dry_run(output, arguments).await;
     }
+    open(output, arguments, None).await
+}
+
+/// `claim`: goes on with a request that others were asked to approve.
+pub(crate) async fn claim(output: &Output, arguments: &Claim) -> Result<(), Refusal> {
+    let request: SessionInfo = answer(manager().await?.get(arguments.id.as_str()).await)?;
+    match request.state {
+        State::PendingApproval => {}
+        State::Closed => return Err(waiting::refused(&request)),
+        other => {
+            let message = format!("{} was taken up already: it is {other}", request.id);
+            return Err(Refusal::usage(message, format!("see `godebugctl show {}`", request.id)));
+        }
+    }
+    open(output, &arguments.as_asked_for(&request), Some(request)).await
+}
+
+/// Opens a session: a new one, or that of a request.
+async fn open(
+    output: &Output,
+    arguments: &Attach,
+    request: Option<SessionInfo>,
+) -> Result<(), Refusal> {
+    let symbols = arguments.symbols.as_deref().map(open_symbols).transpose()?;
     // Whatever can fail here fails before the host is changed.
     if let Some(path) = &arguments.ticket {
         tickets::check_place(path)?;
@@ -33,10 +63,22 @@ pub(crate) async fn attach(output: &Output, arguments: &Attach) -> Result<(), Re
     };
     let mut signals = Signals::catch()?;
     let key = Key::generate()?;
-    let request = open_request(arguments, key.csr.clone(), Ssh::from_environment());
+    let wanted = open_request(arguments, key.csr.clone(), Ssh::from_environment());
+    let claim = ClaimRequest::of(&wanted);
     let manager = manager().await?;
     let asking = Asking { output, manager: &manager, arguments, symbols };
-    let opened = asking.until_answered(&mut signals, request).await?;
+    let opened = match request {
+        Some(request) => asking.claimed(&mut signals, request, claim, LeavesIt).await?,
+        None => match asking.until_answered(&mut signals, Wanted::New(wanted)).await? {
+            OpenAnswer::Opened(opened) => *opened,
+            OpenAnswer::Waits { waits } if arguments.detach => {
+                return waiting::leave(output, &waits);
+            }
+            OpenAnswer::Waits { waits } => {
+                asking.claimed(&mut signals, *waits, claim, TakesItBack).await?
+            }
+        },
+    };
     if arguments.detach {
         return detach::hand_out(output, arguments, &manager, &opened, &key).await;
     }
@@ -51,6 +93,30 @@ async fn dry_run(output: &Output, arguments: &Attach) -> Result<(), Refusal> {
     output.result(&plan, &report::plan(&plan))
 }
 
+/// What is asked of the daemon.
+enum Wanted {
+    New(OpenRequest),
+    Claimed(SessionId, ClaimRequest),
+}
+
+impl Wanted {
+    fn hold(&self) -> bool {
+        match self {
+            Self::New(request) => request.hold,
+            Self::Claimed(_, request) => request.hold,
+        }
+    }
+
+    fn accepting_the_freeze(self) -> Self {
+        match self {
+            Self::New(request) => Self::New(OpenRequest { accept_freeze: true, ..request }),
+            Self::Claimed(id, request) => {
+                Self::Claimed(id, ClaimRequest { accept_freeze: true, ..request })
+            }
+        }
+    }
+}
+
 /// What the request for a session goes to the daemon with, perhaps twice.
 struct Asking<'a> {
     output: &'a Output,
@@ -60,31 +126,53 @@ struct Asking<'a> {
 }
 
 impl Asking<'_> {
+    /// Opens the session of a request, as soon as it is approved.
+    async fn claimed(
+        &self,
+        signals: &mut Signals,
+        request: SessionInfo,
+        claim: ClaimRequest,
+        interrupted: Interrupted,
+    ) -> Result<Opened, Refusal> {
+        let id = request.id.clone();
+        if !self.arguments.detach {
+            let Self { output, manager, .. } = self;
+            waiting::until_approved(output, manager, signals, request, interrupted).await?;
+        }
+        match self.until_answered(signals, Wanted::Claimed(id.clone(), claim)).await? {
+            OpenAnswer::Opened(opened) => Ok(*opened),
+            OpenAnswer::Waits { .. } => Err(Refusal::failed(
+                format!("godebugd does not say what became of request {id}"),
+                format!("see `godebugctl show {id}`"),
+            )),
+        }
+    }
+
     /// Opens the session. A freeze that is too long to be begun without a word is put to the person,
     /// if there is one.
     async fn until_answered(
         &self,
         signals: &mut Signals,
-        request: OpenRequest,
-    ) -> Result<Opened, Refusal> {
-        let refusal = match self.once(signals, &request).await {
+        wanted: Wanted,
+    ) -> Result<OpenAnswer, Refusal> {
+        let refusal = match self.once(signals, &wanted).await {
             Err(refusal) if refusal.code == Code::Freeze => refusal,
             other => return other,
         };
         let Some(question) = Question::to_a_person(self.output) else { return Err(refusal) };
         if question.go_on(signals, &refusal.message).await? {
-            return self.once(signals, &OpenRequest { accept_freeze: true, ..request }).await;
+            return self.once(signals, &wanted.accepting_the_freeze()).await;
         }
         Err(Refusal::new(Code::Freeze, "not attached; nothing was changed", ""))
     }
 
-    async fn once(&self, signals: &mut Signals, request: &OpenRequest) -> Result<Opened, Refusal> {
+    async fn once(&self, signals: &mut Signals, wanted: &Wanted) -> Result<OpenAnswer, Refusal> {
         let symbols = self.symbols.as_ref().map(OwnedFd::try_clone).transpose();
         let symbols = symbols.map_err(|error| {
             Refusal::failed(format!("the symbols file cannot be handed over: {error}"), "")
         })?;
         self.output.live("attaching…");
-        let opened = self.open(signals, request, symbols).await;
+        let opened = self.open(signals, wanted, symbols).await;
         self.output.clear();
         opened
     }
@@ -93,18 +181,16 @@ impl Asking<'_> {
     async fn open(
         &self,
         signals: &mut Signals,
-        request: &OpenRequest,
+        wanted: &Wanted,
         symbols: Option<OwnedFd>,
-    ) -> Result<Opened, Refusal> {
-        let Self { output, manager, arguments, .. } = self;
-        let text = as_json(request)?;
-        let files = symbols.into_iter().map(zbus::OwnedFd::from).collect();
-        let mut call = pin!(manager.open(arguments.unit.as_str(), &text, files));
+    ) -> Result<OpenAnswer, Refusal> {
+        let Self { output, manager, .. } = self;
+        let mut call = pin!(self.call(wanted, symbols));
         tokio::select! {
-            opened = &mut call => return answer(opened),
+            opened = &mut call => return opened,
             () = signals.next() => {}
         }
-        if request.hold {
+        if wanted.hold() {
             return Err(Refusal::failed(
                 "interrupted before the session was active",
                 "godebugd gives back what it had taken; nothing is left to do",
@@ -114,8 +200,11 @@ impl Asking<'_> {
         output.note("interrupted: waiting for the session to be there, to end it again…");
         tokio::select! {
             opened = &mut call => {
-                let opened: Opened = answer(opened)?;
-                foreground::stop(manager, &opened.session.id).await?;
+                let id = match opened? {
+                    OpenAnswer::Opened(opened) => opened.session.id,
+                    OpenAnswer::Waits { waits } => waits.id,
+                };
+                foreground::stop(manager, &id).await?;
                 Err(Refusal::failed("interrupted; the session was ended again", ""))
             }
             () = signals.next() => Err(Refusal::failed(
@@ -124,9 +213,25 @@ impl Asking<'_> {
             )),
         }
     }
+
+    async fn call(&self, wanted: &Wanted, symbols: Option<OwnedFd>) -> Result<OpenAnswer, Refusal> {
+        let Self { manager, arguments, .. } = self;
+        let files = symbols.into_iter().map(zbus::OwnedFd::from).collect();
+        match wanted {
+            Wanted::New(request) => {
+                let text = as_json(request)?;
+                answer(manager.open(arguments.unit.as_str(), &text, files).await)
+            }
+            Wanted::Claimed(id, request) => {
+                let text = as_json(request)?;
+                let opened: Opened = answer(manager.claim(id.as_str(), &text, files).await)?;
+                Ok(OpenAnswer::Opened(Box::new(opened)))
+            }
+        }
+    }
 }
 
-fn as_json(request: &OpenRequest) -> Result<String, Refusal> {
+fn as_json(request: &impl Serialize) -> Result<String, Refusal> {
     serde_json::to_string(request).map_err(|error| {
         Refusal::failed(format!("the request cannot be written: {error}"), "report this as a bug")
     })

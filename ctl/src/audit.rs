@@ -16,7 +16,7 @@ use serde_json::Value;
 use std::time::Duration;
 
 /// The longest event, so that the sentences stand below each other.
-const EVENT_COLUMNS: usize = "recovered".len();
+const EVENT_COLUMNS: usize = "break-glass".len();
 
 pub(crate) async fn list(output: &Output, wanted: &cli::AuditList) -> Result<(), Refusal> {
     let filter = AuditFilter {
@@ -107,7 +107,7 @@ fn row(session: &AuditedSession) -> Vec<String> {
         match session.outcome {
             Outcome::Stuck => "STUCK".to_owned(),
             Outcome::NotRecorded => "NO END RECORDED".to_owned(),
-            Outcome::Running | Outcome::Proved => session.outcome.to_string(),
+            Outcome::Running | Outcome::Proved | Outcome::NotOpened => session.outcome.to_string(),
         },
     ]
 }
@@ -121,7 +121,7 @@ fn trail(trail: &AuditTrail) -> String {
         }
         text.push_str(&record(entry));
     }
-    if !trail.entries.iter().any(is_end) {
+    if !trail.entries.iter().any(|entry| is_end(entry) || was_not_opened(entry)) {
         let nothing = "no end is recorded: it is running, or the host went down with it";
         text.push_str(&format!("{} {nothing}\n", painted(YELLOW, "!")));
     }
@@ -144,6 +144,7 @@ fn heading(trail: &AuditTrail) -> String {
         ("asked by", known(asked_by)),
         ("at", known(|_, facts| facts.opened_at.clone())),
         ("allowed by", known(|_, facts| facts.rule.clone())),
+        ("approved by", approvers(&all)),
         ("reason", known(|_, facts| facts.reason.clone())),
         ("mode", known(|_, facts| facts.mode.map(|mode| mode.to_string()))),
         ("time to live", known(|_, facts| facts.ttl_seconds.map(in_words))),
@@ -153,6 +154,17 @@ fn heading(trail: &AuditTrail) -> String {
         ("go version", known(|_, facts| facts.go_version.clone())),
     ];
     report::pairs(&rows)
+}
+
+/// Whose consent counted when it was opened, or was given to a request that was not.
+fn approvers(all: &[(&AuditRecord, Facts)]) -> String {
+    if all.iter().any(|(_, facts)| facts.break_glass) {
+        return painted(RED, "nobody: the glass was broken");
+    }
+    let given = all.iter().rev().map(|(_, facts)| &facts.approvals).find(|given| !given.is_empty());
+    let names = given.into_iter().flatten().map(|approval| safe(&approval.user));
+    let names: Vec<String> = names.collect();
+    if names.is_empty() { "-".to_owned() } else { names.join(", ") }
 }
 
 fn asked_by(entry: &AuditRecord, facts: &Facts) -> Option<String> {
@@ -191,6 +203,11 @@ fn record(entry: &AuditRecord) -> String {
 
 fn is_end(entry: &AuditRecord) -> bool {
     matches!(entry.event.as_str(), "closed" | "stuck")
+}
+
+/// A request that came to nothing.
+fn was_not_opened(entry: &AuditRecord) -> bool {
+    matches!(entry.event.as_str(), "denied" | "dropped")
 }
 
 /// The proof in one sentence. It counts for itself: the word of the event is not believed.

@@ -6,9 +6,12 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use godebug_api::audit::{Last, Moment};
 use godebug_api::chain::PublicKey;
+use godebug_api::documents::SessionInfo;
 use godebug_api::image::{Count, Depth, Patience, PauseLimit, Phrase};
 use godebug_api::rules::engine::Command as RuleCommand;
-use godebug_api::{Cidr, FreezeLimit, Mode, Pid, Reason, Refusal, SessionId, Ttl, UnitName};
+use godebug_api::{
+    Cidr, FreezeLimit, GuestName, Mode, Pid, Reason, Refusal, SessionId, Ttl, UnitName,
+};
 use std::error::Error;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -42,16 +45,40 @@ pub(crate) enum Command {
     Snapshot(Snapshot),
     /// Show what all goroutines are doing, without stopping the service
     Goroutines(Goroutines),
-    /// List the sessions
-    List,
+    /// List the sessions, and the requests that wait for somebody's approval
+    List {
+        /// Only what waits for approval
+        #[arg(long)]
+        pending: bool,
+    },
     /// Show everything about one session
     Show {
         /// The session, as `list` shows it
         id: SessionId,
     },
+    /// Go on with a request that was approved
+    Claim(Claim),
+    /// Approve what somebody else has asked for
+    Approve {
+        /// The request, as `list --pending` shows it
+        id: SessionId,
+        /// Without asking whether that is meant
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Refuse what somebody else has asked for
+    Deny {
+        /// The request, as `list --pending` shows it
+        id: SessionId,
+        /// Why, for whoever asked and for the record
+        #[arg(long, value_name = "TEXT")]
+        reason: Reason,
+    },
     /// Move the end of a session
     Extend(Extend),
-    /// End sessions
+    /// Let somebody else into a session, with a ticket of their own
+    Share(Share),
+    /// End sessions, and take requests back
     #[command(group = clap::ArgGroup::new("which").required(true).args(["ids", "all"]))]
     Stop(Stop),
     /// Show the Go process of a unit: versions, build, debug information, the dlv that fits
@@ -102,6 +129,16 @@ pub(crate) enum Audit {
         /// The key that the checkpoints must be signed with, as `audit key` prints it
         #[arg(long)]
         key: Option<PublicKey>,
+    },
+    /// List the sessions that were opened without the approval they needed and that nobody has looked
+    /// at since; or say that you have
+    Review {
+        /// The session that you have looked at
+        #[arg(requires = "note")]
+        id: Option<SessionId>,
+        /// What you found, for the record
+        #[arg(long, value_name = "TEXT", requires = "id")]
+        note: Option<Reason>,
     },
     /// Print the public key of this host's checkpoints
     Key,
@@ -162,6 +199,65 @@ pub(crate) struct Explain {
     /// From where; may be repeated
     #[arg(long, value_name = "CIDR")]
     pub(crate) from: Vec<Cidr>,
+    /// Without waiting for approval
+    #[arg(long)]
+    pub(crate) break_glass: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Claim {
+    /// The request, as `list --pending` shows it
+    pub(crate) id: SessionId,
+    /// The local port for the IDE, on a loopback address [default: 127.0.0.1:2345, or the next free
+    /// port]
+    #[arg(long, value_name = "ADDRESS:PORT", conflicts_with = "detach")]
+    pub(crate) listen: Option<Listen>,
+    /// Print a ticket and return; the session goes on until its time is over
+    #[arg(long)]
+    pub(crate) detach: bool,
+    /// Write the ticket to this file instead of standard output
+    #[arg(long, value_name = "FILE", requires = "detach")]
+    pub(crate) ticket: Option<PathBuf>,
+    /// Print a configuration for this IDE
+    #[arg(long)]
+    pub(crate) ide: Option<Ide>,
+    /// A file with the debug information of a stripped program; its build ID must match
+    #[arg(long, value_name = "FILE")]
+    pub(crate) symbols: Option<PathBuf>,
+    /// Attach unasked only if that is expected to freeze the service for no longer
+    #[arg(long, value_name = "DURATION", default_value = "5s")]
+    pub(crate) max_freeze: FreezeLimit,
+    /// Accept a freeze of any length
+    #[arg(long)]
+    pub(crate) yes: bool,
+    /// The name or address by which clients reach this host, for the ticket
+    #[arg(long, value_name = "HOST")]
+    pub(crate) endpoint: Option<Endpoint>,
+}
+
+impl Claim {
+    /// The same as if it were asked for now.
+    pub(crate) fn as_asked_for(&self, session: &SessionInfo) -> Attach {
+        Attach {
+            unit: session.unit.clone(),
+            ttl: session.ttl.unwrap_or_default(),
+            mode: session.mode,
+            reason: session.reason.clone(),
+            from: session.sources.clone(),
+            listen: self.listen,
+            detach: self.detach,
+            ticket: self.ticket.clone(),
+            dry_run: false,
+            ide: self.ide,
+            pid: None,
+            symbols: self.symbols.clone(),
+            max_freeze: self.max_freeze,
+            yes: self.yes,
+            pause_budget: None,
+            endpoint: self.endpoint.clone(),
+            break_glass: false,
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -219,6 +315,10 @@ pub(crate) struct Attach {
     /// that your ssh connection came to]
     #[arg(long, value_name = "HOST")]
     pub(crate) endpoint: Option<Endpoint>,
+    /// Go ahead without the approval that the host's rule wants, where it lets you: others are alarmed
+    /// at once, and somebody has to look at it afterwards
+    #[arg(long, requires = "reason")]
+    pub(crate) break_glass: bool,
 }
 
 #[derive(Debug, Args)]
@@ -295,6 +395,24 @@ pub(crate) struct Extend {
     /// Write the new end into this ticket too
     #[arg(long, value_name = "FILE")]
     pub(crate) ticket: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Share {
+    /// The session, as `list` shows it
+    pub(crate) id: SessionId,
+    /// What they are called in the record
+    #[arg(long, value_name = "WHO")]
+    pub(crate) name: GuestName,
+    /// They can only watch: look at state, stacks and variables when the service stands
+    #[arg(long)]
+    pub(crate) observe: bool,
+    /// Write the ticket to this file instead of standard output
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ticket: Option<PathBuf>,
+    /// The name or address by which they reach this host [default: the one in your own ticket]
+    #[arg(long, value_name = "HOST")]
+    pub(crate) endpoint: Option<Endpoint>,
 }
 
 #[derive(Debug, Args)]

@@ -1,6 +1,7 @@
 //! `godebugctl`: the person's side of godebug. Asks the daemon for sessions, shows them, and
 //! connects an IDE to them.
 
+mod approval;
 mod attach;
 mod audit;
 mod cli;
@@ -19,8 +20,10 @@ mod ports;
 mod question;
 mod report;
 mod request;
+mod review;
 mod rules;
 mod sessions;
+mod share;
 mod signals;
 mod snapshot;
 mod terminal;
@@ -28,6 +31,7 @@ mod tickets;
 mod transcript;
 mod tunnel;
 mod verify;
+mod waiting;
 mod watch;
 
 use clap::CommandFactory;
@@ -66,9 +70,13 @@ async fn run(output: &Output, command: &Command) -> Result<(), Refusal> {
         Command::Connect(arguments) => connect::connect(output, arguments).await,
         Command::Snapshot(arguments) => snapshot::snapshot(output, arguments).await,
         Command::Goroutines(arguments) => snapshot::goroutines(output, arguments).await,
-        Command::List => sessions::list(output).await,
+        Command::List { pending } => sessions::list(output, *pending).await,
+        Command::Claim(arguments) => attach::claim(output, arguments).await,
+        Command::Approve { id, yes } => approval::approve(output, id, *yes).await,
+        Command::Deny { id, reason } => approval::deny(output, id, reason).await,
         Command::Show { id } => sessions::show(output, id).await,
         Command::Extend(arguments) => sessions::extend(output, arguments).await,
+        Command::Share(arguments) => share::share(output, arguments).await,
         Command::Stop(arguments) => sessions::stop(output, arguments).await,
         Command::Inspect { unit, pid } => sessions::inspect(output, unit, *pid).await,
         Command::Doctor { unit } => sessions::doctor(output, unit.as_ref()).await,
@@ -78,6 +86,10 @@ async fn run(output: &Output, command: &Command) -> Result<(), Refusal> {
         Command::Audit(Audit::Verify { files, checkpoint, key }) => {
             verify::verify(output, files, checkpoint, *key)
         }
+        Command::Audit(Audit::Review { id, note }) => match (id, note) {
+            (Some(id), Some(note)) => review::close(output, id, note).await,
+            _ => review::list(output).await,
+        },
         Command::Audit(Audit::Key) => verify::key(output),
         Command::Rules(Rules::Check { files }) => rules::check(output, files),
         Command::Rules(Rules::Explain(question)) => rules::explain(output, question).await,

@@ -9,11 +9,88 @@ use godebug_api::documents::{
     Check, DebugInformation, Diagnosis, Inspection, PlanDocument, Proof, SessionInfo, Verdict,
 };
 use godebug_api::forecast::{megabytes, seconds};
-use godebug_api::{Cidr, Forecast, PauseBudget, Refusal};
+use godebug_api::{Cidr, Forecast, PauseBudget, Refusal, State};
 use std::time::Duration;
 
 /// Reasons in `list` are cut to this; `show` has them whole.
 const REASON_COLUMNS: usize = 50;
+
+/// `list --pending`.
+pub(crate) fn requests(requests: &[SessionInfo]) -> String {
+    if requests.is_empty() {
+        return "nothing waits for approval".to_owned();
+    }
+    let heading = ["ID", "ASKED BY", "UNIT", "MODE", "FOR", "APPROVED", "LEFT", "REASON"];
+    let mut rows = vec![heading.map(str::to_owned).to_vec()];
+    rows.extend(requests.iter().map(|request| {
+        let reason = request.reason.as_ref().map(safe).unwrap_or_default();
+        vec![
+            request.id.to_string(),
+            safe(&request.opened_by),
+            request.unit.to_string(),
+            request.mode.to_string(),
+            request.ttl.map_or("-".to_owned(), |ttl| ttl.to_string()),
+            approved(request),
+            left(request),
+            shortened(&reason, REASON_COLUMNS),
+        ]
+    }));
+    table(&rows)
+}
+
+/// How many have approved a request, of how many.
+pub(crate) fn approved(request: &SessionInfo) -> String {
+    let given = request.approvals.len();
+    let wanted = request.waits_for.as_ref().map_or(given, |wanted| wanted.approvals as usize);
+    format!("{given} of {wanted}")
+}
+
+/// How long a session has, or a request before it is dropped.
+fn left(session: &SessionInfo) -> String {
+    let claim_by = session.waits_for.as_ref().map(|wanted| wanted.claim_by.as_str());
+    let end = session.expires_at.as_deref().filter(|_| session.state.is_live());
+    left_until(end.or(claim_by.filter(|_| session.state == State::PendingApproval)))
+}
+
+/// A request, as whoever may approve it looks at it.
+pub(crate) fn request(request: &SessionInfo) -> String {
+    let ttl = request.ttl.map_or("-".to_owned(), |ttl| format!("{ttl}, from when it is active"));
+    let mut rows = vec![
+        ("request", request.id.to_string()),
+        ("asked by", format!("{} (uid {})", safe(&request.opened_by), request.opened_by_uid)),
+        ("at", safe(&request.opened_at)),
+        ("to debug", format!("{}, process {}", request.unit, request.pid)),
+        ("why", request.reason.as_ref().map_or("no reason was given".to_owned(), safe)),
+        ("mode", request.mode.to_string()),
+        ("for", ttl),
+        ("clients from", sources(&request.sources)),
+    ];
+    if let Some(forecast) = request.freeze_forecast_ms {
+        rows.push(("freeze", format!("{} while dlv attaches", about(forecast))));
+    }
+    rows.extend(consent(request));
+    pairs(&rows)
+}
+
+/// Whose consent a session has, and whose it waits for.
+fn consent(session: &SessionInfo) -> Vec<(&'static str, String)> {
+    let mut rows: Vec<(&str, String)> = session
+        .approvals
+        .iter()
+        .map(|given| ("approved by", format!("{} at {}", safe(&given.user), safe(&given.at))))
+        .collect();
+    if let Some(wanted) = &session.waits_for {
+        let waits = format!("{} by {}", approved(session), safe(&wanted.by));
+        rows.push(("approvals", waits));
+        let claim_by = &wanted.claim_by;
+        rows.push(("waits until", format!("{} ({} left)", safe(claim_by), left(session))));
+    }
+    if session.break_glass {
+        let glass = painted(RED, "BROKEN:");
+        rows.push(("glass", format!("{glass} opened without the approval that its rule wants")));
+    }
+    rows
+}
 
 /// `list`.
 pub(crate) fn sessions(sessions: &[SessionInfo]) -> String {
@@ -31,7 +108,7 @@ pub(crate) fn sessions(sessions: &[SessionInfo]) -> String {
             session.mode.to_string(),
             session.pid.to_string(),
             or_dash(&safe(&session.endpoint)),
-            left_until(session.expires_at.as_deref().filter(|_| session.state.is_live())),
+            left(session),
             safe(&session.opened_by),
             shortened(&reason, REASON_COLUMNS),
         ]
@@ -65,6 +142,7 @@ pub(crate) fn session(session: &SessionInfo) -> String {
         ("go version", safe(&session.go_version)),
         ("freeze", freeze(session)),
     ];
+    rows.extend(consent(session));
     rows.extend(session.pause.map(|budget| ("may stand", pauses(budget))));
     rows.extend(stood(session).map(|stood| ("stood", stood)));
     if session.close_reason.is_some() {

@@ -62,6 +62,7 @@ pub(crate) fn open_request(arguments: &Attach, csr: String, ssh: Ssh) -> OpenReq
         max_freeze: arguments.max_freeze,
         accept_freeze: arguments.yes,
         pause: arguments.pause_budget,
+        break_glass: arguments.break_glass,
     }
 }
 

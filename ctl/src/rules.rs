@@ -78,6 +78,7 @@ pub(crate) async fn explain(output: &Output, question: &Explain) -> Result<(), R
         ttl: question.ttl,
         reason: question.reason.clone(),
         from: question.from.clone(),
+        break_glass: question.break_glass,
     };
     let hypothesis = serde_json::to_string(&hypothesis)
         .map_err(|error| Refusal::failed(format!("the question cannot be written: {error}"), ""))?;

@@ -9,8 +9,12 @@ use crate::{report, tickets};
 use godebug_api::documents::{Diagnosis, Inspection, SessionInfo, Verdict};
 use godebug_api::{Pid, Refusal, SessionId, State, UnitName};
 
-pub(crate) async fn list(output: &Output) -> Result<(), Refusal> {
-    let sessions: Vec<SessionInfo> = answer(manager().await?.list().await)?;
+pub(crate) async fn list(output: &Output, pending: bool) -> Result<(), Refusal> {
+    let mut sessions: Vec<SessionInfo> = answer(manager().await?.list().await)?;
+    if pending {
+        sessions.retain(|session| session.state == State::PendingApproval);
+        return output.result(&sessions, &report::requests(&sessions));
+    }
     output.result(&sessions, &report::sessions(&sessions))
 }
 

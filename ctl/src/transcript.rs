@@ -119,6 +119,8 @@ struct Line {
     time: String,
     event: String,
     client: String,
+    name: String,
+    watches: bool,
     operation: String,
     subject: String,
     outcome: String,
@@ -128,6 +130,7 @@ struct Line {
     left_ms: u64,
     stood_ms: u64,
     longest_stop_ms: u64,
+    breakpoint: String,
     breakpoints_off: u64,
     breakpoints_cleared: u64,
 }
@@ -144,7 +147,10 @@ fn said(line: &Line) -> String {
     let client = safe(&line.client);
     match line.event.as_str() {
         "begun" => format!("the gateway takes clients, mode {}", safe(&line.mode)),
+        "connected" if line.watches => format!("{client} connected, to watch"),
         "connected" => format!("{client} connected"),
+        "let-in" if line.watches => format!("{} may come and watch", safe(&line.name)),
+        "let-in" => format!("{} may come", safe(&line.name)),
         "disconnected" => {
             format!("{client} left after {}: {}", seconds(line.ms), safe(&line.why))
         }
@@ -156,6 +162,12 @@ fn said(line: &Line) -> String {
             painted(YELLOW, "the service was let go:"),
             safe(&line.why),
             line.breakpoints_off
+        ),
+        "turned-off" => format!(
+            "{} {}: {}",
+            painted(YELLOW, "a hot breakpoint was turned off:"),
+            safe(&line.breakpoint),
+            safe(&line.why)
         ),
         "released" => format!(
             "the last client has gone; breakpoints cleared: {}, the service runs",

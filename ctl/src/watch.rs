@@ -91,8 +91,9 @@ async fn hints(
     let session = SessionProxy::builder(connection).path(session_path(id)).build().await?;
     let transitions = session.receive_transition().await?.map(|_| ()).boxed();
     let extensions = session.receive_extended().await?.map(|_| ()).boxed();
+    let approvals = session.receive_approved().await?.map(|_| ()).boxed();
     let owners = session.inner().receive_owner_changed().await?.map(|_| ()).boxed();
-    Ok(select_all([transitions, extensions, owners]))
+    Ok(select_all([transitions, extensions, approvals, owners]))
 }
 
 /// The session, or what the daemon says against it, or nothing if it could not be asked.

@@ -7,10 +7,10 @@ mod checkpoints;
 mod lines;
 mod log;
 
-pub use answers::{last_end, list, owner, trail};
+pub use answers::{last_end, list, owner, trail, unreviewed};
 
-use crate::logging;
-use godebug_api::clock;
+use crate::{hooks, logging};
+use godebug_api::{Login, clock};
 use log::Places;
 use serde::{Deserialize, Serialize};
 
@@ -24,6 +24,8 @@ pub enum Kind {
     Opening,
     Active,
     Extended,
+    /// Somebody was let into a session.
+    Shared,
     /// Everything was given back and read back.
     Closed,
     /// Something could not be given back.
@@ -32,6 +34,18 @@ pub enum Kind {
     Recovered,
     /// Somebody changed a grant of a live session from outside; it is as it was.
     Mended,
+    /// A request waits for the consent of others.
+    Requested,
+    /// Somebody has consented to it.
+    Approved,
+    /// Somebody has refused it.
+    Denied,
+    /// A request is over that was not taken up.
+    Dropped,
+    /// A session goes ahead without the consent that its rule wants.
+    BreakGlass,
+    /// Somebody else has looked at such a session afterwards.
+    Reviewed,
 }
 
 impl Kind {
@@ -42,10 +56,17 @@ impl Kind {
             Self::Opening => "opening",
             Self::Active => "active",
             Self::Extended => "extended",
+            Self::Shared => "shared",
             Self::Closed => "closed",
             Self::Stuck => "stuck",
             Self::Recovered => "recovered",
             Self::Mended => "mended",
+            Self::Requested => "requested",
+            Self::Approved => "approved",
+            Self::Denied => "denied",
+            Self::Dropped => "dropped",
+            Self::BreakGlass => "break-glass",
+            Self::Reviewed => "reviewed",
         }
     }
 
@@ -55,10 +76,18 @@ impl Kind {
             Self::Opening => "5d9d1a52b7f94c1a9b3e1f0a6c3e5b02",
             Self::Active => "5d9d1a52b7f94c1a9b3e1f0a6c3e5b03",
             Self::Extended => "5d9d1a52b7f94c1a9b3e1f0a6c3e5b04",
+            Self::Shared => "5d9d1a52b7f94c1a9b3e1f0a6c3e5b20",
             Self::Closed => "5d9d1a52b7f94c1a9b3e1f0a6c3e5b05",
             Self::Stuck => "5d9d1a52b7f94c1a9b3e1f0a6c3e5b06",
             Self::Recovered => "5d9d1a52b7f94c1a9b3e1f0a6c3e5b07",
             Self::Mended => "5d9d1a52b7f94c1a9b3e1f0a6c3e5b08",
+            // 09 are checkpoints.
+            Self::Requested => "5d9d1a52b7f94c1a9b3e1f0a6c3e5b0a",
+            Self::Approved => "5d9d1a52b7f94c1a9b3e1f0a6c3e5b0b",
+            Self::Denied => "5d9d1a52b7f94c1a9b3e1f0a6c3e5b0c",
+            Self::Dropped => "5d9d1a52b7f94c1a9b3e1f0a6c3e5b0d",
+            Self::BreakGlass => "5d9d1a52b7f94c1a9b3e1f0a6c3e5b0e",
+            Self::Reviewed => "5d9d1a52b7f94c1a9b3e1f0a6c3e5b0f",
         }
     }
 }
@@ -73,6 +102,9 @@ pub struct Entry {
     pub unit: String,
     pub uid: u32,
     pub user: String,
+    /// How they came to be on the host, where that is known.
+    #[serde(default, skip_serializing_if = "Login::is_unknown")]
+    pub login: Login,
     /// A sentence.
     pub message: String,
     /// The documents that belong to it: the request, the session, the proof.
@@ -88,6 +120,7 @@ impl Entry {
             unit: unit.to_owned(),
             uid,
             user: user.to_owned(),
+            login: Login::default(),
             message: message.into(),
             details: serde_json::Value::Null,
         }
@@ -96,6 +129,12 @@ impl Entry {
     #[must_use]
     pub fn session(mut self, id: impl ToString) -> Self {
         self.session = Some(id.to_string());
+        self
+    }
+
+    #[must_use]
+    pub fn login(mut self, login: &Login) -> Self {
+        self.login = login.clone();
         self
     }
 
@@ -119,6 +158,7 @@ pub fn record(entry: &Entry) -> std::io::Result<()> {
             checkpoints::make(&places, head);
         }
     })?;
+    hooks::tell(entry);
     Ok(())
 }
 
@@ -141,7 +181,7 @@ fn to_journal(entry: &Entry) {
     }
     match entry.event {
         // Somebody has to come and look.
-        Kind::Stuck => event!(target: logging::ALERT, tracing::Level::ERROR),
+        Kind::Stuck | Kind::BreakGlass => event!(target: logging::ALERT, tracing::Level::ERROR),
         Kind::Refused | Kind::Mended => event!(tracing::Level::WARN),
         _ => event!(tracing::Level::INFO),
     }

@@ -5,8 +5,9 @@
 
 use godebug_api::{Refusal, SessionId, clock};
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, CertifiedIssuer, DnType,
-    ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
+    BasicConstraints, Certificate, CertificateParams, CertificateSigningRequestParams,
+    CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
+    PKCS_ECDSA_P256_SHA256,
 };
 use std::time::Duration;
 
@@ -23,6 +24,30 @@ pub struct SessionCertificates {
     pub server_name: String,
 }
 
+/// What a guest of a session gets: a CA of its own, which has signed this one certificate.
+pub struct GuestCertificates {
+    pub ca: String,
+    pub client: String,
+}
+
+/// Makes them for somebody called `name`.
+///
+/// # Errors
+/// As [`issue`].
+pub fn issue_for_guest(
+    id: &SessionId,
+    csr: &str,
+    name: &str,
+    valid_for: Duration,
+) -> Result<GuestCertificates, Refusal> {
+    let made = || {
+        let (ca, client) = (authority(&format!("godebug session {id}, guest"), valid_for)?, name);
+        let client = client_certificate(&request_of(csr)?, client, &ca, valid_for)?;
+        Ok(GuestCertificates { ca: ca.pem(), client: client.pem() })
+    };
+    made().map_err(CertificateError::into_refusal)
+}
+
 /// Makes them, good from a minute ago (clocks differ) until `valid_for` from now.
 ///
 /// # Errors
@@ -33,30 +58,74 @@ pub fn issue(
     user: &str,
     valid_for: Duration,
 ) -> Result<SessionCertificates, Refusal> {
+    make(id, csr, user, valid_for).map_err(CertificateError::into_refusal)
+}
+
+/// Why there are none.
+enum CertificateError {
+    Csr(String),
+    Cryptography(rcgen::Error),
+}
+
+impl From<rcgen::Error> for CertificateError {
+    fn from(error: rcgen::Error) -> Self {
+        Self::Cryptography(error)
+    }
+}
+
+impl CertificateError {
+    fn into_refusal(self) -> Refusal {
+        match self {
+            Self::Csr(why) => bad_csr(&why),
+            Self::Cryptography(error) => Refusal::failed(
+                format!("the session's certificates cannot be made: {error}"),
+                "try again",
+            ),
+        }
+    }
+}
+
+fn request_of(csr: &str) -> Result<CertificateSigningRequestParams, CertificateError> {
     if csr.len() > LONGEST_CSR {
-        return Err(bad_csr("it is too long"));
+        return Err(CertificateError::Csr("it is too long".to_owned()));
     }
     // Reading it checks its signature: the asker has the key.
-    let request = CertificateSigningRequestParams::from_pem(csr)
-        .map_err(|error| bad_csr(&error.to_string()))?;
-    make(id, &request, user, valid_for).map_err(|error| {
-        Refusal::failed(format!("the session's certificates cannot be made: {error}"), "try again")
-    })
+    CertificateSigningRequestParams::from_pem(csr)
+        .map_err(|error| CertificateError::Csr(error.to_string()))
+}
+
+fn authority(
+    name: &str,
+    valid_for: Duration,
+) -> Result<CertifiedIssuer<'static, KeyPair>, rcgen::Error> {
+    let mut ca = parameters(name, valid_for)?;
+    ca.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    ca.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    CertifiedIssuer::self_signed(ca, KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?)
+}
+
+/// Only the public key of the request is used: what it asks for besides is not its to ask.
+fn client_certificate(
+    request: &CertificateSigningRequestParams,
+    name: &str,
+    ca: &CertifiedIssuer<'static, KeyPair>,
+    valid_for: Duration,
+) -> Result<Certificate, rcgen::Error> {
+    let mut client = parameters(name, valid_for)?;
+    client.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    client.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    client.signed_by(&request.public_key, ca)
 }
 
 fn make(
     id: &SessionId,
-    request: &CertificateSigningRequestParams,
+    csr: &str,
     user: &str,
     valid_for: Duration,
-) -> Result<SessionCertificates, rcgen::Error> {
+) -> Result<SessionCertificates, CertificateError> {
+    let request = request_of(csr)?;
     let server_name = format!("{id}.godebug");
-    let mut ca = parameters(&format!("godebug session {id}"), valid_for)?;
-    ca.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-    ca.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-    let ca_key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
-    let ca = CertifiedIssuer::self_signed(ca, ca_key)?;
-
+    let ca = authority(&format!("godebug session {id}"), valid_for)?;
     let gateway_key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
     let mut gateway = parameters(&server_name, valid_for)?;
     gateway.subject_alt_names = vec![rcgen::SanType::DnsName(server_name.as_str().try_into()?)];
@@ -64,12 +133,7 @@ fn make(
     gateway.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     let gateway = gateway.signed_by(&gateway_key, &ca)?;
 
-    // Only the public key of the request is used: what it asks for besides is not its to ask.
-    let mut client = parameters(user, valid_for)?;
-    client.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    client.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-    let client = client.signed_by(&request.public_key, &ca)?;
-
+    let client = client_certificate(&request, user, &ca, valid_for)?;
     Ok(SessionCertificates {
         ca: ca.pem(),
         client: client.pem(),

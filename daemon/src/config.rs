@@ -1,8 +1,9 @@
 //! `godebugd.toml`: the vendor's defaults, then the site's file over them, then checked.
 
+use crate::hooks::{Event, Hook, HookTable};
 use crate::host::selinux;
 use godebug_api::rules::engine::{Permit, RedactRules, TranscriptValues};
-use godebug_api::{BooleanName, PORTS, Port, Refusal};
+use godebug_api::{BooleanName, HotLimit, PORTS, Port, Refusal, UnitName};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -20,7 +21,11 @@ struct Fragment {
     max_pause_per_stop: Option<String>,
     pause_per_session: Option<String>,
     selinux_booleans: Option<BTreeMap<BooleanName, bool>>,
+    hot_hits_per_second: Option<u32>,
+    hot_standing_percent: Option<u32>,
     idle_exit: Option<String>,
+    #[serde(default)]
+    hook: Vec<HookTable>,
 }
 
 /// The settings in force.
@@ -38,11 +43,15 @@ pub struct Config {
     pub pause_per_session: Duration,
     /// SELinux booleans that are turned for as long as a session is open, besides godebug's own.
     pub selinux_booleans: Vec<(BooleanName, bool)>,
+    /// Where a breakpoint is hit too often, and turned off.
+    pub hot: HotLimit,
     /// Whose values nobody is shown, and what the transcript keeps of the others: a rule says so.
     pub redact: RedactRules,
     pub transcript_values: TranscriptValues,
     /// How long godebugd stays with no session and no caller.
     pub idle_exit: Duration,
+    /// The vendor's, then the site's.
+    pub hooks: Vec<Hook>,
 }
 
 impl Default for Config {
@@ -55,9 +64,11 @@ impl Default for Config {
             max_pause_per_stop: Duration::from_secs(300),
             pause_per_session: Duration::from_secs(600),
             selinux_booleans: Vec::new(),
+            hot: HotLimit::default(),
             redact: RedactRules::default(),
             transcript_values: TranscriptValues::None,
             idle_exit: Duration::from_secs(30),
+            hooks: Vec::new(),
         }
     }
 }
@@ -95,10 +106,20 @@ impl Config {
             // A rule may let people ask for more than the host does, as well as for less.
             max_pause_per_stop: policy.pause_per_stop.unwrap_or(self.max_pause_per_stop),
             pause_per_session: policy.pause_per_session.unwrap_or(self.pause_per_session),
+            hot: HotLimit {
+                hits_per_second: policy.hot_hits_per_second.unwrap_or(self.hot.hits_per_second),
+                standing_percent: policy.hot_standing_percent.unwrap_or(self.hot.standing_percent),
+            },
             redact: policy.redact.clone(),
             transcript_values: policy.transcript_values.unwrap_or(self.transcript_values),
             ..self
         }
+    }
+
+    /// Whether there is a hook that takes this unit out of its pool, or puts it back.
+    pub fn drains(&self, unit: &UnitName) -> bool {
+        let asks = |event| self.hooks.iter().any(|hook| hook.is_for(event, Some(unit)));
+        asks(Event::Drain) || asks(Event::Undrain)
     }
 
     fn apply(&mut self, text: &str) -> Result<(), String> {
@@ -122,7 +143,18 @@ impl Config {
             }
             self.selinux_booleans = booleans.into_iter().collect();
         }
+        if let Some(hits) = fragment.hot_hits_per_second {
+            self.hot.hits_per_second = hits;
+        }
+        if let Some(percent) = fragment.hot_standing_percent {
+            let good = u8::try_from(percent).ok().filter(|percent| (1..=100).contains(percent));
+            self.hot.standing_percent =
+                good.ok_or_else(|| format!("hot_standing_percent = {percent} is not 1 to 100"))?;
+        }
         self.idle_exit = duration("idle_exit", fragment.idle_exit, self.idle_exit)?;
+        for hook in fragment.hook {
+            self.hooks.push(Hook::try_from(hook).map_err(|error| error.to_string())?);
+        }
         let first = fragment.first_port.unwrap_or(*self.ports.start());
         let last = fragment.last_port.unwrap_or(*self.ports.end());
         Port::try_from(first).map_err(|error| format!("first_port: {error}"))?;
@@ -164,6 +196,8 @@ mod tests {
             "first_port = 5000\nlast_port = 4000",
             "max_total = \"1s\"",
             "pause_per_stop = \"1h\"",
+            "hot_standing_percent = 0",
+            "hot_standing_percent = 101",
             "nonsense",
         ] {
             assert!(Config::default().apply(bad).is_err(), "{bad}");

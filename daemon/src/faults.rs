@@ -127,6 +127,7 @@ fn grant_name(grant: &Grant) -> String {
         Grant::Boolean { name, .. } => format!("boolean-{name}"),
         Grant::Gateway { .. } => "gateway".to_owned(),
         Grant::FirewalldRule { .. } => "firewalld-rule".to_owned(),
+        Grant::Drained => "drained".to_owned(),
     }
 }
 

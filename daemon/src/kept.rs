@@ -34,23 +34,35 @@ pub fn read(path: &Path, owner: u32) -> Option<Vec<u8>> {
 /// # Errors
 /// When it cannot be written; the old one stays then.
 pub fn write(path: &Path, content: &[u8]) -> io::Result<()> {
+    write_as(path, content, 0o644)
+}
+
+/// The same for what nobody but root may read.
+///
+/// # Errors
+/// As [`write`].
+pub fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
+    write_as(path, content, 0o600)
+}
+
+fn write_as(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(format!(".{}.new", std::process::id()));
     let new = path.with_file_name(name);
     // One that a killed process of the same number left.
     let _ = std::fs::remove_file(&new);
-    let written = write_new(&new, content).and_then(|()| std::fs::rename(&new, path));
+    let written = write_new(&new, content, mode).and_then(|()| std::fs::rename(&new, path));
     if written.is_err() {
         let _ = std::fs::remove_file(&new);
     }
     written
 }
 
-fn write_new(path: &Path, content: &[u8]) -> io::Result<()> {
+fn write_new(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     file.write_all(content)?;
     // Not left to the umask.
-    file.set_permissions(Permissions::from_mode(0o644))
+    file.set_permissions(Permissions::from_mode(mode))
 }
 
 #[cfg(test)]

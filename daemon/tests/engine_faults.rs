@@ -78,6 +78,7 @@ fn kind(grant: &Grant) -> u8 {
         Grant::Gateway { .. } => 4,
         Grant::FirewalldRule { .. } => 5,
         Grant::GatewayProfile { .. } | Grant::Boolean { .. } => 6,
+        Grant::Drained => 7,
     }
 }
 
@@ -332,6 +333,7 @@ impl Case {
             firewall,
             confinement: Confinement::None,
             booleans: Vec::new(),
+            drains: true,
         };
         plan::plan(&wanted, &facts)
     }

@@ -11,17 +11,22 @@ mod authority;
 mod bad_input;
 mod chain;
 mod clock;
+mod consent;
 mod ends;
 mod forecast;
 mod gateway;
 mod generations;
+mod glass;
 mod harness;
+mod hooks;
+mod hot;
 mod on_vm;
 mod outside;
 mod pauses;
 mod redaction;
 mod rules;
 mod selinux;
+mod sharing;
 mod snapshot;
 mod strangers;
 mod support;
@@ -40,12 +45,17 @@ fn main() {
             bad_input::ALL,
             authority::ALL,
             rules::ALL,
+            consent::ALL,
+            glass::ALL,
+            hooks::ALL,
             answers::ALL,
             forecast::ALL,
             audit::ALL,
             chain::ALL,
             gateway::ALL,
             pauses::ALL,
+            hot::ALL,
+            sharing::ALL,
             redaction::ALL,
             generations::ALL,
         ]

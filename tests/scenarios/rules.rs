@@ -157,7 +157,7 @@ fn broken(host: &Host) -> Result<()> {
         for (text, place, part) in [
             (ON_CALL.replace("max_ttl", "max_tll"), ":7", "did you mean `max_ttl`?"),
             (ON_CALL.replace("[\"oncall\"]", "oncall"), ":6", ""),
-            (format!("{ON_CALL}approvals = {{ count = 1 }}\n"), ":2", "not supported"),
+            (format!("{ON_CALL}approvals = {{ count = 1 }}\n"), ":11", "does not say by whom"),
         ] {
             host.write_file(RULES, &text)?;
             for words in ["attach myapp --detach", &format!("extend {} --ttl 6m", session.id)] {

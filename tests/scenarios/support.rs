@@ -244,7 +244,11 @@ pub(crate) struct DlvConnect {
 
 impl<'a> Laptop<'a> {
     pub(crate) fn connect(host: &'a dyn Machine, session: &Session) -> Result<Self> {
-        let file = TicketFile::new(&session.ticket(host)?, 0o600)?;
+        Self::with_ticket(host, &session.ticket(host)?)
+    }
+
+    pub(crate) fn with_ticket(host: &'a dyn Machine, ticket: &str) -> Result<Self> {
+        let file = TicketFile::new(ticket, 0o600)?;
         let mut tunnel = host.laptop_spawn(&connect_line(host, &file))?;
         let line = tunnel.wait_for_line("\"listen\"", SOON)?;
         let address = listen_address(&line)?;

@@ -8,13 +8,14 @@ use godebug_api::audit::{
 };
 use godebug_api::bus::BusError;
 use godebug_api::documents::{
-    Check, Diagnosis, OpenRequest, Opened, PlanDocument, Proof, SessionInfo, TranscriptPage,
-    Verdict,
+    Check, ClaimRequest, Diagnosis, OpenRequest, Opened, PlanDocument, Proof, SessionInfo,
+    TranscriptPage, Verdict, WaitsFor,
 };
 use godebug_api::image::ImageRequest;
 use godebug_api::plan::Plan;
 use godebug_api::{
-    BUS_NAME, CloseReason, Code, Forecast, MANAGER_PATH, Refusal, SESSION_PATH, State, clock,
+    Approval, BUS_NAME, CloseReason, Code, Forecast, Login, MANAGER_PATH, Refusal, SESSION_PATH,
+    State, clock,
 };
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -79,6 +80,37 @@ impl Book {
         self.session.as_ref().map(json).ok_or_else(|| BusError::from(unknown()))
     }
 
+    /// Puts a session on the bus that answers this request.
+    fn opened(&mut self, unit: &str, request: OpenRequest) -> String {
+        let session = info(unit, &request, self.gateway);
+        let opened = Opened {
+            session: session.clone(),
+            ca: self.authority.ca.clone(),
+            certificate: self.authority.sign(&request.csr),
+            server_name: SERVER_NAME.to_owned(),
+            host: request.endpoint_host.clone().unwrap_or_else(|| "127.0.0.1".to_owned()),
+            port: self.gateway.port(),
+        };
+        self.session = Some(session);
+        self.request = Some(request);
+        json(&opened)
+    }
+
+    /// Somebody consents to the request.
+    pub(crate) fn approve(&mut self) {
+        let (login, at) = (Login::default(), in_seconds(0));
+        let approval = Approval { uid: 7, user: HOSTILE.to_owned(), login, at };
+        self.session.as_mut().unwrap().approvals.push(approval);
+    }
+
+    /// Somebody refuses it.
+    pub(crate) fn refuse(&mut self, why: &str) {
+        let session = self.session.as_mut().unwrap();
+        session.state = State::Closed;
+        session.close_reason = Some(CloseReason::Denied);
+        session.close_detail = Some(format!("by lea: {why}"));
+    }
+
     pub(crate) fn end(&mut self, reason: CloseReason) {
         let session = self.session.as_mut().unwrap();
         session.state = State::Closed;
@@ -115,21 +147,51 @@ impl Manager {
         }
         assert_eq!(files.len(), usize::from(request.symbols));
         let mut book = self.0.lock().unwrap();
+        if unit == "guarded.service" {
+            assert!(!request.break_glass);
+            let waits_for =
+                WaitsFor { approvals: 1, by: HOSTILE.to_owned(), claim_by: in_seconds(3600) };
+            let session = SessionInfo {
+                state: State::PendingApproval,
+                endpoint: String::new(),
+                expires_at: None,
+                waits_for: Some(waits_for),
+                ..info(unit, &request, book.gateway)
+            };
+            book.session = Some(session.clone());
+            book.request = Some(request);
+            return Ok(serde_json::json!({ "waits": session }).to_string());
+        }
         if let Some(directory) = &book.spoils {
             std::fs::remove_dir_all(directory).unwrap();
         }
-        let session = info(unit, &request, book.gateway);
-        let opened = Opened {
-            session: session.clone(),
-            ca: book.authority.ca.clone(),
-            certificate: book.authority.sign(&request.csr),
-            server_name: SERVER_NAME.to_owned(),
-            host: request.endpoint_host.clone().unwrap_or_else(|| "127.0.0.1".to_owned()),
-            port: book.gateway.port(),
-        };
-        book.session = Some(session);
-        book.request = Some(request);
-        Ok(json(&opened))
+        Ok(book.opened(unit, request))
+    }
+
+    fn claim(&self, id: &str, request: &str, _files: Vec<OwnedFd>) -> Result<String, BusError> {
+        assert_eq!(id, ID);
+        let claim: ClaimRequest = serde_json::from_str(request).unwrap();
+        let mut book = self.0.lock().unwrap();
+        let waits = book.session.clone().unwrap();
+        if waits.approvals.is_empty() {
+            return Err(Refusal::refused("request has 0 of 1 approvals", "ask").into());
+        }
+        let request = claim.put_into(book.request.clone().unwrap());
+        Ok(book.opened(waits.unit.as_str(), request))
+    }
+
+    fn approve(&self, id: &str) -> Result<String, BusError> {
+        assert_eq!(id, ID);
+        let mut book = self.0.lock().unwrap();
+        book.approve();
+        book.info()
+    }
+
+    fn deny(&self, id: &str, reason: &str) -> Result<String, BusError> {
+        assert_eq!(id, ID);
+        let mut book = self.0.lock().unwrap();
+        book.refuse(reason);
+        book.info()
     }
 
     fn snapshot(&self, unit: &str, request: &str) -> Result<(String, OwnedFd), BusError> {
@@ -236,6 +298,7 @@ impl Manager {
             user: HOSTILE.to_owned(),
             message: HOSTILE.to_owned(),
             details,
+            login: Login::default(),
             others: serde_json::Map::default(),
         };
         let proof = serde_json::json!([{"what": "no tracer", "gone": true, "after_ms": 12}]);
@@ -285,6 +348,11 @@ fn info(unit: &str, request: &OpenRequest, gateway: SocketAddr) -> SessionInfo {
         pause: None,
         transcript: None,
         rule: Some(HOSTILE.to_owned()),
+        ttl: Some(request.ttl),
+        login: Login::default(),
+        approvals: Vec::new(),
+        waits_for: None,
+        break_glass: request.break_glass,
         close_reason: None,
         close_detail: None,
         stuck: Vec::new(),
@@ -390,6 +458,11 @@ impl Host {
         };
         let status = tokio::time::timeout(std::time::Duration::from_secs(20), all).await.unwrap();
         (status.code().unwrap(), shown)
+    }
+
+    /// Tells everybody that something has become of the session.
+    pub(crate) async fn tell(&self) {
+        self.announce("").await;
     }
 
     /// Ends the session as the daemon would, with its signal.

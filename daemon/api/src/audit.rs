@@ -2,7 +2,7 @@
 
 use crate::clock;
 use crate::documents::Proof;
-use godebug_core::{Cidr, CloseReason, Mode, Pid, SessionId, UnitName};
+use godebug_core::{Approval, Cidr, CloseReason, Login, Mode, Pid, SessionId, UnitName};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::fmt;
@@ -132,7 +132,8 @@ impl fmt::Display for Last {
 pub struct AuditRecord {
     /// RFC 3339 in UTC.
     pub time: String,
-    /// `opening`, `active`, `extended`, `closed`, `stuck`, `recovered`, `refused`.
+    /// `opening`, `active`, `extended`, `closed`, `stuck`, `recovered`, `refused`, `requested`,
+    /// `approved`, `denied`, `dropped`, `break-glass`, `reviewed`.
     pub event: String,
     pub session: Option<SessionId>,
     pub unit: String,
@@ -142,6 +143,8 @@ pub struct AuditRecord {
     pub message: String,
     #[serde(default)]
     pub details: Value,
+    #[serde(default, skip_serializing_if = "Login::is_unknown")]
+    pub login: Login,
     #[serde(flatten)]
     pub others: Map<String, Value>,
 }
@@ -172,6 +175,10 @@ pub struct Facts {
     pub debugger: Option<String>,
     pub go_version: Option<String>,
     pub rule: Option<String>,
+    pub approvals: Vec<Approval>,
+    pub break_glass: bool,
+    /// What whoever has reviewed it says.
+    pub note: Option<String>,
     pub close_reason: Option<CloseReason>,
     pub close_detail: Option<String>,
     pub stuck: Vec<String>,
@@ -212,6 +219,15 @@ pub struct AuditList {
     pub damaged_lines: u64,
 }
 
+/// What `audit review` answers: the records of sessions that were opened without the consent that their
+/// rule wants, and that nobody else has looked at afterwards.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AuditReviews {
+    pub open: Vec<AuditRecord>,
+    /// Lines of the logs that could not be read.
+    pub damaged_lines: u64,
+}
+
 /// A session in one line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AuditedSession {
@@ -239,6 +255,8 @@ pub enum Outcome {
     Proved,
     /// Something could not be given back, at the last attempt that was recorded.
     Stuck,
+    /// It was asked for, and refused or not taken up.
+    NotOpened,
     /// It is not there any more and no end was recorded: the host went down, or the log could not
     /// be written.
     NotRecorded,
@@ -250,6 +268,7 @@ impl fmt::Display for Outcome {
             Self::Running => "running",
             Self::Proved => "proved",
             Self::Stuck => "stuck",
+            Self::NotOpened => "not opened",
             Self::NotRecorded => "not recorded",
         })
     }

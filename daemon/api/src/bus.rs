@@ -14,9 +14,23 @@ use zbus::OwnedFd;
 )]
 pub trait Manager {
     /// Opens a session on `unit`; `request` is an `OpenRequest`, `files` holds the symbols file or
-    /// nothing. Answers an `Opened` when the session is active.
+    /// nothing. Answers an `OpenAnswer`: when the session is active, or at once where others have to
+    /// consent.
     #[zbus(allow_interactive_auth)]
     fn open(&self, unit: &str, request: &str, files: Vec<OwnedFd>) -> Result<String, BusError>;
+
+    /// Takes up a request that others have consented to; `request` is a `ClaimRequest`, `files` as for
+    /// `open`. Answers an `Opened` when the session is active.
+    #[zbus(allow_interactive_auth)]
+    fn claim(&self, id: &str, request: &str, files: Vec<OwnedFd>) -> Result<String, BusError>;
+
+    /// Consents to a request; answers its `SessionInfo`.
+    #[zbus(allow_interactive_auth)]
+    fn approve(&self, id: &str) -> Result<String, BusError>;
+
+    /// Refuses a request, and says why; answers its `SessionInfo`.
+    #[zbus(allow_interactive_auth)]
+    fn deny(&self, id: &str, reason: &str) -> Result<String, BusError>;
 
     /// Takes images of `unit`'s process; `request` is an `ImageRequest`. Answers the `SessionInfo` and
     /// a pipe with the lines that are found (`image::Line`); the session ends when it is done, or when
@@ -36,6 +50,11 @@ pub trait Manager {
     /// Moves the end of a session to `seconds` from now; answers its `SessionInfo`.
     #[zbus(allow_interactive_auth)]
     fn extend(&self, id: &str, seconds: u64) -> Result<String, BusError>;
+
+    /// Lets somebody into a session; `request` is a `ShareRequest`. Answers an `Opened`, with their
+    /// certificate and the mode that they have.
+    #[zbus(allow_interactive_auth)]
+    fn share(&self, id: &str, request: &str) -> Result<String, BusError>;
 
     /// Ends a session; answers its `SessionInfo` when everything is given back, or is stuck.
     #[zbus(allow_interactive_auth)]
@@ -59,6 +78,13 @@ pub trait Manager {
 
     /// What the audit log says of one session: an `AuditTrail`.
     fn audit_show(&self, id: &str) -> Result<String, BusError>;
+
+    /// The sessions that still need a review: an `AuditReviews`.
+    fn audit_reviews(&self) -> Result<String, BusError>;
+
+    /// Closes the review of a session, with what there is to say of it; answers its `AuditTrail`.
+    #[zbus(allow_interactive_auth)]
+    fn audit_review(&self, id: &str, note: &str) -> Result<String, BusError>;
 
     /// What was done in a session, from this byte of its transcript on: a `TranscriptPage`.
     fn transcript(&self, id: &str, from: u64) -> Result<String, BusError>;
@@ -88,6 +114,10 @@ pub trait Session {
     /// Every move in the life of the session; `close_reason` is empty before the session ends.
     #[zbus(signal)]
     fn transition(&self, old: &str, new: &str, close_reason: &str) -> zbus::Result<()>;
+
+    /// One more person has consented to the request: so many of so many.
+    #[zbus(signal)]
+    fn approved(&self, given: u32, wanted: u32) -> zbus::Result<()>;
 
     /// The session has a new end (RFC 3339).
     #[zbus(signal)]

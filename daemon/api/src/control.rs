@@ -2,7 +2,7 @@
 //! requests that it takes on its control socket, one JSON document a line each way.
 
 use godebug_core::rules::{RedactRules, TranscriptValues};
-use godebug_core::{Cidr, Deadline, Mode, PauseBudget, Port, SessionId};
+use godebug_core::{Cidr, Deadline, GuestName, HotLimit, Mode, PauseBudget, Port, SessionId};
 use serde::{Deserialize, Serialize};
 
 /// No line on a control socket is longer than this, in bytes.
@@ -22,6 +22,8 @@ pub struct GatewayConfig {
     pub deadline: Deadline,
     /// For how long the target may stand.
     pub pause: PauseBudget,
+    /// Where a breakpoint is hit too often.
+    pub hot: HotLimit,
     /// Whose values nobody is shown.
     pub redact: RedactRules,
     /// What the transcript keeps of those that are shown.
@@ -59,6 +61,15 @@ pub enum Request {
     Status,
     /// Close every connection, both sides, and accept none any more. Answered when it is done.
     Cut,
+    /// Let in whoever has this certificate, of this CA, besides the session's own. Root only.
+    Admit {
+        /// PEM.
+        ca: String,
+        certificate: String,
+        name: GuestName,
+        /// They may only watch.
+        observes: bool,
+    },
     /// The end of the session is now here. Root only.
     SetDeadline {
         deadline: Deadline,
@@ -89,6 +100,10 @@ pub enum Reply {
         let_go: u64,
     },
     Done,
+    /// The guest is let in, and knows the gateway by this CA.
+    Admitted {
+        ca: String,
+    },
     Refused {
         why: String,
     },

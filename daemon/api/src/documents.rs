@@ -3,8 +3,8 @@
 
 use godebug_core::plan::Plan;
 use godebug_core::{
-    Cidr, CloseReason, Forecast, FreezeLimit, Mode, PauseBudget, Pid, Reason, Refusal, SessionId,
-    State, Ttl, UnitName,
+    Approval, Cidr, CloseReason, Forecast, FreezeLimit, GuestName, Login, Mode, PauseBudget, Pid,
+    Reason, Refusal, SessionId, State, Ttl, UnitName,
 };
 use serde::{Deserialize, Serialize};
 
@@ -44,6 +44,62 @@ pub struct OpenRequest {
     /// For how long the target may stand at one stop; what the host says without it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pause: Option<Ttl>,
+    /// Without the consent of others that the rule wants, as an alarm.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub break_glass: bool,
+}
+
+/// What whoever has asked brings along when the session is opened that others have consented to. Of
+/// the request all else stays as it was.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClaimRequest {
+    pub csr: String,
+    #[serde(default)]
+    pub hold: bool,
+    #[serde(default)]
+    pub endpoint_host: Option<String>,
+    #[serde(default)]
+    pub symbols: bool,
+    #[serde(default, rename = "max_freeze_ms", skip_serializing_if = "FreezeLimit::is_default")]
+    pub max_freeze: FreezeLimit,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub accept_freeze: bool,
+}
+
+impl ClaimRequest {
+    /// What is asked for in a request, with what is brought along for it.
+    pub fn of(request: &OpenRequest) -> Self {
+        Self {
+            csr: request.csr.clone(),
+            hold: request.hold,
+            endpoint_host: request.endpoint_host.clone(),
+            symbols: request.symbols,
+            max_freeze: request.max_freeze,
+            accept_freeze: request.accept_freeze,
+        }
+    }
+
+    /// The request as it was consented to, to be opened with what is brought along.
+    pub fn put_into(self, consented: OpenRequest) -> OpenRequest {
+        let Self { csr, hold, endpoint_host, symbols, max_freeze, accept_freeze } = self;
+        let endpoint_host = endpoint_host.or_else(|| consented.endpoint_host.clone());
+        OpenRequest { csr, hold, endpoint_host, symbols, max_freeze, accept_freeze, ..consented }
+    }
+}
+
+/// Somebody is to be let into a session.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ShareRequest {
+    pub name: GuestName,
+    /// They may only watch.
+    pub observe: bool,
+    /// The certificate signing request of their key, PEM.
+    pub csr: String,
+    /// The name or address by which they reach this host, where it is another than the owner's.
+    #[serde(default)]
+    pub endpoint_host: Option<String>,
 }
 
 /// A session as `list`, `show` and `attach` show it.
@@ -81,6 +137,20 @@ pub struct SessionInfo {
     /// The rule that allowed it, with its place; `None` of a session from before there were rules.
     #[serde(default)]
     pub rule: Option<String>,
+    /// The time to live that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl: Option<Ttl>,
+    #[serde(default, skip_serializing_if = "Login::is_unknown")]
+    pub login: Login,
+    /// Who has consented to it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub approvals: Vec<Approval>,
+    /// What it waits for, while it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waits_for: Option<WaitsFor>,
+    /// It was opened without the consent that the rule wants.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub break_glass: bool,
     pub close_reason: Option<CloseReason>,
     /// A sentence about the end, where the reason alone does not tell.
     pub close_detail: Option<String>,
@@ -93,6 +163,25 @@ pub struct SessionInfo {
     /// Filled in by godebugctl only: the ticket's file, or its text when it was not written to one.
     #[serde(default)]
     pub ticket: Option<String>,
+}
+
+/// Whose consent a request waits for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WaitsFor {
+    /// Of how many people.
+    pub approvals: u32,
+    /// Of whom, in words.
+    pub by: String,
+    /// RFC 3339 in UTC: until then it must be approved, and taken up by whoever has asked.
+    pub claim_by: String,
+}
+
+impl SessionInfo {
+    /// Whether it waits for nobody but whoever has asked.
+    pub fn is_approved(&self) -> bool {
+        let given = u32::try_from(self.approvals.len()).unwrap_or(u32::MAX);
+        self.waits_for.as_ref().is_some_and(|wanted| given >= wanted.approvals)
+    }
 }
 
 /// The end of a session's transcript, which makes it and the audit record hang together.
@@ -131,7 +220,15 @@ pub struct Proof {
     pub after_ms: u64,
 }
 
-/// What `open` answers: the session, and what the client needs besides its own key.
+/// What `open` answers: an open session, or a request that waits for the consent of others.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum OpenAnswer {
+    Opened(Box<Opened>),
+    Waits { waits: Box<SessionInfo> },
+}
+
+/// What `open` answers when the session is open: the session, and what the client needs besides its own key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Opened {
     pub session: SessionInfo,

@@ -4,6 +4,7 @@
 //! `godebug-core` and are re-exported here.
 
 pub mod audit;
+pub mod audit_files;
 pub mod bus;
 pub mod clock;
 pub mod control;
@@ -14,9 +15,9 @@ pub mod rules;
 pub mod ticket;
 
 pub use godebug_core::{
-    BooleanName, Cidr, CloseReason, Code, Deadline, Forecast, FreezeLimit, Mode, Now, PauseBudget,
-    Pid, Port, ProcessState, Reason, Refusal, SessionId, State, Ttl, UnitName, WordError, chain,
-    delve, forecast, pause, plan,
+    Approval, BooleanName, Cidr, CloseReason, Code, Deadline, Forecast, FreezeLimit, GuestName,
+    HotLimit, Login, Mode, Now, PauseBudget, Pid, Port, ProcessState, Reason, Refusal, SessionId,
+    State, Ttl, UnitName, WordError, chain, delve, forecast, hot, pause, plan, same_person,
 };
 
 /// The well-known bus name.

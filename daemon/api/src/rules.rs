@@ -128,6 +128,8 @@ pub struct Hypothesis {
     pub reason: Option<Reason>,
     #[serde(default)]
     pub from: Vec<Cidr>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub break_glass: bool,
 }
 
 /// What `rules explain` answers.

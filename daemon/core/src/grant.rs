@@ -32,6 +32,8 @@ pub enum Grant {
     Gateway { unit: String, port: Port },
     /// A rich rule in firewalld's runtime configuration.
     FirewalldRule { zone: String, rule: String },
+    /// The service was taken out of its pool by the host's drain hooks.
+    Drained,
 }
 
 impl Grant {
@@ -79,6 +81,7 @@ impl fmt::Display for Grant {
                 write!(f, "SELinux boolean {name} {}", if *value { "on" } else { "off" })
             }
             Self::FirewalldRule { zone, rule } => write!(f, "firewalld zone {zone}: {rule}"),
+            Self::Drained => f.write_str("taken out of its pool, by the drain hook"),
         }
     }
 }

@@ -4,6 +4,7 @@
 //! what a crash while writing leaves, and means that its act has not begun; anything else that does
 //! not parse means that the file was damaged, and nothing is guessed from it.
 
+use crate::consent::{Approval, Login};
 use crate::deadline::Deadline;
 use crate::forecast::Forecast;
 use crate::grant::Grant;
@@ -54,6 +55,14 @@ pub struct Opened {
     /// The rule that allowed it, with its place.
     #[serde(default)]
     pub rule: Option<String>,
+    #[serde(default, skip_serializing_if = "Login::is_unknown")]
+    pub login: Login,
+    /// Whose consent the rule wanted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub approvals: Vec<Approval>,
+    /// It was opened without the consent that the rule wants.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub break_glass: bool,
 }
 
 impl Opened {
@@ -252,6 +261,9 @@ mod tests {
             freeze_forecast_ms: None,
             pause: None,
             rule: None,
+            login: Login::default(),
+            approvals: Vec::new(),
+            break_glass: false,
         };
         Record::Opened { version: VERSION, session: Box::new(session) }
     }

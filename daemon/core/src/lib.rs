@@ -5,11 +5,13 @@
 //! of it can be tested with values. `godebug-api` re-exports the words for the other programs.
 
 pub mod chain;
+pub mod consent;
 pub mod deadline;
 pub mod delve;
 pub mod error;
 pub mod forecast;
 pub mod grant;
+pub mod hot;
 pub mod ledger;
 pub mod pause;
 pub mod plan;
@@ -18,12 +20,15 @@ pub mod rules;
 pub mod state;
 pub mod words;
 
+pub use consent::{Approval, Login, same_person};
 pub use deadline::{Deadline, Now};
 pub use error::{Code, Refusal};
 pub use forecast::{Forecast, FreezeLimit};
+pub use hot::HotLimit;
 pub use pause::PauseBudget;
 pub use process_state::ProcessState;
 pub use state::{CloseReason, Event, IllegalMove, State, next};
 pub use words::{
-    BooleanName, Cidr, InvocationId, Mode, Pid, Port, Reason, SessionId, Ttl, UnitName, WordError,
+    BooleanName, Cidr, GuestName, InvocationId, Mode, Pid, Port, Reason, SessionId, Ttl, UnitName,
+    WordError,
 };

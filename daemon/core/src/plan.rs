@@ -20,6 +20,8 @@ pub struct Facts {
     /// The SELinux booleans that a session needs, that of the gateway the first.
     #[serde(default)]
     pub booleans: Vec<Boolean>,
+    /// The host has hooks that take the service out of its pool, or put it back.
+    pub drains: bool,
 }
 
 /// An SELinux boolean: what a session needs it to be, and what it is when no session is open.
@@ -97,7 +99,11 @@ pub struct Plan {
 /// The plan for `wanted` on a host like `facts`.
 pub fn plan(wanted: &Wanted, facts: &Facts) -> Plan {
     let remote = wanted.sources.iter().any(|source| !source.is_loopback());
-    let mut steps = vec![dead_man(&wanted.id), debugger(wanted, facts), guard(&wanted.id)];
+    let mut steps = vec![dead_man(&wanted.id)];
+    if facts.drains {
+        steps.push(drained(facts));
+    }
+    steps.extend([debugger(wanted, facts), guard(&wanted.id)]);
     if remote {
         steps.push(fence(wanted));
     }
@@ -137,6 +143,16 @@ fn dead_man(id: &SessionId) -> Step {
         does: "arm the timer that revokes the session even with no godebugd alive".to_owned(),
         undo: "stop the timer".to_owned(),
         ends_by_itself: "it fires once, at the end of the session".to_owned(),
+    }
+}
+
+fn drained(facts: &Facts) -> Step {
+    Step {
+        grant: Grant::Drained,
+        start: Start::InOrder,
+        does: format!("take {} out of its pool, by the host's drain hook", facts.unit),
+        undo: "put it back, by the undrain hook, when the debugger is gone".to_owned(),
+        ends_by_itself: "the dead man puts it back".to_owned(),
     }
 }
 
@@ -289,6 +305,7 @@ mod tests {
             firewall,
             confinement: Confinement::None,
             booleans: Vec::new(),
+            drains: false,
         }
     }
 
@@ -357,6 +374,17 @@ mod tests {
             })
             .collect();
         assert_eq!(names, ["debugger_can_network", "site_wants_it"]);
+    }
+
+    #[test]
+    fn a_service_leaves_its_pool_before_the_debugger_and_comes_back_after_it() {
+        let plan =
+            plan(&wanted(&["127.0.0.1"]), &Facts { drains: true, ..facts(Firewall::Nftables) });
+        let [first, second, third, ..] = plan.steps.as_slice() else { panic!("{plan:?}") };
+        // What is given back is given back in reverse, by the dead man if nobody else does.
+        assert!(matches!(first.grant, Grant::DeadMan { .. }));
+        assert!(matches!((&second.grant, &third.grant), (Grant::Drained, Grant::Debugger { .. })));
+        assert_eq!(second.start, Start::InOrder);
     }
 
     #[test]

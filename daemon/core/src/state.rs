@@ -55,6 +55,8 @@ pub enum CloseReason {
     DebuggerExited,
     /// What was asked for has been done.
     Finished,
+    /// Somebody whose consent it needed said no.
+    Denied,
     /// A grant could not be taken, or one was lost while the session was active.
     Failed,
 }
@@ -68,6 +70,7 @@ impl fmt::Display for CloseReason {
             Self::TargetExited => "target-exited",
             Self::DebuggerExited => "debugger-exited",
             Self::Finished => "finished",
+            Self::Denied => "denied",
             Self::Failed => "failed",
         })
     }

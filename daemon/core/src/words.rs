@@ -340,6 +340,13 @@ impl fmt::Display for Port {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Ttl(Duration);
 
+impl Default for Ttl {
+    /// What a session has when nobody says anything else.
+    fn default() -> Self {
+        Self(Duration::from_secs(30 * 60))
+    }
+}
+
 impl Ttl {
     const LONGEST: Duration = Duration::from_secs(31 * 24 * 3600);
 
@@ -570,6 +577,34 @@ impl fmt::Display for Cidr {
 }
 
 serde_as_text!(Cidr);
+
+/// What somebody is called who is let into another's session. Not their user name: nobody has checked it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GuestName(String);
+
+impl FromStr for GuestName {
+    type Err = WordError;
+
+    fn from_str(text: &str) -> Result<Self, WordError> {
+        // It stands in a certificate beside the name of whoever lets them in.
+        let known = |c: char| c.is_ascii_alphanumeric() || "._-@+".contains(c);
+        if text.is_empty() || text.len() > 24 || !text.chars().all(known) {
+            return Err(WordError::new(format!(
+                "{} is no name for a guest: at most 24 letters, digits and . _ - @ +",
+                shown(text)
+            )));
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl fmt::Display for GuestName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+serde_as_text!(GuestName);
 
 #[cfg(test)]
 mod tests {

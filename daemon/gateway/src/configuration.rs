@@ -134,6 +134,7 @@ mod tests {
             "deadline":{{"wall_ms":1,"boot_ms":1}},"server_name":"s","ca":"","certificate":"",
             "key":"SECRET","debugger_socket":"/d","control_socket":"/c","max_connections":4,
             "max_handshakes":4,"pause":{{"per_stop_ms":1,"per_session_ms":1}},
+            "hot":{{"hits_per_second":1,"standing_percent":1}},
             "redact":{{"names":[],"types":[],"patterns":[]}},
             "transcript_values":"none","host":"h","boot":"b"}}"#
         )

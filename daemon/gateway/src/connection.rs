@@ -3,6 +3,7 @@
 
 use crate::clients::Listed;
 use crate::gateway::Shared;
+use crate::guests::Part;
 use crate::keeper::milliseconds;
 use crate::protocol::Protocol;
 use crate::relay::{BUFFER, relay};
@@ -41,15 +42,16 @@ pub(crate) async fn serve(
         Some(Ok(admitted)) => admitted,
         Some(Err(why)) => return shared.refuse(peer, &why),
     };
-    let Admitted { mut tls, subject, _place } = admitted;
-    let listed = shared.clients.list(peer);
+    let Admitted { mut tls, subject, part, _place } = admitted;
+    let listed = shared.clients.list(peer, part);
     shared.totals.accepted.fetch_add(1, Relaxed);
     tracing::info!(%peer, subject, "accepted");
 
     let start = Instant::now();
     let traffic = Traffic::part_of(Arc::clone(&shared.totals));
     let client = format!("{subject} {peer}");
-    shared.transcript.record(&Entry::Connected { client: &client });
+    let watches = part == Part::Watches;
+    shared.transcript.record(&Entry::Connected { client: &client, watches });
     let conversation = converse(&shared, &mut tls, (&client, &listed), &traffic);
     let ended = shared.cut.run_until_cancelled(conversation).await;
     let why = match ended {
@@ -72,6 +74,7 @@ pub(crate) async fn serve(
 struct Admitted {
     tls: TlsStream<TcpStream>,
     subject: String,
+    part: Part,
     _place: OwnedSemaphorePermit,
 }
 
@@ -94,7 +97,7 @@ async fn admit(
     handshake: OwnedSemaphorePermit,
 ) -> Result<Admitted, NotAdmitted> {
     tune(&tcp).map_err(|errno| NotAdmitted::Socket(errno.into()))?;
-    let mut tls = timeout(shared.limits.handshake, shared.acceptor.accept(tcp))
+    let mut tls = timeout(shared.limits.handshake, shared.guests.acceptor().accept(tcp))
         .await
         .map_err(|_| NotAdmitted::Slow(shared.limits.handshake))?
         .map_err(NotAdmitted::Tls)?;
@@ -108,7 +111,8 @@ async fn admit(
     connection.set_buffer_limit(Some(BUFFER));
     let certificate = connection.peer_certificates().and_then(<[_]>::first);
     let subject = certificate.map_or_else(|| "-".to_owned(), subject::common_name);
-    Ok(Admitted { tls, subject, _place: place })
+    let part = certificate.map_or(Part::Takes, |own| shared.guests.part_of(own));
+    Ok(Admitted { tls, subject, part, _place: place })
 }
 
 fn tune(tcp: &TcpStream) -> Result<(), rustix::io::Errno> {
@@ -138,6 +142,7 @@ async fn converse(
     let (line, mut notices) = listed.speaks(protocol);
     let person = Person {
         name: client.to_owned(),
+        part: listed.part(),
         hand: shared.release.hand(),
         line,
         keeper: Arc::clone(&shared.keeper),

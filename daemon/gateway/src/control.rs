@@ -2,7 +2,9 @@
 //! move its end. The contract is `godebug_api::control`.
 
 use crate::gateway::Shared;
+use crate::guests::Part;
 use crate::notify;
+use crate::transcript::Entry;
 use godebug_api::clock;
 use godebug_api::control::{LONGEST_LINE, Reply, Request};
 use std::convert::Infallible;
@@ -108,6 +110,22 @@ async fn answer(shared: &Shared, request: Request, uid: u32) -> Reply {
             notify::status("The session was cut; nobody can connect any more.");
             Reply::Done
         }
+        Request::Admit { ca, certificate, name, observes } if uid == 0 => {
+            let part = if observes { Part::Watches } else { Part::Takes };
+            match shared.guests.let_in(&certificate, &ca, part) {
+                Ok(()) => {
+                    tracing::info!(%name, observes, "lets a guest in");
+                    let entry = Entry::LetIn { name: &name, watches: observes };
+                    shared.transcript.record(&entry);
+                    Reply::Admitted { ca: shared.guests.own_ca() }
+                }
+                Err(error) => refused(error.to_string()),
+            }
+        }
+        Request::Admit { .. } => {
+            tracing::warn!(uid, "refused to let a guest in");
+            refused(format!("only root may let others into a session, and you are uid {uid}"))
+        }
         Request::SetDeadline { deadline } if uid == 0 => {
             let seconds = deadline.remaining(clock::now()).as_secs();
             tracing::info!(seconds, "the session's end was moved");
@@ -159,6 +177,7 @@ mod tests {
             max_connections: 1,
             max_handshakes: 1,
             pause: PauseBudget { per_stop_ms: 1, per_session_ms: 1 },
+            hot: godebug_api::HotLimit::default(),
             redact: RedactRules::default(),
             transcript_values: TranscriptValues::None,
             host: "h".to_owned(),
@@ -183,6 +202,13 @@ mod tests {
         assert_ne!(shared.deadline(), deadline);
         assert_eq!(answer(shared, Request::SetDeadline { deadline }, 0).await, Reply::Done);
         assert_eq!(shared.deadline(), deadline);
+        let own = rcgen::generate_simple_self_signed(vec!["g".to_owned()]).unwrap();
+        let (ca, name) = (own.cert.pem(), "bob".parse().unwrap());
+        let admit =
+            |certificate| Request::Admit { ca: ca.clone(), certificate, name, observes: true };
+        let reply = answer(shared, admit(ca.clone()), 1000).await;
+        assert!(matches!(reply, Reply::Refused { why } if why.contains("uid 1000")));
+        assert_eq!(shared.guests.part_of(own.cert.der()), Part::Takes, "nobody was let in");
         assert_eq!(answer(shared, Request::Cut, 1000).await, Reply::Done);
     }
 

@@ -3,6 +3,7 @@
 
 use crate::protocol::Protocol;
 use crate::protocol::framing::{Framing, LONGEST_ANSWER};
+use serde::Deserialize;
 use serde_json::{Value, json};
 use std::io;
 use std::path::Path;
@@ -43,9 +44,72 @@ impl DlvError {
     }
 }
 
-/// A breakpoint's number; dlv's own have numbers below one.
-fn number_of_a_persons(breakpoint: &Value) -> Option<i64> {
-    breakpoint["id"].as_i64().filter(|id| *id > 0)
+/// A breakpoint as dlv lists it.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Breakpoint {
+    /// Those of dlv's own have numbers below one.
+    pub(crate) id: i64,
+    name: String,
+    pub(crate) file: String,
+    pub(crate) line: u64,
+    /// Null of one that is off, or waits for a library.
+    addrs: Option<Vec<u64>>,
+    disabled: bool,
+    /// A log point.
+    #[serde(rename = "continue")]
+    is_trace_point: bool,
+    #[serde(rename = "Cond")]
+    condition: String,
+    #[serde(rename = "HitCond")]
+    hit_condition: String,
+    #[serde(rename = "WatchExpr")]
+    watched: String,
+}
+
+impl Breakpoint {
+    /// A person has set it, and it stops the target.
+    pub(crate) fn is_on(&self) -> bool {
+        self.id > 0 && !self.disabled
+    }
+
+    pub(crate) fn is_at(&self, counters: &[u64]) -> bool {
+        self.addrs.iter().flatten().any(|at| counters.contains(at))
+    }
+
+    /// dlv may stop the target for it and let it go on, and tell nobody.
+    pub(crate) fn may_go_on_unseen(&self) -> bool {
+        self.is_trace_point || !self.condition.is_empty() || !self.hit_condition.is_empty()
+    }
+
+    /// For a person.
+    pub(crate) fn place(&self) -> String {
+        match (self.watched.as_str(), self.file.as_str()) {
+            ("", "") => format!("number {}", self.id),
+            ("", file) => format!("{file}:{}", self.line),
+            (watched, _) => watched.to_owned(),
+        }
+    }
+
+    /// dlv's own client can turn one off and on again. An IDE's is cleared: dlv cannot toggle it, since
+    /// its name has characters that it allows to its own DAP server alone (`ValidBreakpointName` of
+    /// service/api/types.go), and the IDE's next list of them sets it anew in either case. Nor can dlv
+    /// turn off what watches a variable.
+    fn off(&self) -> &'static str {
+        match self.name.chars().all(char::is_alphanumeric) && self.watched.is_empty() {
+            true => "ToggleBreakpoint",
+            false => "ClearBreakpoint",
+        }
+    }
+}
+
+/// Where the target's threads stand.
+#[derive(Debug, Default)]
+pub(crate) struct Threads {
+    /// Their program counters.
+    pub(crate) at: Vec<u64>,
+    /// The numbers of the breakpoints that stopped them, but those that only log.
+    pub(crate) stopped_at: Vec<i64>,
 }
 
 /// One connection to dlv. Never without a question: dlv keeps silent ones for ever.
@@ -81,7 +145,7 @@ impl Dlv {
     /// Clears all that people have set.
     pub(crate) async fn clear_breakpoints(&mut self) -> Result<usize, DlvError> {
         let all = self.breakpoints().await?;
-        let numbers: Vec<i64> = all.iter().filter_map(number_of_a_persons).collect();
+        let numbers: Vec<i64> = all.iter().map(|one| one.id).filter(|id| *id > 0).collect();
         for id in &numbers {
             self.call("ClearBreakpoint", json!({ "Id": id })).await?;
         }
@@ -89,24 +153,37 @@ impl Dlv {
     }
 
     /// Turns all off that people have set; how many there were. To be called while the target stands.
-    ///
-    /// dlv's own client can turn them on again. An IDE's are cleared: dlv cannot toggle them, since their
-    /// names have characters that it allows to its own DAP server alone (`ValidBreakpointName` of
-    /// service/api/types.go), and the IDE's next list of them sets them anew in either case.
     pub(crate) async fn disable_breakpoints(&mut self) -> Result<usize, DlvError> {
         let all = self.breakpoints().await?;
         let mut off = 0;
-        for one in all.iter().filter(|one| one["disabled"] != true) {
-            let Some(id) = number_of_a_persons(one) else { continue };
-            let name = one["name"].as_str().unwrap_or_default();
-            let method = match name.chars().all(char::is_alphanumeric) {
-                true => "ToggleBreakpoint",
-                false => "ClearBreakpoint",
-            };
-            self.call(method, json!({ "Id": id })).await?;
+        for one in all.iter().filter(|one| one.is_on()) {
+            self.turn_off(one).await?;
             off += 1;
         }
         Ok(off)
+    }
+
+    /// The same for one of them.
+    pub(crate) async fn turn_off(&mut self, breakpoint: &Breakpoint) -> Result<(), DlvError> {
+        self.call(breakpoint.off(), json!({ "Id": breakpoint.id })).await.map(drop)
+    }
+
+    /// Where the threads of a target stand, which must do so.
+    pub(crate) async fn threads(&mut self) -> Result<Threads, DlvError> {
+        let answer = self.call("State", json!({ "NonBlocking": true })).await?;
+        let state = &answer["State"];
+        if state["Running"] == true {
+            return Err(DlvError::Unclear("State"));
+        }
+        let mut threads = Threads::default();
+        for thread in state["Threads"].as_array().into_iter().flatten() {
+            threads.at.extend(thread["pc"].as_u64());
+            let breakpoint = &thread["breakPoint"];
+            if breakpoint["continue"] != true {
+                threads.stopped_at.extend(breakpoint["id"].as_i64());
+            }
+        }
+        Ok(threads)
     }
 
     /// Lets the target run. `continue` is answered when the target stops again, so another question
@@ -116,13 +193,11 @@ impl Dlv {
         if self.is_running().await? { Ok(()) } else { Err(DlvError::StillStands) }
     }
 
-    async fn breakpoints(&mut self) -> Result<Vec<Value>, DlvError> {
+    pub(crate) async fn breakpoints(&mut self) -> Result<Vec<Breakpoint>, DlvError> {
         let mut answer = self.call("ListBreakpoints", json!({ "All": false })).await?;
-        match answer["Breakpoints"].take() {
-            Value::Null => Ok(Vec::new()),
-            Value::Array(all) => Ok(all),
-            _ => Err(DlvError::Unclear("ListBreakpoints")),
-        }
+        let all: Option<Vec<Breakpoint>> = serde_json::from_value(answer["Breakpoints"].take())
+            .map_err(|_| DlvError::Unclear("ListBreakpoints"))?;
+        Ok(all.unwrap_or_default())
     }
 
     async fn call(&mut self, method: &'static str, parameters: Value) -> Result<Value, DlvError> {

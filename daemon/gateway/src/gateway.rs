@@ -3,6 +3,7 @@
 use crate::accept::accept_until_cut;
 use crate::clients::Clients;
 use crate::configuration::{Given, wipe};
+use crate::guests::Guests;
 use crate::keeper::{Keeper, keep, milliseconds};
 use crate::limits::Limits;
 use crate::listen::{self, ListenError};
@@ -11,7 +12,7 @@ use crate::refusals::Refusals;
 use crate::release::Release;
 use crate::screen::Values;
 use crate::target::Target;
-use crate::tls::{self, TlsError};
+use crate::tls::{Doors, TlsError};
 use crate::traffic::Totals;
 use crate::transcript::{Entry, Transcript};
 use crate::{control, notify};
@@ -24,7 +25,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Semaphore, watch};
-use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -86,7 +86,7 @@ impl Gateway {
     /// Makes the sockets, the network's last. Must be called inside a tokio runtime.
     pub fn open(given: Given, limits: Limits) -> Result<Self, OpenError> {
         let Given { config, target_status, transcript } = given;
-        let acceptor = TlsAcceptor::from(tls::server(&config)?);
+        let guests = Guests::new(Doors::new(&config)?)?;
         wipe(config.key.into_bytes());
         let control_path = PathBuf::from(config.control_socket);
         let control = control::bind(&control_path)
@@ -104,7 +104,7 @@ impl Gateway {
                 redactor: Redactor::new(config.redact),
                 kept: config.transcript_values,
             }),
-            keeper: Arc::new(Keeper::new(Target::new(target_status), config.pause)),
+            keeper: Arc::new(Keeper::new(Target::new(target_status), config.pause, config.hot)),
             transcript: Arc::new(transcript),
             clients: Clients::default(),
             sources: config.sources,
@@ -113,7 +113,7 @@ impl Gateway {
             release: Release::default(),
             stuck: CancellationToken::new(),
             limits,
-            acceptor,
+            guests,
             handshakes: Arc::new(Semaphore::new(config.max_handshakes)),
             connections: Arc::new(Semaphore::new(config.max_connections)),
             totals: Arc::default(),
@@ -166,7 +166,7 @@ pub(crate) struct Shared {
     /// Cancelled once, when the target cannot be released in another way than by the session's end.
     pub(crate) stuck: CancellationToken,
     pub(crate) limits: Limits,
-    pub(crate) acceptor: TlsAcceptor,
+    pub(crate) guests: Guests,
     /// Places for connections that are not verified yet, and for those that are.
     pub(crate) handshakes: Arc<Semaphore>,
     pub(crate) connections: Arc<Semaphore>,

@@ -1,12 +1,14 @@
 //! Nobody leaves the service standing: looks at the target all the time, and when it has stood for as
 //! long as the session may let it, turns its breakpoints off and lets it run.
 
+use crate::cooler::cool;
 use crate::dlv::{Dlv, DlvError};
 use crate::gateway::Shared;
 use crate::target::Target;
 use crate::transcript::Entry;
-use godebug_api::ProcessState;
+use godebug_api::hot::{Hit, Hot, HotMeter};
 use godebug_api::pause::{Due, Meter, PauseBudget, Spent};
+use godebug_api::{HotLimit, ProcessState};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -26,6 +28,9 @@ pub(crate) struct Keeper {
     target: Target,
     budget: PauseBudget,
     meter: Mutex<Meter>,
+    hot: Mutex<HotMeter>,
+    /// A breakpoint that its clients were told of too often.
+    suspect: Mutex<Option<Hot>>,
     /// Not before the session is active: until then dlv is attaching.
     has_begun: AtomicBool,
     /// The target was let go, and has not stopped since.
@@ -34,11 +39,13 @@ pub(crate) struct Keeper {
 }
 
 impl Keeper {
-    pub(crate) fn new(target: Target, budget: PauseBudget) -> Self {
+    pub(crate) fn new(target: Target, budget: PauseBudget, hot: HotLimit) -> Self {
         Self {
             target,
             budget,
             meter: Mutex::new(Meter::new(budget)),
+            hot: Mutex::new(HotMeter::new(hot)),
+            suspect: Mutex::default(),
             has_begun: AtomicBool::new(false),
             is_let_go: AtomicBool::new(false),
             let_go: AtomicU64::new(0),
@@ -53,6 +60,23 @@ impl Keeper {
     /// A client lets the target run.
     pub(crate) fn resumed(&self) {
         self.meter().resumed(Instant::now());
+        self.hot().begins_anew();
+    }
+
+    /// The target was let go, and runs.
+    pub(crate) fn was_let_go(&self) {
+        self.is_let_go.store(true, Relaxed);
+    }
+
+    /// A client was told that this breakpoint was hit.
+    pub(crate) fn hit(&self, breakpoint: Hit) {
+        if let Some(hot) = self.hot().hit(Instant::now(), breakpoint) {
+            *unpoisoned(&self.suspect) = Some(hot);
+        }
+    }
+
+    pub(crate) fn hot(&self) -> MutexGuard<'_, HotMeter> {
+        unpoisoned(&self.hot)
     }
 
     /// The target runs because it was let go, and not because a client said so.
@@ -62,7 +86,7 @@ impl Keeper {
 
     /// dlv answers an IDE's `continue` before it lets the target run, and a question for its state that
     /// comes in between waits for the next stop: so the process is looked at.
-    async fn runs_soon(&self) -> bool {
+    pub(crate) async fn runs_soon(&self) -> bool {
         let runs = async {
             while self.target.look() == Some(ProcessState::Frozen) {
                 tokio::time::sleep(Duration::from_millis(5)).await;
@@ -88,23 +112,38 @@ impl Keeper {
     }
 
     /// What is due now; `None` when there is nothing to look at any more.
-    fn look(&self, attended: bool) -> Option<(Due, Option<Duration>)> {
+    fn look(&self, attended: bool) -> Option<Look> {
         let stands = match self.target.look()? {
             ProcessState::Frozen => true,
             ProcessState::Runs | ProcessState::Stands => false,
             ProcessState::Ended => return None,
         };
-        let seen = self.meter().look(Instant::now(), stands, attended);
+        let now = Instant::now();
+        let (due, over) = self.meter().look(now, stands, attended);
         if stands {
             self.is_let_go.store(false, Relaxed);
         }
-        Some(seen)
+        let standing = self.hot().look(now, stands);
+        let hot = unpoisoned(&self.suspect).take().or(standing).filter(|_| attended);
+        Some(Look { due, over, hot })
     }
 
     fn meter(&self) -> MutexGuard<'_, Meter> {
-        // Nothing can panic while it is held.
-        self.meter.lock().unwrap_or_else(PoisonError::into_inner)
+        unpoisoned(&self.meter)
     }
+}
+
+/// What one look has found.
+struct Look {
+    due: Due,
+    /// The length of a stop that is over.
+    over: Option<Duration>,
+    hot: Option<Hot>,
+}
+
+fn unpoisoned<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing can panic while one of them is held.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Looks after the target for as long as it is polled.
@@ -121,9 +160,17 @@ pub(crate) async fn keep(shared: Arc<Shared>) {
         if !shared.keeper.has_begun.load(Relaxed) {
             continue;
         }
-        let Some((due, over)) = shared.keeper.look(attended) else { return };
+        let Some(Look { due, over, hot }) = shared.keeper.look(attended) else { return };
         if let Some(stood) = over.filter(|stood| *stood >= WORTH_A_RECORD) {
             shared.transcript.record(&Entry::Stood { ms: milliseconds(stood) });
+        }
+        if let Some(hot) = hot {
+            match cool(&shared, &hot).await {
+                Err(error) if error.means_the_end() => return,
+                Err(error) => tracing::warn!(%error, ?hot, "turning a hot breakpoint off"),
+                Ok(()) => {}
+            }
+            shared.keeper.hot().rest(Instant::now());
         }
         match due {
             Due::Nothing => {}
@@ -158,10 +205,20 @@ fn warn(shared: &Shared, stood: Duration, left: Duration) {
 async fn let_go(shared: &Shared, spent: Spent) -> Result<(), DlvError> {
     // Nobody comes, and nobody else lets it go, meanwhile.
     let _turn = shared.release.turn().await;
-    let attempt = timeout(shared.limits.release, let_run(shared)).await;
-    let Some(off) = attempt.unwrap_or(Err(DlvError::Slow("it all")))? else { return Ok(()) };
+    let mut off = None;
+    let attempt = timeout(shared.limits.release, let_run(shared, &mut off)).await;
+    match attempt.unwrap_or(Err(DlvError::Slow("it all"))) {
+        Ok(()) => {}
+        // Its answer may have come too late, and the target runs all the same: that is to be told.
+        Err(error) if off.is_some() && shared.keeper.runs_soon().await => {
+            tracing::warn!(%error, "the service was let go, later than it should");
+        }
+        Err(error) => return Err(error),
+    }
+    // Empty where it ran already.
+    let Some(off) = off else { return Ok(()) };
     let keeper = &shared.keeper;
-    keeper.is_let_go.store(true, Relaxed);
+    keeper.was_let_go();
     keeper.let_go.fetch_add(1, Relaxed);
     let why = match spent {
         Spent::Stop => format!("it has stood for {}", seconds(keeper.budget.per_stop())),
@@ -184,14 +241,14 @@ async fn let_go(shared: &Shared, spent: Spent) -> Result<(), DlvError> {
     Ok(())
 }
 
-/// `None` when it runs already; else how many breakpoints were turned off.
-async fn let_run(shared: &Shared) -> Result<Option<usize>, DlvError> {
+/// `off` stays empty when it runs already; else it is how many breakpoints were turned off.
+async fn let_run(shared: &Shared, off: &mut Option<usize>) -> Result<(), DlvError> {
     let mut dlv = Dlv::connect(&shared.debugger_socket).await?;
     if dlv.is_running().await? {
-        return Ok(None);
+        return Ok(());
     }
     dlv.cancel_step().await?;
-    let off = dlv.disable_breakpoints().await?;
+    *off = Some(dlv.disable_breakpoints().await?);
     let ide = shared.clients.who_can_resume();
     let by_ide = match &ide {
         Some(line) => line.resume().await && shared.keeper.runs_soon().await,
@@ -201,7 +258,7 @@ async fn let_run(shared: &Shared) -> Result<Option<usize>, DlvError> {
         dlv.resume().await?;
     }
     shared.clients.tell_it_runs(ide.as_ref().filter(|_| by_ide));
-    Ok(Some(off))
+    Ok(())
 }
 
 /// For a person: `30 s`, `1m 30s`.

@@ -5,10 +5,11 @@
 //! is a library so that tests run it in-process; `main.rs` only reads the configuration and starts.
 //!
 //! A connection's way through the modules: `accept` (source, bounds) → `connection` (handshake,
-//! first byte) → `release` (dial; lets the target go when the last client has gone) → `relay` (bytes)
+//! which of the `guests` it is, first byte) → `release` (dial; lets the target go when the last client has gone) → `relay` (bytes)
 //! → `screen` (messages of each `protocol`, held to the mode's `policy`, which reads every
-//! `expression`, and what is `shown` without what is to `redact`) → `transcript`. `keeper` lets the target go when it has stood too long, and speaks to
-//! `clients`. `dlv` is the gateway's own questions. `control` is how root and dlv's attendant
+//! `expression`, and what is `shown` without what is to `redact`) → `transcript`. `keeper` lets the target
+//! go when it has stood too long, `cooler` turns off a breakpoint that is hit too often (`stops` counts);
+//! they speak to the `clients`, each of whom has a `line`. `dlv` is the gateway's own questions. `control` is how root and dlv's attendant
 //! steer it, `gateway` holds what they all share and the deadline.
 
 mod accept;
@@ -16,12 +17,17 @@ mod clients;
 pub mod configuration;
 mod connection;
 mod control;
+mod cooler;
 mod dlv;
 mod events;
 pub mod expression;
 mod gateway;
+mod guests;
+#[cfg(test)]
+mod hostile;
 mod keeper;
 mod limits;
+mod line;
 mod listen;
 pub mod notify;
 mod policy;
@@ -32,6 +38,7 @@ mod relay;
 mod release;
 mod screen;
 mod shown;
+mod stops;
 mod subject;
 mod target;
 mod tls;

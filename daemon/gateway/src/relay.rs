@@ -4,7 +4,7 @@
 //! Whoever calls this cuts a connection by dropping the future: it owns dlv's socket, and holds no
 //! byte back except the few in its buffers and the message that is not whole yet.
 
-use crate::clients::Notice;
+use crate::line::Notice;
 use crate::screen::{Inward, Outward, Screen};
 use crate::traffic::Traffic;
 use std::io;

@@ -1,15 +1,17 @@
 //! Stands between one client and dlv: reads what the client asks, lets pass what the session's mode
 //! allows, answers the rest itself, and writes down what was done.
 
-use crate::clients::Line;
 use crate::events::{self, Events, Question};
+use crate::guests::Part;
 use crate::keeper::Keeper;
+use crate::line::Line;
 use crate::policy::{self, Meaning, Refused, Verdict};
 use crate::protocol::framing::{Frame, Framing, LONGEST_ANSWER, LONGEST_REQUEST};
 use crate::protocol::{Protocol, dap, rpc};
 use crate::redact::Redactor;
 use crate::release::Hand;
 use crate::shown::Questions;
+use crate::stops;
 use crate::transcript::{Entry, Outcome, Transcript};
 use godebug_api::Mode;
 use godebug_api::rules::engine::TranscriptValues;
@@ -45,6 +47,7 @@ struct Judge {
 pub(crate) struct Person {
     /// For the record: the certificate's name, and the address.
     pub(crate) name: String,
+    pub(crate) part: Part,
     pub(crate) hand: Hand,
     pub(crate) line: Arc<Line>,
     pub(crate) keeper: Arc<Keeper>,
@@ -68,6 +71,7 @@ pub(crate) struct Outward {
     /// Who is shown what comes out.
     name: String,
     line: Arc<Line>,
+    keeper: Arc<Keeper>,
     values: Arc<Values>,
     questions: Questions,
     transcript: Arc<Transcript>,
@@ -92,6 +96,7 @@ impl Screen {
         tracing::info!(client = person.name, protocol = protocol.name(), "speaks");
         let events = Events::default();
         let (name, line) = (person.name.clone(), Arc::clone(&person.line));
+        let keeper = Arc::clone(&person.keeper);
         let (values, transcript) = (Arc::clone(&person.values), Arc::clone(&person.transcript));
         let questions = Questions::default();
         Self {
@@ -112,6 +117,7 @@ impl Screen {
                 events,
                 name,
                 line,
+                keeper,
                 values,
                 questions,
                 transcript,
@@ -150,13 +156,17 @@ impl Judge {
         let request = dap::request(frame.body)?;
         let meaning = policy::dap::meaning(&request.command, &request.arguments);
         let verdict = policy::dap::judge(self.mode, &request.command, &request.arguments);
+        let verdict = self.as_a_watcher(&request.command, &meaning, verdict);
         let verdict = self.within_the_budget(&meaning, verdict);
         let verdict = self.without_the_hidden(&request.command, &request.arguments, verdict);
         self.note(&meaning, &verdict);
         self.remember(request.seq.as_u64(), &meaning, &verdict);
-        if request.command == "configurationDone" {
-            self.person.line.is_configured();
-            self.person.keeper.resumed();
+        let passes = matches!(verdict, Verdict::Forward | Verdict::Rewrite(..));
+        if passes && request.command == "configurationDone" {
+            self.person.line.configured();
+            self.sets_off(request.seq.as_u64(), false);
+        } else {
+            self.runs_or_stops(request.seq.as_u64(), &meaning, &verdict);
         }
         match verdict {
             Verdict::Forward => out.to_debugger.extend_from_slice(frame.whole),
@@ -174,11 +184,14 @@ impl Judge {
         let request = rpc::request(frame.body)?;
         let meaning = policy::rpc::meaning(&request.method, &request.parameters);
         let verdict = policy::rpc::judge(self.mode, &request.method, &request.parameters);
+        let verdict = self.as_a_watcher(&request.method, &meaning, verdict);
         let verdict = self.within_the_budget(&meaning, verdict);
         let verdict = self.without_the_hidden(&request.method, &request.parameters, verdict);
+        let verdict = self.after_the_news(&meaning, verdict);
         let by_itself = self.person.keeper.runs_by_itself();
-        if by_itself && policy::rpc::is_continue(&meaning) && verdict == Verdict::Forward {
+        if by_itself && meaning.is_continue() && verdict == Verdict::Forward {
             self.note(&meaning, &verdict);
+            self.runs_or_stops(request.id.as_u64(), &meaning, &verdict);
             self.wait_for_a_stop(&request, out);
             return Ok(());
         }
@@ -195,6 +208,7 @@ impl Judge {
         };
         self.note(&meaning, &verdict);
         self.remember(request.id.as_u64(), &meaning, &verdict);
+        self.runs_or_stops(request.id.as_u64(), &meaning, &verdict);
         if request.method == "RPCServer.GetEvents" {
             self.events(&request, out);
             return Ok(());
@@ -232,6 +246,48 @@ impl Judge {
             let held = self.events.refused();
             out.to_client.extend(held.iter().flat_map(|held| held.event(events::STOPPED)));
         }
+    }
+
+    /// A guest who only watches asks for nothing that the target, or whoever holds it, would notice.
+    fn as_a_watcher(&self, request: &str, meaning: &Meaning, verdict: Verdict) -> Verdict {
+        match (self.person.part, &verdict) {
+            (Part::Watches, Verdict::Forward | Verdict::Rewrite(..)) => {
+                policy::watching::judge(request, meaning, verdict)
+            }
+            _ => verdict,
+        }
+    }
+
+    /// dlv's own client has no console: when it next runs the target, its person is told first.
+    fn after_the_news(&self, meaning: &Meaning, verdict: Verdict) -> Verdict {
+        if !meaning.resumes_the_target() || verdict != Verdict::Forward {
+            return verdict;
+        }
+        match self.person.line.news() {
+            Some(news) => Verdict::Refuse(Refused::never(format!("first this, {news}; ask again"))),
+            None => verdict,
+        }
+    }
+
+    /// What the target does by this request, for whoever has to stop or resume it in the client's name.
+    fn runs_or_stops(&self, number: Option<u64>, meaning: &Meaning, verdict: &Verdict) {
+        if matches!(verdict, Verdict::Refuse(_) | Verdict::Answer) {
+            return;
+        }
+        match meaning.operation {
+            "run" if meaning.resumes_the_target() => {
+                let is_step = !meaning.is_continue();
+                self.sets_off(number, is_step);
+            }
+            "run" => self.person.line.wants_a_stop(),
+            "breakpoints" => self.person.keeper.hot().begins_anew(),
+            _ => {}
+        }
+    }
+
+    fn sets_off(&self, number: Option<u64>, is_step: bool) {
+        self.person.keeper.resumed();
+        self.person.line.sets_off(number.unwrap_or(0), is_step);
     }
 
     /// What a rule of the host hides is not asked for.
@@ -297,11 +353,11 @@ impl Judge {
             _ => tracing::info!(client, operation, ?subject),
         }
         // All but what is known to look only: better one release too many than a service left standing.
-        if !matches!(*operation, "request" | "variables" | "stack" | "read-memory" | "find") {
+        let watches = self.person.part == Part::Watches;
+        if !watches
+            && !matches!(*operation, "request" | "variables" | "stack" | "read-memory" | "find")
+        {
             self.person.hand.put_on();
-        }
-        if meaning.resumes_the_target() {
-            self.person.keeper.resumed();
         }
     }
 
@@ -364,6 +420,11 @@ impl Outward {
                 self.transcript.record(&Entry::Shown { client, variables: &variables });
             }
             let is_as_it_came = changed.is_none() && hidden.is_none();
+            let told = stops::told(protocol, frame.body, self.line.course());
+            if let Some(hit) = told.hit {
+                self.keeper.hit(hit);
+            }
+            let begin = out.len();
             match protocol {
                 Protocol::Dap if is_as_it_came => out.extend_from_slice(frame.whole),
                 Protocol::Dap => out.extend(dap::with_header(body)),
@@ -371,6 +432,11 @@ impl Outward {
                     out.extend_from_slice(body);
                     out.push(b'\n');
                 }
+            }
+            if told.stands {
+                self.line.stands();
+                let word = out.split_off(begin);
+                out.extend(self.line.kept_back(word).unwrap_or_default());
             }
         }
         Ok(out)
@@ -406,17 +472,19 @@ impl Person {
     /// Somebody whose target is this process, which runs.
     pub(crate) fn for_tests(
         protocol: Protocol,
-    ) -> (Self, tokio::sync::mpsc::Receiver<crate::clients::Notice>) {
+    ) -> (Self, tokio::sync::mpsc::Receiver<crate::line::Notice>) {
         let status = std::fs::File::open("/proc/self/status").unwrap();
         let budget = godebug_api::PauseBudget { per_stop_ms: 1000, per_session_ms: 9000 };
         let target = crate::target::Target::new(status.into());
         let clients = crate::clients::Clients::default();
-        let (line, notices) = clients.list("127.0.0.1:1".parse().unwrap()).speaks(protocol);
+        let (line, notices) =
+            clients.list("127.0.0.1:1".parse().unwrap(), Part::Takes).speaks(protocol);
         let person = Self {
             name: "test".to_owned(),
+            part: Part::Takes,
             hand: crate::release::Release::default().hand(),
             line,
-            keeper: Arc::new(Keeper::new(target, budget)),
+            keeper: Arc::new(Keeper::new(target, budget, godebug_api::HotLimit::default())),
             transcript: Arc::new(Transcript::nowhere()),
             values: Arc::new(Values { redactor: None, kept: TranscriptValues::None }),
         };

@@ -78,7 +78,7 @@ impl Questions {
 
 /// The number of the question that this answers, which both of dlv's encoders write near the beginning
 /// (go-dap, `Response`; service/rpccommon, `serverResponse`): no long message is read for it.
-fn number_of(protocol: Protocol, body: &[u8]) -> Option<u64> {
+pub(crate) fn number_of(protocol: Protocol, body: &[u8]) -> Option<u64> {
     const NEAR: usize = 128;
     let name: &[u8] = match protocol {
         Protocol::Dap => b"\"request_seq\":",

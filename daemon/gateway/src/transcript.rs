@@ -5,7 +5,7 @@
 use crate::protocol::Protocol;
 use crate::shown::Shown;
 use godebug_api::chain::{Circumstances, Head, Stamp};
-use godebug_api::{Mode, SessionId, clock};
+use godebug_api::{GuestName, Mode, SessionId, clock};
 use serde::Serialize;
 use std::fs::File;
 use std::io::{self, Write};
@@ -33,6 +33,14 @@ pub(crate) enum Entry<'a> {
     /// A client has shown its certificate.
     Connected {
         client: &'a str,
+        /// It can do nothing else.
+        #[serde(skip_serializing_if = "std::ops::Not::not")]
+        watches: bool,
+    },
+    /// Somebody else may come from now on.
+    LetIn {
+        name: &'a GuestName,
+        watches: bool,
     },
     Disconnected {
         client: &'a str,
@@ -67,6 +75,11 @@ pub(crate) enum Entry<'a> {
     LetGo {
         why: &'a str,
         breakpoints_off: usize,
+    },
+    /// A breakpoint was hit too often.
+    TurnedOff {
+        breakpoint: &'a str,
+        why: &'a str,
     },
     /// The last client that had a hand on it has gone.
     Released {

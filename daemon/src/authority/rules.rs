@@ -5,7 +5,7 @@
 use super::user_name;
 use godebug_api::documents::SessionInfo;
 use godebug_api::rules::engine::{
-    Answer, Command, Denial, Moment, Permit, Question, Rule, Running, Weekday, decide,
+    Answer, Command, Consent, Denial, Moment, Permit, Question, Rule, Running, Weekday, Who, decide,
 };
 use godebug_api::rules::{self, Explanation, Hypothesis, PassedOver};
 use godebug_api::{Cidr, Mode, Reason, Refusal, Ttl, UnitName};
@@ -28,6 +28,8 @@ pub struct Wish {
     pub sources: Vec<Cidr>,
     /// How long the session has been there; nothing for a new one.
     pub lasted: Option<Duration>,
+    /// Without the consent of others.
+    pub break_glass: bool,
 }
 
 /// A no, and the rule that says it if one does.
@@ -70,6 +72,15 @@ pub async fn ask(uid: u32, wish: &Wish, sessions: &[SessionInfo]) -> Result<Perm
     Ok(decide(&rules, &wish.question(&person, now(), counted)).decision?)
 }
 
+/// Whether a user is one of these people now.
+///
+/// # Errors
+/// When their groups cannot be looked up.
+pub async fn is_one_of(uid: u32, people: &Who) -> Result<bool, Refusal> {
+    let person = Person::of(uid).await?;
+    Ok(people.includes(&person.user, &person.groups))
+}
+
 /// How many sessions there are that a limit may count.
 pub fn running(sessions: &[SessionInfo], unit: &UnitName, uid: u32) -> Running {
     let count = |of: &dyn Fn(&SessionInfo) -> bool| {
@@ -92,10 +103,10 @@ pub async fn explain(
     what: Hypothesis,
     sessions: &[SessionInfo],
 ) -> Result<Explanation, Refusal> {
-    let Hypothesis { user, command, mode, ttl, reason, from } = what;
+    let Hypothesis { user, command, mode, ttl, reason, from, break_glass } = what;
     let (uid, person) = Person::named(&user).await?;
     let (lasted, sources) = (None, from);
-    let wish = Wish { command, unit, slice, mode, ttl, reason, sources, lasted };
+    let wish = Wish { command, unit, slice, mode, ttl, reason, sources, lasted, break_glass };
     let (rules, now) = (current()?, now());
     let counted = running(sessions, &wish.unit, uid);
     let Answer { passed_over, decision } =
@@ -107,7 +118,12 @@ pub async fn explain(
     });
     let (allowed, rule, message, remedy) = match decision {
         Ok(permit) => {
-            let message = format!("the rule {} allows it", permit.name());
+            let consent = match &permit.consent {
+                Consent::NotNeeded => String::new(),
+                Consent::Needed(wanted) => format!(" after {wanted}"),
+                Consent::GlassBroken => " without approval, as an alarm".to_owned(),
+            };
+            let message = format!("the rule {} allows it{consent}", permit.name());
             (true, Some(permit.name()), message, "polkit is asked besides".to_owned())
         }
         Err(denial) => (false, denial.rule, denial.message, denial.remedy),
@@ -163,6 +179,7 @@ impl Wish {
             sources: &self.sources,
             now,
             running,
+            break_glass: self.break_glass,
         }
     }
 }

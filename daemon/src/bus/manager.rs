@@ -4,22 +4,23 @@ use super::Activity;
 use crate::audit::{self, Entry, Kind};
 use crate::authority::rules::{self, Denied, Wish};
 use crate::authority::{
-    Action, Authorized, Caller, Permitted, authorize, authorize_for_records, authorize_for_session,
-    authorize_session,
+    Action, Answer, Authorized, Caller, Permitted, authorize, authorize_approval, authorize_claim,
+    authorize_denial, authorize_extension, authorize_for_records, authorize_for_session,
+    authorize_review, authorize_session, authorize_sharing, consent,
 };
 use crate::config::Config;
 use crate::host::gateway;
 use crate::paths::SessionPaths;
-use crate::sessions::{Sessions, Symbols, prepare};
+use crate::sessions::{Request, Sessions, Symbols, new_id, prepare};
 use crate::{target, transcripts};
-use godebug_api::audit::{AuditFilter, AuditList, AuditTrail, Outcome};
+use godebug_api::audit::{AuditFilter, AuditList, AuditRecord, AuditTrail, Outcome};
 use godebug_api::bus::BusError;
-use godebug_api::control::Request;
-use godebug_api::documents::{OpenRequest, SessionInfo};
+use godebug_api::control;
+use godebug_api::documents::{ClaimRequest, OpenAnswer, OpenRequest, SessionInfo, ShareRequest};
 use godebug_api::image::ImageRequest;
 use godebug_api::rules::Hypothesis;
 use godebug_api::rules::engine::Command;
-use godebug_api::{Mode, Pid, Refusal, SessionId, Ttl, UnitName, clock};
+use godebug_api::{Login, Mode, Pid, Reason, Refusal, SessionId, Ttl, UnitName, clock};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::fs::File;
@@ -67,7 +68,7 @@ impl Manager {
         files: Vec<OwnedFd>,
     ) -> Result<String, Denied> {
         let (unit, request) = (self.unit(unit).await?, parse_request(request)?);
-        let symbols = symbols(&request, files)?;
+        let symbols = symbols(request.symbols, files)?;
         let details = [
             ("mode", request.mode.to_string()),
             ("ttl", request.ttl.to_string()),
@@ -78,7 +79,55 @@ impl Manager {
         let running = || self.sessions.list();
         let allowed =
             authorize_session(connection, caller, &wish, running, &details, request).await?;
-        Ok(json(&self.sessions.open(&unit, allowed, symbols).await?)?)
+        let answer = match allowed {
+            Answer::Granted(allowed) => {
+                let opened = self.sessions.open(&unit, allowed, symbols).await?;
+                OpenAnswer::Opened(Box::new(opened))
+            }
+            Answer::NeedsConsent(allowed) => {
+                let waits = Box::new(self.sessions.ask(&unit, allowed, symbols).await?);
+                OpenAnswer::Waits { waits }
+            }
+        };
+        Ok(json(&answer)?)
+    }
+
+    async fn try_claim(
+        &self,
+        connection: &Connection,
+        caller: Caller,
+        request: &Request,
+        claim: &str,
+        files: Vec<OwnedFd>,
+    ) -> Result<String, Denied> {
+        let claim: ClaimRequest = parse_document(claim, "request")?;
+        let symbols = symbols(claim.symbols, files)?;
+        let Request { request, info, vouched_for, .. } = request;
+        let wanted = safe_endpoint(claim.put_into(request.clone()))?;
+        let wish = self.wish(&info.unit, &wanted).await?;
+        let (running, asked) = (|| self.sessions.list(), (info, vouched_for.as_ref()));
+        let allowed = authorize_claim(connection, caller, &wish, asked, running, wanted).await?;
+        Ok(json(&self.sessions.open(&info.unit, allowed, symbols).await?)?)
+    }
+
+    async fn try_approve(
+        &self,
+        connection: &Connection,
+        caller: Caller,
+        request: &Request,
+    ) -> Result<SessionInfo, Denied> {
+        let wish = self.wish(&request.info.unit, &request.request).await?;
+        let running = || self.sessions.list();
+        let allowed = authorize_approval(connection, caller, &wish, &request.info, running).await?;
+        Ok(self.sessions.approve(&allowed)?)
+    }
+
+    /// Whether somebody may see a request that is another's, because they may consent to it.
+    async fn may_consent(&self, caller: &Caller, request: &Request) -> bool {
+        match self.wish(&request.info.unit, &request.request).await {
+            Ok(wish) => consent::may_see(caller, &request.info, &wish).await,
+            Err(_) => false,
+        }
     }
 
     /// A request as the rules see it.
@@ -93,6 +142,23 @@ impl Manager {
             reason: request.reason.clone(),
             sources: request.from.clone(),
             lasted: None,
+            break_glass: request.break_glass,
+        })
+    }
+
+    /// A session that there is, as the rules see it.
+    async fn wish_of(&self, session: &SessionInfo, ttl: Ttl) -> Result<Wish, Refusal> {
+        let systemd = self.sessions.shared().host.systemd()?;
+        Ok(Wish {
+            command: Command::Attach,
+            unit: session.unit.clone(),
+            slice: target::find::slice(systemd, &session.unit).await,
+            mode: session.mode,
+            ttl,
+            reason: session.reason.clone(),
+            sources: session.sources.clone(),
+            lasted: Some(lasted(session)),
+            break_glass: session.break_glass,
         })
     }
 
@@ -105,19 +171,29 @@ impl Manager {
         ttl: Ttl,
     ) -> Result<Authorized<Permitted<SessionId>>, Refusal> {
         let session = self.sessions.get(&id).await?;
-        let systemd = self.sessions.shared().host.systemd()?;
-        let wish = Wish {
-            command: Command::Attach,
-            unit: session.unit.clone(),
-            slice: target::find::slice(systemd, &session.unit).await,
-            mode: session.mode,
-            ttl,
-            reason: session.reason.clone(),
-            sources: session.sources.clone(),
-            lasted: Some(lasted(&session)),
-        };
+        let wish = self.wish_of(&session, ttl).await?;
         let running = || self.sessions.list();
-        Ok(authorize_session(connection, caller, &wish, running, &[], id).await?)
+        Ok(authorize_extension(connection, caller, &wish, &session, running).await?)
+    }
+
+    /// Leave to let somebody into a session, and the letting in.
+    async fn try_share(
+        &self,
+        connection: &Connection,
+        caller: Caller,
+        session: SessionInfo,
+        request: ShareRequest,
+    ) -> Result<String, Denied> {
+        // It becomes no longer by that.
+        let no_longer = Ttl::try_from(Duration::from_secs(1))
+            .map_err(|error| Refusal::usage(error.to_string(), ""))?;
+        let wish = self.wish_of(&session, no_longer).await?;
+        let observes = request.observe;
+        let running = || self.sessions.list();
+        let there_is = (&session, running);
+        let allowed = authorize_sharing(connection, caller, &wish, there_is, request).await?;
+        allowed.get().permit.lets_in(observes)?;
+        Ok(json(&self.sessions.share(&session.id, allowed).await?)?)
     }
 
     async fn try_snapshot(
@@ -145,10 +221,14 @@ impl Manager {
             reason: request.reason.clone(),
             sources: Vec::new(),
             lasted: None,
+            break_glass: false,
         };
         let running = || self.sessions.list();
         let allowed =
             authorize_session(connection, caller, &wish, running, &details, request).await?;
+        let allowed = allowed.at_once(
+            "an image cannot wait for that: use `godebugctl attach`, or let a rule of its own allow snapshots",
+        )?;
         let (session, answer) = self.sessions.take_images(&unit, allowed).await?;
         Ok((json(&session)?, answer.into()))
     }
@@ -200,10 +280,38 @@ impl Manager {
     }
 }
 
+/// What a session's review is recorded with.
+fn reviewed(
+    allowed: &Authorized<SessionId>,
+    broken: &AuditRecord,
+    note: &Reason,
+) -> Result<(), Refusal> {
+    let (id, caller) = (allowed.get(), allowed.caller());
+    let message = format!("{} has reviewed session {id} of {}: {note}", caller.user, broken.user);
+    let entry = Entry::new(Kind::Reviewed, &broken.unit, caller.uid, &caller.user, message)
+        .session(id)
+        .login(&caller.login)
+        .details(serde_json::json!({ "note": note }));
+    audit::record(&entry).map_err(|error| {
+        Refusal::host(
+            format!("the audit log cannot be written: {error}"),
+            "make room in /var/log/godebug, then try again",
+        )
+    })
+}
+
+/// Who was refused.
+type Who = (u32, String, Login);
+
+fn who(caller: &Caller) -> Who {
+    (caller.uid, caller.user.clone(), caller.login.clone())
+}
+
 /// A denial is a decision too. The name may be hostile: only its safe form is kept.
-fn record_refusal(unit: &str, uid: u32, user: &str, denied: Denied) -> Refusal {
+fn record_refusal(unit: &str, (uid, user, login): Who, denied: Denied) -> Refusal {
     let unit = unit.parse::<UnitName>().map(|unit| unit.to_string()).unwrap_or_default();
-    let entry = Entry::new(Kind::Refused, &unit, uid, user, &denied.refusal.message)
+    let entry = Entry::new(Kind::Refused, &unit, uid, &user, &denied.refusal.message)
+        .login(&login)
         .details(serde_json::json!({"code": denied.refusal.code, "rule": denied.rule}));
     if let Err(error) = audit::record(&entry) {
         tracing::error!("a refusal is not in the audit log: {error}");
@@ -233,10 +341,60 @@ impl Manager {
         #[zbus(connection)] connection: &Connection,
     ) -> Result<String, BusError> {
         let _busy = self.activity.begin();
-        let caller = Caller::of(&header, connection).await?;
-        let (uid, user) = (caller.uid, caller.user.clone());
+        let caller = Caller::with_login(&header, connection).await?;
+        let who = who(&caller);
         let opened = self.try_open(connection, caller, unit, request, files).await;
-        Ok(opened.map_err(|denied| record_refusal(unit, uid, &user, denied))?)
+        Ok(opened.map_err(|denied| record_refusal(unit, who, denied))?)
+    }
+
+    async fn claim(
+        &self,
+        id: &str,
+        request: &str,
+        files: Vec<OwnedFd>,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<String, BusError> {
+        let _busy = self.activity.begin();
+        let caller = Caller::with_login(&header, connection).await?;
+        let who = who(&caller);
+        let asked = self.sessions.request(&parse_id(id)?)?;
+        let opened = self.try_claim(connection, caller, &asked, request, files).await;
+        Ok(opened.map_err(|denied| record_refusal(asked.info.unit.as_str(), who, denied))?)
+    }
+
+    async fn approve(
+        &self,
+        id: &str,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<String, BusError> {
+        let _busy = self.activity.begin();
+        let caller = Caller::with_login(&header, connection).await?;
+        let who = who(&caller);
+        let asked = self.sessions.request(&parse_id(id)?)?;
+        let approved = self.try_approve(connection, caller, &asked).await;
+        let unit = asked.info.unit.as_str();
+        Ok(json(&approved.map_err(|denied| record_refusal(unit, who, denied))?)?)
+    }
+
+    async fn deny(
+        &self,
+        id: &str,
+        reason: &str,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<String, BusError> {
+        let _busy = self.activity.begin();
+        let caller = Caller::with_login(&header, connection).await?;
+        let reason: Reason = reason.parse().map_err(|error: godebug_api::WordError| {
+            Refusal::usage(error.to_string(), "say why: --reason TEXT")
+        })?;
+        let Request { request, info, .. } = self.sessions.request(&parse_id(id)?)?;
+        let wish = self.wish(&info.unit, &request).await?;
+        let running = self.sessions.list();
+        let allowed = authorize_denial(connection, caller, &wish, &info, &running).await?;
+        Ok(json(&self.sessions.deny(&allowed, &reason)?)?)
     }
 
     async fn snapshot(
@@ -247,10 +405,10 @@ impl Manager {
         #[zbus(connection)] connection: &Connection,
     ) -> Result<(String, OwnedFd), BusError> {
         let _busy = self.activity.begin();
-        let caller = Caller::of(&header, connection).await?;
-        let (uid, user) = (caller.uid, caller.user.clone());
+        let caller = Caller::with_login(&header, connection).await?;
+        let who = who(&caller);
         let taken = self.try_snapshot(connection, caller, unit, request).await;
-        Ok(taken.map_err(|denied| record_refusal(unit, uid, &user, denied))?)
+        Ok(taken.map_err(|denied| record_refusal(unit, who, denied))?)
     }
 
     async fn plan(
@@ -271,7 +429,7 @@ impl Manager {
         let permit = rules::ask(uid, &wish, &self.sessions.list()).await.map_err(Refusal::from)?;
         let config = Config::load()?.under(&permit);
         let symbols = if request.symbols { Symbols::Announced } else { Symbols::None };
-        let prepared = prepare(&self.sessions, &config, &unit, request, symbols).await?;
+        let prepared = prepare(&self.sessions, &config, &unit, request, symbols, new_id()?).await?;
         Ok(json(&prepared.document(request, &permit))?)
     }
 
@@ -282,12 +440,21 @@ impl Manager {
     ) -> Result<String, BusError> {
         let _busy = self.activity.begin();
         let caller = Caller::of(&header, connection).await?;
-        let uid = caller.uid;
-        let mut all = self.sessions.list();
-        if all.iter().any(|session| session.opened_by_uid != uid)
+        let (uid, mut all) = (caller.uid, self.sessions.list());
+        let pending = self.sessions.pending();
+        let mut consents = Vec::new();
+        for request in pending.iter().filter(|request| request.info.opened_by_uid != uid) {
+            if self.may_consent(&caller, request).await {
+                consents.push(request.info.id.clone());
+            }
+        }
+        all.extend(pending.into_iter().map(|request| request.info));
+        let others =
+            |session: &SessionInfo| session.opened_by_uid != uid && !consents.contains(&session.id);
+        if all.iter().any(others)
             && authorize(connection, caller, Action::Read, None, &[], ()).await.is_err()
         {
-            all.retain(|session| session.opened_by_uid == uid);
+            all.retain(|session| !others(session));
         }
         Ok(json(&all)?)
     }
@@ -299,8 +466,13 @@ impl Manager {
         #[zbus(connection)] connection: &Connection,
     ) -> Result<String, BusError> {
         let _busy = self.activity.begin();
-        let caller = Caller::of(&header, connection).await?;
-        let id = self.for_session(connection, caller, Action::Read, parse_id(id)?).await?;
+        let (caller, id) = (Caller::of(&header, connection).await?, parse_id(id)?);
+        if let Ok(request) = self.sessions.request(&id)
+            && self.may_consent(&caller, &request).await
+        {
+            return Ok(json(&request.info)?);
+        }
+        let id = self.for_session(connection, caller, Action::Read, id).await?;
         Ok(json(&self.sessions.get(id.get()).await?)?)
     }
 
@@ -312,11 +484,28 @@ impl Manager {
         #[zbus(connection)] connection: &Connection,
     ) -> Result<String, BusError> {
         let _busy = self.activity.begin();
-        let caller = Caller::of(&header, connection).await?;
+        let caller = Caller::with_login(&header, connection).await?;
         let ttl = Ttl::try_from(Duration::from_secs(seconds))
             .map_err(|error| Refusal::usage(error.to_string(), "give a duration such as 30m"))?;
         let id = self.for_extension(connection, caller, parse_id(id)?, ttl).await?;
         Ok(json(&self.sessions.extend(&id, ttl).await?)?)
+    }
+
+    async fn share(
+        &self,
+        id: &str,
+        request: &str,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<String, BusError> {
+        let _busy = self.activity.begin();
+        let caller = Caller::with_login(&header, connection).await?;
+        let who = who(&caller);
+        let request = parse_document(request, "request")?;
+        let session = self.sessions.get(&parse_id(id)?).await?;
+        let unit = session.unit.to_string();
+        let shared = self.try_share(connection, caller, session, request).await;
+        Ok(shared.map_err(|denied| record_refusal(&unit, who, denied))?)
     }
 
     async fn stop(
@@ -380,8 +569,8 @@ impl Manager {
         let _busy = self.activity.begin();
         let caller = Caller::of(&header, connection).await?;
         let id = self.for_session(connection, caller, Action::Read, parse_id(id)?).await?;
-        let control = SessionPaths::of(id.get()).control_socket();
-        match gateway::ask(&control, &Request::Status, Duration::from_secs(2)).await {
+        let socket = SessionPaths::of(id.get()).control_socket();
+        match gateway::ask(&socket, &control::Request::Status, Duration::from_secs(2)).await {
             Ok(reply) => Ok(json(&reply)?),
             Err(_) => Err(Refusal::new(
                 godebug_api::Code::Ended,
@@ -429,6 +618,51 @@ impl Manager {
         let _busy = self.activity.begin();
         let caller = Caller::of(&header, connection).await?;
         Ok(json(&self.trail(connection, caller, parse_id(id)?).await?)?)
+    }
+
+    async fn audit_reviews(
+        &self,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<String, BusError> {
+        let _busy = self.activity.begin();
+        let caller = Caller::of(&header, connection).await?;
+        let uid = caller.uid;
+        let all = authorize(connection, caller, Action::Read, None, &[], ()).await.is_ok();
+        let mut reviews = self.sessions.ask_log(audit::unreviewed).await?;
+        reviews.open.retain(|record| all || record.uid == uid);
+        Ok(json(&reviews)?)
+    }
+
+    async fn audit_review(
+        &self,
+        id: &str,
+        note: &str,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<String, BusError> {
+        let _busy = self.activity.begin();
+        let caller = Caller::with_login(&header, connection).await?;
+        let id = parse_id(id)?;
+        let note: Reason = note.parse().map_err(|error: godebug_api::WordError| {
+            Refusal::usage(error.to_string(), "say what you found: --note TEXT")
+        })?;
+        let open = self.sessions.ask_log(audit::unreviewed).await?.open;
+        let Some(broken) = open.into_iter().find(|record| record.session.as_ref() == Some(&id))
+        else {
+            let message = format!("session {id} needs no review");
+            return Err(Refusal::usage(message, "`godebugctl audit review` lists what does").into());
+        };
+        if self.sessions.list().iter().any(|session| session.id == id) {
+            let remedy =
+                format!("watch it, or end it: godebugctl watch {id}; godebugctl stop {id}");
+            return Err(Refusal::refused(format!("session {id} goes on"), remedy).into());
+        }
+        let (opener, unit) = ((broken.uid, &broken.login), broken.unit.parse().ok());
+        let allowed =
+            authorize_review(connection, caller, opener, unit.as_ref(), id.clone()).await?;
+        reviewed(&allowed, &broken, &note)?;
+        Ok(json(&self.sessions.ask_log(move || audit::trail(&id)).await?)?)
     }
 
     async fn transcript(
@@ -506,7 +740,10 @@ fn parse_document<T: DeserializeOwned>(text: &str, what: &str) -> Result<T, Refu
 }
 
 fn parse_request(text: &str) -> Result<OpenRequest, Refusal> {
-    let request: OpenRequest = parse_document(text, "request")?;
+    safe_endpoint(parse_document(text, "request")?)
+}
+
+fn safe_endpoint(request: OpenRequest) -> Result<OpenRequest, Refusal> {
     let host_is_safe = |host: &String| {
         !host.is_empty()
             && host.len() <= 253
@@ -519,9 +756,9 @@ fn parse_request(text: &str) -> Result<OpenRequest, Refusal> {
 }
 
 /// The file that came along, if one was announced: opened by the caller, with the caller's rights.
-fn symbols(request: &OpenRequest, files: Vec<OwnedFd>) -> Result<Option<File>, Refusal> {
+fn symbols(announced: bool, files: Vec<OwnedFd>) -> Result<Option<File>, Refusal> {
     let mut files = files.into_iter();
-    match (request.symbols, files.next(), files.next()) {
+    match (announced, files.next(), files.next()) {
         (false, None, _) => Ok(None),
         (true, Some(file), None) => {
             let file = File::from(std::os::fd::OwnedFd::from(file));

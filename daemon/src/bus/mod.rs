@@ -78,6 +78,11 @@ async fn tell(connection: &Connection, news: News) -> zbus::Result<()> {
     match news {
         News::Added { id, info } => {
             let path = path(&id)?;
+            // A request that has become a session is another object at the same place.
+            if server.remove::<SessionObject, _>(&path).await.unwrap_or(false) {
+                server.at(&path, SessionObject::new(info)).await?;
+                return Ok(());
+            }
             server.at(&path, SessionObject::new(info)).await?;
             Manager::session_added(manager().await?.signal_emitter(), id.as_str(), path.into())
                 .await
@@ -88,6 +93,10 @@ async fn tell(connection: &Connection, news: News) -> zbus::Result<()> {
             let emitter = object.signal_emitter();
             object.get().await.state_changed(emitter).await?;
             SessionObject::transition(emitter, &old.to_string(), &new.to_string(), &reason).await
+        }
+        News::Approved { id, given, wanted } => {
+            let object = server.interface::<_, SessionObject>(path(&id)?).await?;
+            SessionObject::approved(object.signal_emitter(), given, wanted).await
         }
         News::Extended { id, expires_at } => {
             let object = server.interface::<_, SessionObject>(path(&id)?).await?;

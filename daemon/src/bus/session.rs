@@ -46,6 +46,14 @@ impl SessionObject {
         close_reason: &str,
     ) -> zbus::Result<()>;
 
+    /// One more person has consented to the request: so many of so many.
+    #[zbus(signal)]
+    pub(super) async fn approved(
+        emitter: &SignalEmitter<'_>,
+        given: u32,
+        wanted: u32,
+    ) -> zbus::Result<()>;
+
     #[zbus(signal)]
     pub(super) async fn extended(emitter: &SignalEmitter<'_>, expires_at: &str)
     -> zbus::Result<()>;

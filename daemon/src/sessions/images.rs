@@ -2,7 +2,7 @@
 //! to whoever asked. No byte of an answer passes through godebugd.
 
 use super::life::{Beginning, Life};
-use super::prepare::{confinement, has_symbols, new_id, not_twice, policy_lets_debug};
+use super::prepare::{confinement, has_symbols, is_still, new_id, not_twice, policy_lets_debug};
 use super::{Sessions, Symbols, fitting_debugger};
 use crate::authority::rules::{self, Denied};
 use crate::authority::{Authorized, Caller, Permitted};
@@ -43,7 +43,7 @@ impl Sessions {
     ) -> Result<(SessionInfo, OwnedFd), Denied> {
         let one_at_a_time = self.0.preparing.lock().await;
         let prepared = self.prepare_images(unit, &allowed.get().what).await?;
-        let (Permitted { what: request, permit }, caller) = allowed.into_inner();
+        let (Permitted { what: request, permit, .. }, caller) = allowed.into_inner();
         hides_nothing(&permit, &request)?;
         // Counted once more where no other session can begin in between.
         let running = rules::running(&self.list(), &prepared.target.unit, caller.uid);
@@ -73,6 +73,7 @@ impl Sessions {
     ) -> Result<Prepared, Refusal> {
         let systemd = self.shared().host.systemd()?;
         let target = find::find(systemd, unit, request.pid).await?;
+        is_still(unit, &target)?;
         not_twice(&self.list(), &target)?;
         find::traceable(&target)?;
         let confinement = confinement()?;
@@ -240,6 +241,9 @@ fn beginning(
         freeze_forecast_ms: Some(forecast),
         pause: None,
         rule: Some(permit.name()),
+        login: caller.login.clone(),
+        approvals: Vec::new(),
+        break_glass: false,
     };
     let image = ImageMaterial {
         id: id.clone(),

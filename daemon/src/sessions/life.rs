@@ -3,7 +3,7 @@
 
 use super::{Actor, Command, FirewallChange, Handle, News, Prepared, Sessions};
 use crate::audit::{self, Entry, Kind};
-use crate::certificates::SessionCertificates;
+use crate::certificates::{self, SessionCertificates};
 use crate::config::Config;
 use crate::engine::{self, End};
 use crate::freeze;
@@ -14,9 +14,9 @@ use crate::paths::SessionPaths;
 use crate::rescue::Baseline;
 use crate::target::process::Process;
 use futures_util::StreamExt;
-use godebug_api::control::{GatewayConfig, Request};
-use godebug_api::documents::SessionInfo;
-use godebug_api::{CloseReason, Deadline, Refusal, SessionId, State, Ttl, clock};
+use godebug_api::control::{GatewayConfig, Reply, Request};
+use godebug_api::documents::{Opened as OpenedDocument, SessionInfo, ShareRequest};
+use godebug_api::{CloseReason, Deadline, Mode, Refusal, SessionId, State, Ttl, clock};
 use godebug_core::forecast::{Measured, Work};
 use godebug_core::grant::Grant;
 use godebug_core::ledger::{Opened, Record, VERSION};
@@ -92,6 +92,11 @@ pub(super) fn info(session: &Opened) -> SessionInfo {
         pause: session.pause,
         transcript: None,
         rule: session.rule.clone(),
+        ttl: Ttl::try_from(Duration::from_secs(session.ttl_seconds)).ok(),
+        login: session.login.clone(),
+        approvals: session.approvals.clone(),
+        waits_for: None,
+        break_glass: session.break_glass,
         close_reason: None,
         close_detail: None,
         stuck: Vec::new(),
@@ -283,6 +288,9 @@ impl Life {
                         let extended = self.extend(ttl, &by).await;
                         let _ = answer.send(extended);
                     }
+                    Some(Command::Share { guest, by, answer }) => {
+                        let _ = answer.send(self.share(guest, &by).await);
+                    }
                     Some(Command::Stop { detail }) => {
                         let stopped = (CloseReason::Stopped, detail);
                         return self.images_ended().unwrap_or(stopped);
@@ -428,6 +436,9 @@ impl Life {
                     Some(Command::Extend { answer, .. }) => {
                         let _ = answer.send(Err(Refusal::refused("the session is not active yet", "wait for it")));
                     }
+                    Some(Command::Share { answer, .. }) => {
+                        let _ = answer.send(Err(Refusal::refused("the session is not active yet", "wait for it")));
+                    }
                     _ => return Err((
                         CloseReason::Stopped,
                         Refusal::new(godebug_api::Code::Ended, "the session was stopped before it was active", ""),
@@ -564,6 +575,47 @@ impl Life {
         let news = News::Extended { id: self.session.id.clone(), expires_at };
         let _ = self.sessions.shared().news.send(news);
         Ok(self.info.borrow().clone())
+    }
+
+    /// Lets somebody in, by a certificate of their own that the gateway is told of. Recorded first.
+    async fn share(&self, guest: ShareRequest, by: &Actor) -> Result<OpenedDocument, Refusal> {
+        let id = &self.session.id;
+        let Some(port) = self.session.port else {
+            return Err(Refusal::usage("a session that takes images has no clients", ""));
+        };
+        let ShareRequest { name, observe: observes, csr, endpoint_host } = guest;
+        let left = self.session.at_most_until.remaining(clock::now());
+        let called = format!("{name} (guest of {})", by.user);
+        let certificates = certificates::issue_for_guest(id, &csr, &called, left)?;
+        let may = if observes { "may only watch" } else { "may do what the session may" };
+        let message =
+            format!("session {id} on {}: {} lets {name} in, who {may}", self.session.unit, by.user);
+        self.record_of(Kind::Shared, by, message)?;
+        let certificate = certificates.client.clone();
+        let request = Request::Admit { ca: certificates.ca, certificate, name, observes };
+        let control = SessionPaths::of(id).control_socket();
+        let failed = |why: String| {
+            Refusal::failed(format!("the gateway does not let anybody in: {why}"), "try again")
+        };
+        let ca = match gateway::ask(&control, &request, GATEWAY_PATIENCE).await {
+            Ok(Reply::Admitted { ca }) => ca,
+            Ok(Reply::Refused { why }) => return Err(failed(why)),
+            Ok(_) => return Err(failed("it answers something else".to_owned())),
+            Err(error) => return Err(failed(error.to_string())),
+        };
+        let mut session = self.info.borrow().clone();
+        if observes {
+            session.mode = Mode::Observe;
+        }
+        let host = endpoint_host.or_else(|| self.session.endpoint_host.clone());
+        Ok(OpenedDocument {
+            session,
+            ca,
+            certificate: certificates.client,
+            server_name: format!("{id}.godebug"),
+            host: host.unwrap_or_else(|| "127.0.0.1".to_owned()),
+            port: port.get(),
+        })
     }
 
     /// Puts firewalld's rules back with the time that remains, after a reload or an extension.
@@ -801,12 +853,29 @@ fn milliseconds(freeze: Duration) -> u64 {
 }
 
 fn record_opening(session: &Opened) -> Result<(), Refusal> {
-    let message =
-        format!("session {} on {} is allowed for {}", session.id, session.unit, session.user);
-    let entry =
-        Entry::new(Kind::Opening, session.unit.as_str(), session.uid, &session.user, message)
-            .session(&session.id)
-            .details(serde_json::to_value(session).unwrap_or_default());
+    let Opened { id, unit, user, .. } = session;
+    let approved = match session.approvals.as_slice() {
+        [] => String::new(),
+        all => {
+            let names: Vec<&str> = all.iter().map(|approval| approval.user.as_str()).collect();
+            format!(", approved by {}", names.join(", "))
+        }
+    };
+    if session.break_glass {
+        let reason = session.reason.as_ref().map(ToString::to_string).unwrap_or_default();
+        let message =
+            format!("{user} breaks the glass on {unit}, without the approval it needs: {reason}");
+        record_before_grant(Kind::BreakGlass, session, message)?;
+    }
+    let message = format!("session {id} on {unit} is allowed for {user}{approved}");
+    record_before_grant(Kind::Opening, session, message)
+}
+
+fn record_before_grant(kind: Kind, session: &Opened, message: String) -> Result<(), Refusal> {
+    let entry = Entry::new(kind, session.unit.as_str(), session.uid, &session.user, message)
+        .session(&session.id)
+        .login(&session.login)
+        .details(serde_json::to_value(session).unwrap_or_default());
     audit::record(&entry).map_err(|error| {
         Refusal::host(
             format!("the audit log cannot be written, so nothing is opened: {error}"),
@@ -833,6 +902,7 @@ fn material(
         deadline,
         image: None,
         session: Some(SessionMaterial {
+            opened: session.clone(),
             debugger: units::DebuggerUnit {
                 id: session.id.clone(),
                 target: session.unit.clone(),
@@ -851,6 +921,7 @@ fn material(
                 sources: session.sources.clone(),
                 deadline,
                 pause: prepared.pause,
+                hot: config.hot,
                 redact: config.redact.clone(),
                 transcript_values: config.transcript_values,
                 server_name: certificates.server_name.clone(),

@@ -3,10 +3,12 @@
 mod images;
 mod life;
 mod orphans;
+mod pending;
 mod prepare;
 
 pub use orphans::{left_over, revoke_by_name};
-pub use prepare::{Freeze, Prepared, Symbols, all_debuggers, fitting_debugger, prepare};
+pub use pending::Request;
+pub use prepare::{Freeze, Prepared, Symbols, all_debuggers, fitting_debugger, new_id, prepare};
 
 use crate::authority::{Authorized, Permitted, rules};
 use crate::config::Config;
@@ -14,8 +16,8 @@ use crate::engine::End;
 use crate::host::RealHost;
 use crate::ledger::{Ledger, LedgerFileError};
 use crate::paths::SessionPaths;
-use crate::{audit, certificates, transcripts};
-use godebug_api::documents::{OpenRequest, Opened as OpenedDocument, SessionInfo};
+use crate::{audit, certificates, hooks, transcripts};
+use godebug_api::documents::{OpenRequest, Opened as OpenedDocument, SessionInfo, ShareRequest};
 use godebug_api::{CloseReason, Refusal, SessionId, State, Ttl, UnitName};
 use godebug_core::ledger::Opened;
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -29,8 +31,19 @@ const REMEMBERED: usize = 32;
 
 /// What a session can be told.
 enum Command {
-    Stop { detail: String },
-    Extend { ttl: Ttl, by: Actor, answer: oneshot::Sender<Result<SessionInfo, Refusal>> },
+    Stop {
+        detail: String,
+    },
+    Extend {
+        ttl: Ttl,
+        by: Actor,
+        answer: oneshot::Sender<Result<SessionInfo, Refusal>>,
+    },
+    Share {
+        guest: ShareRequest,
+        by: Actor,
+        answer: oneshot::Sender<Result<OpenedDocument, Refusal>>,
+    },
 }
 
 /// Who does something to a session, for the record.
@@ -42,10 +55,29 @@ struct Actor {
 /// What the bus is told about sessions, in the order it happened.
 #[derive(Debug)]
 pub enum News {
-    Added { id: SessionId, info: watch::Receiver<SessionInfo> },
-    Moved { id: SessionId, old: State, new: State, reason: Option<CloseReason> },
-    Extended { id: SessionId, expires_at: String },
-    Removed { id: SessionId },
+    Added {
+        id: SessionId,
+        info: watch::Receiver<SessionInfo>,
+    },
+    Moved {
+        id: SessionId,
+        old: State,
+        new: State,
+        reason: Option<CloseReason>,
+    },
+    Extended {
+        id: SessionId,
+        expires_at: String,
+    },
+    /// One more person has consented to a request.
+    Approved {
+        id: SessionId,
+        given: u32,
+        wanted: u32,
+    },
+    Removed {
+        id: SessionId,
+    },
 }
 
 /// What somebody else has done to the host's firewall.
@@ -73,6 +105,8 @@ pub struct Shared {
     pub firewall_changes: broadcast::Sender<FirewallChange>,
     news: mpsc::UnboundedSender<News>,
     live: Mutex<HashMap<SessionId, Handle>>,
+    /// Those that wait for somebody's consent, and hold nothing.
+    pending: Mutex<HashMap<SessionId, pending::Waiting>>,
     ended: Mutex<VecDeque<SessionInfo>>,
     /// One session is prepared at a time up to its ledger, so that two do not choose one port.
     preparing: tokio::sync::Mutex<()>,
@@ -102,6 +136,7 @@ impl Sessions {
             firewall_changes: broadcast::channel(16).0,
             news,
             live: Mutex::default(),
+            pending: Mutex::default(),
             ended: Mutex::default(),
             preparing: tokio::sync::Mutex::default(),
             reading: tokio::sync::Mutex::default(),
@@ -126,9 +161,14 @@ impl Sessions {
         let config = Config::load()?.under(&allowed.get().permit);
         let brought = symbols.as_ref().map_or(Symbols::None, Symbols::InFile);
         let one_at_a_time = self.0.preparing.lock().await;
-        let prepared = prepare(self, &config, unit, &allowed.get().what, brought).await?;
+        let id = match &allowed.get().consented {
+            Some(consented) => self.waits(&consented.id).map(|()| consented.id.clone())?,
+            None => new_id()?,
+        };
+        let prepared = prepare(self, &config, unit, &allowed.get().what, brought, id).await?;
         prepared.within_the_freeze_limit(&allowed.get().what)?;
-        let (Permitted { what: request, permit }, caller) = allowed.into_inner();
+        let (Permitted { what: request, permit, consented }, caller) = allowed.into_inner();
+        let approvals = consented.map(|consented| consented.approvals).unwrap_or_default();
         // Counted once more where no other session can begin in between.
         let running = rules::running(&self.list(), &prepared.target.unit, caller.uid);
         permit.room_for_one_more(running).map_err(rules::Denied::from)?;
@@ -138,10 +178,11 @@ impl Sessions {
             &caller.user,
             config.max_total + crate::host::units::ATTACH_TIMEOUT,
         )?;
-        let opened = prepared.opened(&request, &caller, &config, &permit);
+        let opened = prepared.opened(&request, &caller, &config, &permit, approvals);
         let (life, info, active) =
             life::Life::begin(self, prepared, opened, &config, &certificates, symbols)?;
         let id = info.borrow().id.clone();
+        self.taken_up(&id);
         drop(one_at_a_time);
         tokio::spawn(life.run());
         match active.await {
@@ -180,6 +221,9 @@ impl Sessions {
     pub async fn get(&self, id: &SessionId) -> Result<SessionInfo, Refusal> {
         if let Some(handle) = unpoisoned(&self.0.live).get(id) {
             return Ok(handle.info.borrow().clone());
+        }
+        if let Ok(request) = self.request(id) {
+            return Ok(request.info);
         }
         if let Some(info) = unpoisoned(&self.0.ended).iter().find(|info| info.id == *id) {
             return Ok(info.clone());
@@ -223,6 +267,9 @@ impl Sessions {
         detail: String,
     ) -> Result<SessionInfo, Refusal> {
         let id = id.get();
+        if let Some(request) = self.take_back(id, &detail) {
+            return Ok(request);
+        }
         let found = unpoisoned(&self.0.live)
             .get(id)
             .map(|handle| (handle.commands.clone(), handle.info.clone()));
@@ -263,10 +310,29 @@ impl Sessions {
         answered.await.map_err(|_| ended())?
     }
 
+    /// Lets somebody into a session.
+    ///
+    /// # Errors
+    /// When there is none, when it is not active, or has no gateway.
+    pub async fn share(
+        &self,
+        id: &SessionId,
+        allowed: Authorized<Permitted<ShareRequest>>,
+    ) -> Result<OpenedDocument, Refusal> {
+        let (Permitted { what: guest, .. }, caller) = allowed.into_inner();
+        let by = Actor { uid: caller.uid, user: caller.user };
+        let commands = unpoisoned(&self.0.live).get(id).map(|handle| handle.commands.clone());
+        let Some(commands) = commands else { return Err(no_such(id)) };
+        let (answer, answered) = oneshot::channel();
+        let ended = || Refusal::refused(format!("session {id} is ending"), "open a new one");
+        commands.send(Command::Share { guest, by, answer }).await.map_err(|_| ended())?;
+        answered.await.map_err(|_| ended())?
+    }
+
     /// Ends every session's watch on the bus name of its holder and so on: nothing to do here but
     /// to say how many there are.
     pub fn is_empty(&self) -> bool {
-        unpoisoned(&self.0.live).is_empty()
+        unpoisoned(&self.0.live).is_empty() && unpoisoned(&self.0.pending).is_empty()
     }
 
     /// Takes over what an earlier godebugd has left: a session that lives is adopted, one that was
@@ -301,6 +367,8 @@ impl Sessions {
                 }
             }
         }
+        self.recover_requests(&known);
+        hooks::clear_away();
         orphans::sweep(&self.0.host, &known).await;
         // Takes firewalld too long to wait for, and is safe beside sessions that open.
         let host = self.0.host.clone();
@@ -324,10 +392,16 @@ impl Sessions {
 
     fn remove(&self, id: &SessionId, last: SessionInfo) {
         unpoisoned(&self.0.live).remove(id);
+        self.remember(last);
+    }
+
+    /// Keeps what became of a session or a request, and takes it off the bus.
+    fn remember(&self, last: SessionInfo) {
+        let id = last.id.clone();
         let mut ended = unpoisoned(&self.0.ended);
         ended.push_front(last);
         ended.truncate(REMEMBERED);
-        let _ = self.0.news.send(News::Removed { id: id.clone() });
+        let _ = self.0.news.send(News::Removed { id });
     }
 }
 

@@ -10,10 +10,10 @@ use crate::target::executable::{DebugSize, SymbolFile};
 use crate::target::find::{self, Target};
 use crate::target::{debuggers, process};
 use godebug_api::documents::{DebugInformation, OpenRequest, PlanDocument, SessionInfo};
-use godebug_api::rules::engine::Permit;
+use godebug_api::rules::engine::{Consent, Permit};
 use godebug_api::{
-    Cidr, Code, Deadline, Forecast, Mode, PauseBudget, Port, Refusal, SessionId, Ttl, UnitName,
-    clock,
+    Approval, Cidr, Code, Deadline, Forecast, Mode, PauseBudget, Port, Refusal, SessionId, Ttl,
+    UnitName, clock,
 };
 use godebug_core::delve::{self, Debugger};
 use godebug_core::forecast::{Objection, Work, megabytes};
@@ -60,10 +60,12 @@ pub async fn prepare(
     unit: &UnitName,
     request: &OpenRequest,
     symbols: Symbols<'_>,
+    id: SessionId,
 ) -> Result<Prepared, Refusal> {
     within_the_rules(config, request)?;
     let host = &sessions.shared().host;
     let target = find::find(host.systemd()?, unit, request.pid).await?;
+    is_still(unit, &target)?;
     not_twice(&sessions.list(), &target)?;
     find::traceable(&target)?;
     let confinement = confinement()?;
@@ -79,7 +81,7 @@ pub async fn prepare(
     };
     let port = free_port(config, &sessions.list())?;
     let firewall = firewall(sessions, &sources, port).await?;
-    let wanted = Wanted { id: new_id()?, mode: request.mode, ttl: request.ttl, port, sources };
+    let wanted = Wanted { id, mode: request.mode, ttl: request.ttl, port, sources };
     let facts = Facts {
         unit: target.unit.clone(),
         pid: target.process.pid,
@@ -88,6 +90,7 @@ pub async fn prepare(
         firewall,
         confinement,
         booleans,
+        drains: config.drains(&target.unit),
     };
     let plan = plan::plan(&wanted, &facts);
     let endpoint_host = endpoint_host(request, &wanted.sources);
@@ -125,6 +128,7 @@ impl Prepared {
         caller: &Caller,
         config: &Config,
         permit: &Permit,
+        approvals: Vec<Approval>,
     ) -> Opened {
         let now = clock::now();
         Opened {
@@ -151,6 +155,9 @@ impl Prepared {
             freeze_forecast_ms: self.freeze.map(|freeze| freeze.forecast),
             pause: Some(self.pause),
             rule: Some(permit.name()),
+            login: caller.login.clone(),
+            approvals,
+            break_glass: permit.consent == Consent::GlassBroken,
         }
     }
 
@@ -180,12 +187,17 @@ impl Prepared {
             pause: Some(self.pause),
             rule: Some(permit.name()),
             plan: self.plan.clone(),
-            warnings: self.warnings(request),
+            warnings: self.warnings(request, permit),
         }
     }
 
-    fn warnings(&self, request: &OpenRequest) -> Vec<String> {
+    fn warnings(&self, request: &OpenRequest, permit: &Permit) -> Vec<String> {
         let mut warnings = Vec::new();
+        match &permit.consent {
+            Consent::NotNeeded => {}
+            Consent::Needed(wanted) => warnings.push(format!("the rule wants {wanted} first")),
+            Consent::GlassBroken => warnings.push("it goes ahead as an alarm".to_owned()),
+        }
         if let Some((freeze, objection)) = self.objection(request) {
             warnings.push(format!(
                 "without --yes attach will refuse a freeze of about {}: {objection}",
@@ -242,6 +254,18 @@ fn within_the_rules(config: &Config, request: &OpenRequest) -> Result<(), Refusa
 fn pause_budget(config: &Config, request: &OpenRequest) -> PauseBudget {
     let per_stop = request.pause.map_or(config.pause_per_stop, Ttl::get);
     PauseBudget::new(per_stop, config.pause_per_session)
+}
+
+/// Authority was asked for by the name that the unit had then. One that has become the alias of another
+/// meanwhile is another unit.
+pub(super) fn is_still(unit: &UnitName, target: &Target) -> Result<(), Refusal> {
+    if target.unit == *unit {
+        return Ok(());
+    }
+    Err(Refusal::refused(
+        format!("{unit} has just become another name for {}", target.unit),
+        "ask again, by that name",
+    ))
 }
 
 pub(super) fn not_twice(live: &[SessionInfo], target: &Target) -> Result<(), Refusal> {
@@ -435,7 +459,7 @@ fn endpoint_host(request: &OpenRequest, sources: &[Cidr]) -> String {
         .map_or_else(|_| "localhost".to_owned(), |name| name.trim().to_owned())
 }
 
-pub(super) fn new_id() -> Result<SessionId, Refusal> {
+pub fn new_id() -> Result<SessionId, Refusal> {
     let mut bytes = [0_u8; 8];
     let mut filled = 0;
     while filled < bytes.len() {

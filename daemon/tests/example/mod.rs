@@ -1,6 +1,6 @@
 //! A session as the engine's tests have it.
 
-use godebug_api::{Cidr, Deadline, Mode};
+use godebug_api::{Cidr, Deadline, Login, Mode};
 use godebug_core::ledger::Opened;
 
 pub(crate) fn opened() -> Opened {
@@ -28,5 +28,8 @@ pub(crate) fn opened() -> Opened {
         freeze_forecast_ms: None,
         pause: None,
         rule: None,
+        login: Login::default(),
+        approvals: Vec::new(),
+        break_glass: false,
     }
 }

@@ -3,7 +3,8 @@
 
 use super::words::{Command, Moment};
 use super::{
-    Effect, Limits, Place, ReasonWanted, Rule, Selectors, SessionLimits, SessionPolicy, Units, Who,
+    Approvals, Effect, Limits, Place, ReasonWanted, Rule, Selectors, SessionLimits, SessionPolicy,
+    Share, Units, Who,
 };
 use crate::words::{Cidr, Mode, Reason, UnitName};
 use serde::{Deserialize, Serialize};
@@ -30,6 +31,8 @@ pub struct Question<'a> {
     pub now: Moment,
     /// `None` for a session that runs already, and would count itself.
     pub running: Option<Running>,
+    /// They want to go ahead without the consent of others.
+    pub break_glass: bool,
 }
 
 /// How many sessions there are.
@@ -78,6 +81,16 @@ pub struct Permit {
     pub place: Place,
     pub limits: Limits,
     pub policy: SessionPolicy,
+    pub consent: Consent,
+}
+
+/// Whether others have to agree before anything is granted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Consent {
+    NotNeeded,
+    Needed(Approvals),
+    /// It would be needed, and the rule lets this person go ahead without it.
+    GlassBroken,
 }
 
 impl Permit {
@@ -95,6 +108,32 @@ impl Permit {
             rule: Some(self.name()),
             message: format!("the rule {} allows {message}", self.name()),
             remedy,
+        })
+    }
+}
+
+/// Letting somebody into a session that there is.
+impl Permit {
+    /// Whether its owner may let somebody in, who only watches or who does what the session may.
+    ///
+    /// # Errors
+    /// The denial.
+    pub fn lets_in(&self, observes: bool) -> Result<(), Denial> {
+        let wanted = if observes { Share::Observe } else { Share::Full };
+        if self.policy.share >= wanted {
+            return Ok(());
+        }
+        let (what, remedy) = match self.policy.share {
+            Share::No => (
+                "lets nobody else into a session",
+                "ask an administrator of this host for a rule with share = \"observe\" or \"full\"",
+            ),
+            _ => ("lets others only watch a session", "share it with --observe"),
+        };
+        Err(Denial {
+            rule: Some(self.name()),
+            message: format!("the rule {} {what}", self.name()),
+            remedy: remedy.to_owned(),
         })
     }
 }
@@ -168,14 +207,42 @@ fn said_by(rule: &Rule, question: &Question<'_>) -> Result<Permit, Denial> {
             );
         }
     }
+    let consent = match consent(rule.limits.approvals.as_ref(), question) {
+        Ok(consent) => consent,
+        Err((message, remedy)) => return denied(message, remedy),
+    };
     let permit = Permit {
         rule: rule.name.clone(),
         place: rule.place.clone(),
         limits: rule.limits.clone(),
         policy: rule.policy.clone(),
+        consent,
     };
     question.running.map_or(Ok(()), |running| permit.room_for_one_more(running))?;
     Ok(permit)
+}
+
+fn consent(
+    wanted: Option<&Approvals>,
+    question: &Question<'_>,
+) -> Result<Consent, (String, String)> {
+    let no = |message: &str, remedy: &str| Err((message.to_owned(), remedy.to_owned()));
+    match wanted {
+        None if question.break_glass => {
+            no("needs nobody's approval, so there is no glass to break", "leave --break-glass out")
+        }
+        None => Ok(Consent::NotNeeded),
+        Some(wanted) if !question.break_glass => Ok(Consent::Needed(wanted.clone())),
+        Some(wanted) if !wanted.break_glass => {
+            let message = format!("lets nobody go ahead without {wanted}");
+            Err((message, "leave --break-glass out, and somebody is asked".to_owned()))
+        }
+        Some(_) if question.reason.is_none() => no(
+            "wants to know why the glass is broken",
+            "give a reason: --break-glass --reason TEXT",
+        ),
+        Some(_) => Ok(Consent::GlassBroken),
+    }
 }
 
 fn in_words(duration: Duration) -> String {
@@ -245,7 +312,7 @@ fn mismatches(rule: &Rule, question: &Question<'_>) -> Vec<Mismatch> {
         let slice = question.slice.map(|slice| format!(" in {slice}")).unwrap_or_default();
         mismatch("units", units.to_string(), format!("{}{slice}", question.unit));
     }
-    if let Some(who) = who.as_ref().filter(|who| !who.is(question)) {
+    if let Some(who) = who.as_ref().filter(|who| !who.includes(question.user, question.groups)) {
         mismatch("users", who.to_string(), question.user.to_owned());
     }
     if let Some(commands) = commands.as_ref().filter(|all| !all.contains(&question.command)) {
@@ -293,9 +360,10 @@ impl Units {
 }
 
 impl Who {
-    fn is(&self, question: &Question<'_>) -> bool {
-        self.users.iter().any(|user| user == question.user)
-            || self.groups.iter().any(|group| question.groups.contains(group))
+    /// Whether somebody of this name and these groups is meant.
+    pub fn includes(&self, user: &str, groups: &[String]) -> bool {
+        self.users.iter().any(|known| known == user)
+            || self.groups.iter().any(|group| groups.contains(group))
     }
 }
 

@@ -4,12 +4,13 @@
 use super::table::{Section, Source};
 use super::words::{Command, Glob, Slice, Times, Weekday};
 use super::{
-    Effect, Limits, Problem, ReasonWanted, RedactRules, Rule, Selectors, SessionLimits,
-    SessionPolicy, TranscriptValues, Units, Who,
+    Approvals, Effect, Limits, Problem, ReasonWanted, RedactRules, Rule, Selectors, SessionLimits,
+    SessionPolicy, Share, TranscriptValues, Units, Who,
 };
 use crate::words::{Mode, WordError, shown};
-use std::ops::Range;
+use std::collections::BTreeSet;
 use std::str::FromStr;
+use std::time::Duration;
 use toml::de::{DeTable, DeValue};
 
 /// No file is longer, in bytes.
@@ -34,6 +35,8 @@ const RULE: &[&str] = &[
     "approvals",
     "sessions",
     "pause",
+    "hot",
+    "share",
     "transcript_values",
     "redact",
 ];
@@ -47,6 +50,8 @@ const COMMANDS: [(&str, Command); 4] = [
     ("snapshot", Command::Snapshot),
 ];
 const EFFECTS: [(&str, Effect); 2] = [("allow", Effect::Allow), ("deny", Effect::Deny)];
+const SHARES: [(&str, Share); 3] =
+    [("no", Share::No), ("observe", Share::Observe), ("full", Share::Full)];
 const VALUES: [(&str, TranscriptValues); 3] = [
     ("none", TranscriptValues::None),
     ("digest", TranscriptValues::Digest),
@@ -118,9 +123,6 @@ fn rule(source: &Source<'_>, mut section: Section<'_, '_>) -> Option<Rule> {
     let selectors = selectors(source, &mut section, effect);
     let limits = limits(source, &mut section);
     let policy = policy(&mut section);
-    if section.take("approvals").is_some() {
-        unsupported(source, &at, "approvals");
-    }
     if effect == Effect::Deny && (limits.is_some() || policy != SessionPolicy::default()) {
         source.wrong(&at, "a rule that denies has limits", "they belong into one that allows");
     }
@@ -135,37 +137,60 @@ fn rule(source: &Source<'_>, mut section: Section<'_, '_>) -> Option<Rule> {
     })
 }
 
-fn unsupported(source: &Source<'_>, at: &Range<usize>, what: &str) {
-    source.wrong(
-        at,
-        format!("{what} is not supported by this version"),
-        "take it out of the rule: it would be read and not kept",
-    );
-}
-
 fn selectors(source: &Source<'_>, section: &mut Section<'_, '_>, effect: Effect) -> Selectors {
     let (names, slices) = (section.words("units"), section.words::<Slice>("slices"));
-    let (users, groups) =
-        (section.words::<Principal>("users"), section.words::<Principal>("groups"));
+    let who = who(section);
     let commands = section.choices("commands", &COMMANDS);
     // What changes a service must be allowed by its name.
     let default = (effect == Effect::Allow).then(|| vec![Mode::Observe, Mode::Step]);
     let modes = section.choices("modes", &MODES).or(default);
-    let plain = |names: Option<Vec<Principal>>| -> Vec<String> {
-        names.unwrap_or_default().into_iter().map(|name| name.0).collect()
-    };
     Selectors {
         units: (names.is_some() || slices.is_some()).then(|| Units {
             names: names.unwrap_or_default(),
             slices: slices.unwrap_or_default(),
         }),
-        who: (users.is_some() || groups.is_some())
-            .then(|| Who { users: plain(users), groups: plain(groups) }),
+        who,
         commands,
         modes,
         sources: section.words("sources"),
         times: times(source, section),
     }
+}
+
+/// The people of the keys `users` and `groups`, if one of them is there.
+fn who(section: &mut Section<'_, '_>) -> Option<Who> {
+    let (users, groups) =
+        (section.words::<Principal>("users"), section.words::<Principal>("groups"));
+    if users.is_none() && groups.is_none() {
+        return None;
+    }
+    let plain = |names: Option<Vec<Principal>>| -> Vec<String> {
+        names.unwrap_or_default().into_iter().map(|name| name.0).collect()
+    };
+    Some(Who { users: plain(users), groups: plain(groups) })
+}
+
+fn approvals(source: &Source<'_>, section: &mut Section<'_, '_>) -> Option<Approvals> {
+    const KEYS: &[&str] = &["count", "users", "groups", "within", "break_glass"];
+    const UNATTENDED: Duration = Duration::from_secs(3600);
+    let mut section = section.section("approvals", KEYS)?;
+    let at = section.at().clone();
+    let count = section.number("count").unwrap_or(1);
+    let by = who(&mut section);
+    let (within, break_glass) = (section.duration("within"), section.flag("break_glass"));
+    section.finish();
+    let Some(by) = by else {
+        let help = "approvals = { groups = [\"leads\"] }, or users = […]";
+        source.wrong(&at, "approvals does not say by whom", help);
+        return None;
+    };
+    let named: BTreeSet<&String> = by.users.iter().collect();
+    if by.groups.is_empty() && named.len() < count as usize {
+        let message = format!("approvals wants {count} people, and names {}", named.len());
+        source.wrong(&at, message, "no request could ever be approved");
+    }
+    let (within, break_glass) = (within.unwrap_or(UNATTENDED), break_glass.unwrap_or(false));
+    Some(Approvals { count, by, within, break_glass })
 }
 
 fn times(source: &Source<'_>, section: &mut Section<'_, '_>) -> Option<Times> {
@@ -211,15 +236,19 @@ fn limits(source: &Source<'_>, section: &mut Section<'_, '_>) -> Option<Limits> 
         section.finish();
         limits
     });
+    let approvals = approvals(source, section);
     let any = max_ttl.is_some()
         || max_total.is_some()
         || !matches!(reason, ReasonWanted::No)
-        || sessions.is_some();
-    any.then(|| Limits { max_ttl, max_total, reason, sessions: sessions.unwrap_or_default() })
+        || sessions.is_some()
+        || approvals.is_some();
+    let sessions = sessions.unwrap_or_default();
+    any.then(|| Limits { max_ttl, max_total, reason, sessions, approvals })
 }
 
 fn policy(section: &mut Section<'_, '_>) -> SessionPolicy {
     let mut policy = SessionPolicy {
+        share: section.choice("share", &SHARES).unwrap_or_default(),
         transcript_values: section.choice("transcript_values", &VALUES),
         ..SessionPolicy::default()
     };
@@ -227,6 +256,11 @@ fn policy(section: &mut Section<'_, '_>) -> SessionPolicy {
         policy.pause_per_stop = pause.duration("per_stop");
         policy.pause_per_session = pause.duration("per_session");
         pause.finish();
+    }
+    if let Some(mut hot) = section.section("hot", &["hits_per_second", "standing_percent"]) {
+        policy.hot_hits_per_second = hot.number("hits_per_second");
+        policy.hot_standing_percent = hot.percent("standing_percent");
+        hot.finish();
     }
     if let Some(mut redact) = section.section("redact", &["names", "types", "patterns"]) {
         policy.redact = RedactRules {

@@ -15,7 +15,9 @@ mod tests;
 mod words;
 
 pub use check::check;
-pub use decide::{Answer, Denial, Mismatch, PassedOver, Permit, Question, Running, decide};
+pub use decide::{
+    Answer, Consent, Denial, Mismatch, PassedOver, Permit, Question, Running, decide,
+};
 pub use file::parse;
 pub use words::{Command, Glob, Moment, Pattern, Slice, Times, UnitPattern, Weekday};
 
@@ -108,7 +110,7 @@ pub struct Units {
 }
 
 /// People by name or by group; one that fits is enough.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Who {
     pub users: Vec<String>,
     pub groups: Vec<String>,
@@ -121,6 +123,27 @@ pub struct Limits {
     pub max_total: Option<Duration>,
     pub reason: ReasonWanted,
     pub sessions: SessionLimits,
+    /// `None`: nobody else has to consent.
+    pub approvals: Option<Approvals>,
+}
+
+/// Whose consent a request needs before anything is granted. Never that of whoever asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Approvals {
+    /// Of how many people.
+    pub count: u32,
+    pub by: Who,
+    /// For how long a request waits: to be approved, and then to be taken up.
+    pub within: Duration,
+    /// Whoever asks may go ahead without, and then it is an alarm.
+    pub break_glass: bool,
+}
+
+impl fmt::Display for Approvals {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let approvals = if self.count == 1 { "approval" } else { "approvals" };
+        write!(f, "{} {approvals} by {}", self.count, self.by)
+    }
 }
 
 /// Whether a reason must be given.
@@ -148,8 +171,26 @@ pub struct SessionPolicy {
     pub pause_per_stop: Option<Duration>,
     /// How long all stops of a session may last together.
     pub pause_per_session: Option<Duration>,
+    /// Where a breakpoint is hit too often.
+    pub hot_hits_per_second: Option<u32>,
+    pub hot_standing_percent: Option<u8>,
+    /// Whom its owner may let in besides.
+    pub share: Share,
     pub transcript_values: Option<TranscriptValues>,
     pub redact: RedactRules,
+}
+
+/// What those may do at most whom a session's owner lets in.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Share {
+    /// Nobody is let in.
+    #[default]
+    No,
+    /// Only watch.
+    Observe,
+    /// All that the session's mode allows.
+    Full,
 }
 
 /// What the transcript keeps of the values that were shown.

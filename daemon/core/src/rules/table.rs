@@ -97,6 +97,17 @@ impl<'s, 'i> Section<'s, 'i> {
         })
     }
 
+    /// A part of a whole.
+    pub(super) fn percent(&mut self, key: &str) -> Option<u8> {
+        let value = self.take(key)?;
+        let number = value.get_ref().as_integer();
+        let number = number.and_then(|it| u8::from_str_radix(it.as_str(), it.radix()).ok());
+        number.filter(|number| (1..=100).contains(number)).or_else(|| {
+            self.source.wrong(&value.span(), format!("{key} must be a number from 1 to 100"), "");
+            None
+        })
+    }
+
     /// A text, as the word that it is.
     pub(super) fn word<T: FromStr<Err: Display>>(&mut self, key: &str) -> Option<T> {
         let value = self.take(key)?;

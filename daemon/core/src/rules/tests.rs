@@ -53,13 +53,28 @@ hours = ["08:00-12:00", "13:00-18:00"]
 reason_required = true
 
 [[rule]]
+name = "the ledger by two"
+effect = "allow"
+units = ["ledger"]
+groups = ["oncall"]
+approvals = { count = 2, users = ["lea"], groups = ["leads"], within = "20m", break_glass = true }
+
+[[rule]]
+name = "the vault by one"
+effect = "allow"
+units = ["vault"]
+groups = ["oncall"]
+approvals = { users = ["lea"] }
+
+[[rule]]
 name = "the canary is for all"
 effect = "allow"
 units = ["canary@?"]
 max_ttl = "10m"
 "#;
 
-/// `USER[@GROUP,…] COMMAND UNIT KEY=VALUE…`, and what is said: `+RULE`, or `-` and a part of the no.
+/// `USER[@GROUP,…] COMMAND UNIT KEY=VALUE…`, and what is said: `+RULE`, `?` and whose consent it needs,
+/// `!RULE` where the glass is broken, or `-` and a part of the no.
 const CASES: &[(&str, &str)] = &[
     // Denials come first, for everybody.
     ("root attach payments", "-payments is nobody's"),
@@ -180,6 +195,24 @@ const CASES: &[(&str, &str)] = &[
     ("alice@oncall attach canary@1", "+canary"),
     ("root attach canary@1 ttl=9h", "+root"),
     ("0 attach shop", "-no rule"),
+    // Whose consent it needs.
+    ("alice@oncall attach ledger", "?2 approvals by lea, group leads"),
+    ("alice@oncall attach ledger reason=x", "?2 approvals by lea, group leads"),
+    ("lea@oncall attach ledger", "?2 approvals"),
+    ("lea attach ledger", "-no rule"),
+    ("bob@leads attach ledger", "-no rule"),
+    ("alice@oncall attach ledger mode=modify", "-no rule"),
+    ("alice@oncall attach ledger glass=broken", "-why the glass is broken"),
+    ("alice@oncall attach ledger glass=broken reason=fire", "!the ledger by two"),
+    ("alice attach ledger glass=broken reason=fire", "-no rule"),
+    ("alice@oncall attach vault", "?1 approval by lea"),
+    (
+        "alice@oncall attach vault glass=broken reason=fire",
+        "-lets nobody go ahead without 1 approval",
+    ),
+    ("alice@oncall attach shop glass=broken reason=OPS-1", "-there is no glass to break"),
+    ("root attach ledger", "+root"),
+    ("root attach ledger glass=broken reason=fire", "-leave --break-glass out"),
     ("roo attach shop", "-no rule"),
 ];
 
@@ -196,6 +229,7 @@ struct Asked {
     sources: Vec<Cidr>,
     now: Moment,
     running: Option<Running>,
+    break_glass: bool,
 }
 
 impl Asked {
@@ -217,6 +251,7 @@ impl Asked {
             sources: Vec::new(),
             now: moment("tue-10:00"),
             running: Some(Running::default()),
+            break_glass: false,
         };
         for word in &words[3..] {
             let (key, value) = word.split_once('=').unwrap();
@@ -229,6 +264,7 @@ impl Asked {
                 "slice" => asked.slice = Some(value.to_owned()),
                 "at" => asked.now = moment(value),
                 "running" => asked.running = running(value),
+                "glass" => asked.break_glass = value == "broken",
                 _ => panic!("{word}"),
             }
         }
@@ -249,6 +285,7 @@ impl Asked {
             sources: &self.sources,
             now: self.now,
             running: self.running,
+            break_glass: self.break_glass,
         }
     }
 }
@@ -279,7 +316,9 @@ fn a_hundred_questions() {
         let answer = decide(&rules, &asked.question()).decision;
         let (sign, part) = expected.split_at(1);
         let said = match &answer {
-            Ok(permit) => format!("+{}", permit.rule),
+            Ok(Permit { rule, consent: Consent::NotNeeded, .. }) => format!("+{rule}"),
+            Ok(Permit { consent: Consent::Needed(approvals), .. }) => format!("?{approvals}"),
+            Ok(Permit { rule, consent: Consent::GlassBroken, .. }) => format!("!{rule}"),
             Err(denial) => format!("-{} {}", denial.message, denial.remedy),
         };
         assert!(
@@ -362,7 +401,12 @@ const WRONG: &[(&str, usize, &str)] = &[
     ("sessions = { per_unit = 0 }", 4, "a number from 1 on"),
     ("sessions = { per_unti = 1 }", 4, "did you mean `per_unit`?"),
     ("sessions = 3", 4, "must be a table"),
-    ("approvals = { count = 1 }", 1, "approvals is not supported by this version"),
+    ("approvals = { count = 1 }", 4, "does not say by whom"),
+    ("approvals = { count = 0, users = [\"a\"] }", 4, "a number from 1 on"),
+    ("approvals = { count = 2, users = [\"a\", \"a\"] }", 4, "wants 2 people, and names 1"),
+    ("approvals = { group = [\"a\"] }", 4, "did you mean `groups`?"),
+    ("approvals = { users = [\"a\"], within = 60 }", 4, "must be a duration"),
+    ("approvals = 2", 4, "must be a table"),
     ("pause = { per_stpo = \"30s\" }", 4, "did you mean `per_stop`?"),
     ("transcript_values = \"digets\"", 4, "did you mean `digest`?"),
     ("redact = { names = [\"\"] }", 4, "fits nothing"),
@@ -477,7 +521,14 @@ fn some_rules() -> impl Strategy<Value = String> {
             "commands = [\"attach\"]",
         ]),
         pick(&["", "sources = [\"10.0.0.0/8\"]", "days = [\"mon\"]", "hours = [\"20:00-04:00\"]"]),
-        pick(&["", "max_ttl = \"1h\"", "reason_pattern = \"x\"", "sessions = { per_host = 1 }"]),
+        pick(&[
+            "",
+            "max_ttl = \"1h\"",
+            "reason_pattern = \"x\"",
+            "sessions = { per_host = 1 }",
+            "approvals = { users = [\"l\"] }",
+            "approvals = { users = [\"l\"], break_glass = true }",
+        ]),
         any::<bool>(),
     );
     let rule = body.prop_map(|(units, who, how, whence, limits, allow)| {
@@ -497,7 +548,7 @@ fn some_question() -> impl Strategy<Value = String> {
         pick(&["ttl=1h", "ttl=2h"]),
         pick(&["from=10.0.0.1", "from=11.0.0.1", "from=127.0.0.1"]),
         pick(&["at=mon-03:00", "at=mon-12:00", "at=tue-03:00", "at=wed-21:00"]),
-        pick(&["running=0/0/0", "running=1/1/1", "reason=x"]),
+        pick(&["running=0/0/0", "running=1/1/1", "reason=x", "reason=x glass=broken"]),
     )
         .prop_map(|(a, b, c, d, e, f, g, h)| [a, b, c, d, e, f, g, h].join(" "))
 }
@@ -521,6 +572,12 @@ proptest! {
             let said = answer.passed_over.len();
             prop_assert_eq!(rules[said].effect, Effect::Allow);
             prop_assert_eq!(&rules[said].place, &permit.place);
+            // Nobody goes without the consent that the rule wants, unless it lets them.
+            let wanted = rules[said].limits.approvals.as_ref();
+            prop_assert_eq!(permit.consent == Consent::NotNeeded, wanted.is_none());
+            if permit.consent == Consent::GlassBroken {
+                prop_assert!(wanted.is_some_and(|it| it.break_glass) && asked.reason.is_some());
+            }
         }
         // A rule that is told to be unreachable decides nothing.
         for problem in check(&rules).iter().filter(|it| it.message.contains("never reached")) {

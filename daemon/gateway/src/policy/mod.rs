@@ -4,6 +4,7 @@
 pub(crate) mod dap;
 pub(crate) mod expressions;
 pub(crate) mod rpc;
+pub(crate) mod watching;
 
 use crate::protocol::strict;
 use godebug_api::Mode;
@@ -79,6 +80,12 @@ impl Meaning {
     /// Its answer has values of the target's variables.
     pub(crate) fn shows_values(&self) -> bool {
         matches!(self.operation, "variables" | "evaluate" | "stack")
+    }
+
+    /// It only lets the target run.
+    pub(crate) fn is_continue(&self) -> bool {
+        let all = ["continue", "directionCongruentContinue"];
+        self.operation == "run" && all.contains(&self.subject.as_str())
     }
 
     /// It lets the target run, if only for a step.

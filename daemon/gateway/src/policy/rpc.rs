@@ -131,11 +131,6 @@ pub(crate) fn has_events(method: &str, parameters: &Parameters) -> bool {
         && !matches!(name, "halt" | "switchThread" | "switchGoroutine")
 }
 
-/// Whether it only lets the target run.
-pub(crate) fn is_continue(meaning: &Meaning) -> bool {
-    meaning.operation == "run" && meaning.subject == "continue"
-}
-
 /// Whether dlv answers while the target runs; everything else waits for its next stop
 /// (service/debugger/debugger.go, `targetMutex`).
 pub(crate) fn needs_no_stop(method: &str, meaning: &Meaning) -> bool {

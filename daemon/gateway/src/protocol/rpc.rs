@@ -69,6 +69,11 @@ impl Request {
     }
 }
 
+/// The error that dlv's client prints for its call of this number.
+pub(crate) fn failed(number: u64, text: &str) -> Vec<u8> {
+    line(&json!({ "id": number, "result": null, "error": text }))
+}
+
 fn line(message: &Value) -> Vec<u8> {
     format!("{message}\n").into_bytes()
 }

@@ -47,9 +47,17 @@ impl Redactor {
             }
         }
         fields.insert("variablesReference".to_owned(), 0.into());
-        for more in ["namedVariables", "indexedVariables", "memoryReference"] {
-            fields.remove(more);
-        }
+        // What a later dlv adds may tell the value too.
+        const KEPT: [&str; 7] = [
+            "name",
+            "value",
+            "result",
+            "type",
+            "evaluateName",
+            "variablesReference",
+            "presentationHint",
+        ];
+        fields.retain(|name, _| KEPT.contains(&name.as_str()));
         true
     }
 
@@ -132,6 +140,25 @@ fn hide_whole(fields: &mut Map<String, Value>) {
             fields.insert(number.to_owned(), 0.into());
         }
     }
+    // What a later dlv adds may tell the value too.
+    const KEPT: [&str; 15] = [
+        "name",
+        "value",
+        "children",
+        "addr",
+        "base",
+        "len",
+        "cap",
+        "onlyAddr",
+        "type",
+        "realType",
+        "kind",
+        "flags",
+        "unreadable",
+        "LocationExpr",
+        "DeclLine",
+    ];
+    fields.retain(|name, _| KEPT.contains(&name.as_str()));
 }
 
 fn is_rpc_variable(fields: &Map<String, Value>) -> bool {

@@ -378,6 +378,7 @@ pub(crate) fn config(
         max_connections: setting.max_connections,
         max_handshakes: setting.max_handshakes,
         pause: PauseBudget::new(Duration::from_secs(30), Duration::from_secs(600)),
+        hot: godebug_api::HotLimit::default(),
         redact: RedactRules::default(),
         transcript_values: TranscriptValues::None,
         host: "host".to_owned(),

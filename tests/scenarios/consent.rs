@@ -1,0 +1,250 @@
+//! Sessions that need the consent of others: who gives it, who cannot, and what is looked at again when
+//! it is given and when it is used.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use godebug_tests::{Host, Output, scenario::Scenario};
+use rustix::process::Signal;
+use serde_json::Value;
+
+use crate::support::{SOON, Session, leaves_nothing, refused, text};
+
+pub(crate) const ALL: &[Scenario] = &[
+    Scenario::new("consent_of_two_and_of_nobody_to_what_they_want_themselves", two_consent).main(),
+    Scenario::new("consent_is_judged_anew_when_it_is_given_and_when_it_is_used", judged_anew),
+    Scenario::new("consent_requests_end_by_a_no_by_leaving_and_by_themselves", requests_end),
+];
+
+const RULES: &str = "/etc/godebug/rules.d/10-consent.toml";
+
+fn rule(approvals: &str) -> String {
+    format!(
+        "[[rule]]\nname = \"on-call, by consent\"\neffect = \"allow\"\nunits = [\"myapp\"]\n\
+         groups = [\"oncall\"]\nmax_ttl = \"30m\"\napprovals = {{ {approvals} }}\n"
+    )
+}
+
+const POLKIT: &str = r#"
+polkit.addRule(function(action, subject) {
+    if (action.id == "org.godebug1.attach" && subject.isInGroup("oncall"))
+        return polkit.Result.YES;
+    if (action.id == "org.godebug1.approve" && subject.isInGroup("leads"))
+        return polkit.Result.YES;
+});
+"#;
+
+/// dev and dan are on call, lea and leo lead; dan does both.
+fn has_people(host: &Host, approvals: &str) -> Result<()> {
+    host.ok(
+        "groupadd oncall && groupadd leads && \
+         useradd --create-home --groups oncall dev && useradd --create-home --groups oncall,leads dan && \
+         useradd --create-home --groups leads lea && useradd --create-home --groups leads leo",
+    )?;
+    host.write_file("/etc/polkit-1/rules.d/40-consent.rules", POLKIT)?;
+    host.ok("mkdir -p /etc/godebug/rules.d && systemctl restart polkit")?;
+    host.write_file(RULES, rule(approvals))?;
+    // What a scenario changes, and puts back.
+    let changed = "/etc/godebug/rules.d /etc/group /etc/group- /etc/gshadow /etc/gshadow-";
+    host.ok(&format!("mkdir /root/kept && cp -a --parents {changed} /root/kept")).map(drop)
+}
+
+fn puts_back(host: &Host) -> Result<()> {
+    host.ok("cp -a /root/kept/etc/. /etc").map(drop)
+}
+
+fn ctl(host: &Host, user: &str, words: &str) -> Result<Output> {
+    host.run_as(user, &format!("godebugctl --json {words}"))
+}
+
+/// A request that dev leaves waiting.
+fn asks(host: &Host, user: &str) -> Result<String> {
+    let line = "attach myapp --ttl 5m --reason 'orders are slow' --detach";
+    let request = ctl(host, user, line)?.exits(0)?.json()?;
+    ensure!(request["state"] == "pending-approval", "{request}");
+    text(&request, "id")
+}
+
+fn pending(host: &Host, user: &str) -> Result<Vec<Value>> {
+    let list = ctl(host, user, "list --pending")?.exits(0)?.json()?;
+    list.as_array().cloned().context("no list")
+}
+
+fn claim(host: &Host, user: &str, id: &str) -> Result<Output> {
+    ctl(host, user, &format!("claim {id} --detach --ticket /home/{user}/t"))
+}
+
+fn holds_nothing(host: &Host, id: &str) -> Result<()> {
+    ensure!(!host.path(&format!("/run/godebug/{id}")).exists(), "a request has a ledger");
+    let units = host.ok(&format!("systemctl list-units --all --no-legend '*{id}*'"))?;
+    ensure!(units.is_empty(), "a request has units: {units}");
+    let modes = host.ok(&format!("stat -c '%a %U' /run/godebug/{id}.request"))?;
+    ensure!(modes == "600 root\n", "others can read it: {modes}");
+    Ok(())
+}
+
+fn two_consent(host: &Host) -> Result<()> {
+    has_people(host, "count = 2, groups = [\"leads\"]")?;
+    leaves_nothing(host, &["myapp"], |_| {
+        let id = asks(host, "dan")?;
+        holds_nothing(host, &id)?;
+        let seen = pending(host, "lea")?;
+        ensure!(seen.len() == 1 && seen[0]["reason"] == "orders are slow", "{seen:?}");
+        ensure!(seen[0]["waits_for"]["by"] == "group leads" && seen[0]["ttl"] == "5m", "{seen:?}");
+        ensure!(pending(host, "alice")?.is_empty() && pending(host, "dev")?.is_empty());
+        ensure!(pending(host, "dan")?.len() == 1 && pending(host, "root")?.len() == 1);
+        refused(ctl(host, "alice", &format!("show {id}"))?, 3, "refused")?;
+        let human = host.run_as("lea", "godebugctl list --pending")?.ok()?;
+        ensure!(human.contains("0 of 2") && human.contains("dan"), "{human}");
+
+        let approve = format!("approve {id}");
+        let why = refused(ctl(host, "dan", &approve)?, 3, "refused")?;
+        ensure!(why.contains("nobody approves what they asked for themselves"), "{why}");
+        let why = refused(ctl(host, "dev", &approve)?, 3, "refused")?;
+        ensure!(why.contains("dev is none of them"), "{why}");
+        // root may everything but be somebody else.
+        refused(host.run(&format!("godebugctl --json {approve}"))?, 3, "refused")?;
+        let why = refused(claim(host, "dan", &id)?, 3, "refused")?;
+        ensure!(why.contains("0 of 2 approvals by group leads"), "{why}");
+        ctl(host, "lea", &approve)?.exits(0)?;
+        refused(ctl(host, "lea", &approve)?, 2, "usage").context("lea approves twice")?;
+        refused(claim(host, "dan", &id)?, 3, "refused").context("one of two")?;
+
+        // A godebugd that is killed keeps it, with the consent that was given.
+        host.ok("systemctl kill --signal=KILL godebugd")?;
+        ensure!(pending(host, "dan")?[0]["approvals"][0]["user"] == "lea");
+        ctl(host, "leo", &approve)?.exits(0)?;
+        holds_nothing(host, &id)?;
+        let why = refused(claim(host, "lea", &id)?, 3, "refused")?;
+        ensure!(why.contains("not yours"), "{why}");
+        let opened = claim(host, "dan", &id)?.exits(0)?.json()?;
+        let session = Session::of(opened)?;
+        ensure!(session.id == id && session.document["state"] == "active");
+        ensure!(session.document["approvals"][1]["user"] == "leo", "{}", session.document);
+        ensure!(pending(host, "root")?.is_empty());
+        refused(claim(host, "dan", &id)?, 2, "usage").context("claimed twice")?;
+        let longer = format!("extend {id} --ttl 6m");
+        let why = refused(ctl(host, "dan", &longer)?, 3, "refused").context("dan extends")?;
+        ensure!(why.contains("2 approvals"), "{why}");
+        refused(ctl(host, "lea", &longer)?, 3, "refused").context("one alone extends")?;
+        session.stop(host)?;
+        is_recorded(host, &id)
+    })
+}
+
+fn is_recorded(host: &Host, id: &str) -> Result<()> {
+    let trail = host.run(&format!("godebugctl --json audit show {id}"))?.exits(0)?.json()?;
+    let entries = trail["entries"].as_array().context("no entries")?;
+    let events: Vec<&str> = entries.iter().filter_map(|entry| entry["event"].as_str()).collect();
+    let expected = ["requested", "approved", "approved", "opening", "active", "closed"];
+    ensure!(events == expected, "{events:?}");
+    ensure!(entries[1]["user"] == "lea" && entries[2]["user"] == "leo", "{trail}");
+    let human = host.ok(&format!("godebugctl audit show {id}"))?;
+    ensure!(human.contains("approved by   lea, leo"), "{human}");
+    let refusals = host.run("godebugctl --json audit list --refused")?.exits(0)?.json()?;
+    let refusals = refusals["refusals"].to_string();
+    ensure!(refusals.contains("nobody approves what they asked for"), "{refusals}");
+    Ok(())
+}
+
+fn judged_anew(host: &Host) -> Result<()> {
+    has_people(host, "groups = [\"leads\"]")?;
+    leaves_nothing(host, &["myapp"], |_| {
+        // Whoever asked has lost the group.
+        let id = asks(host, "dev")?;
+        host.ok("gpasswd --delete dev oncall")?;
+        let why = refused(ctl(host, "lea", &format!("approve {id}"))?, 3, "refused")?;
+        ensure!(why.contains("no rule allows dev"), "{why}");
+        host.ok("gpasswd --add dev oncall")?;
+        ctl(host, "lea", &format!("approve {id}"))?.exits(0)?;
+        host.ok("gpasswd --delete dev oncall")?;
+        refused(claim(host, "dev", &id)?, 3, "refused").context("claimed without the group")?;
+        host.ok("gpasswd --add dev oncall")?;
+
+        // Whoever approved does not count any more.
+        host.ok("gpasswd --delete lea leads")?;
+        let why = refused(claim(host, "dev", &id)?, 3, "refused")?;
+        ensure!(why.contains("none of them any more"), "{why}");
+        host.ok("gpasswd --add lea leads")?;
+
+        // The rule wants something else now.
+        host.write_file(RULES, rule("count = 2, groups = [\"leads\"]"))?;
+        refused(claim(host, "dev", &id)?, 3, "refused").context("two are wanted now")?;
+        host.write_file(RULES, rule("groups = [\"leads\"]").replace("30m", "1m"))?;
+        let why = refused(claim(host, "dev", &id)?, 3, "refused")?;
+        ensure!(why.contains("1m at most"), "{why}");
+        host.write_file(RULES, "broken")?;
+        refused(claim(host, "dev", &id)?, 3, "refused").context("a broken file")?;
+        refused(ctl(host, "leo", &format!("approve {id}"))?, 3, "refused")?;
+        host.write_file(RULES, rule("groups = [\"leads\"]"))?;
+        ensure!(pending(host, "dev")?.len() == 1, "all that has ended the request");
+
+        let session = Session::of(claim(host, "dev", &id)?.exits(0)?.json()?)?;
+        // One who could approve it may make it longer, and its owner may not.
+        let longer = format!("extend {id} --ttl 9m");
+        refused(ctl(host, "dev", &longer)?, 3, "refused").context("dev extends")?;
+        ctl(host, "leo", &longer)?.exits(0)?;
+        session.stop(host)?;
+        // A snapshot cannot wait.
+        let line = "snapshot myapp --reason x";
+        let why = refused(ctl(host, "dev", line)?, 3, "refused").context("a snapshot")?;
+        ensure!(why.contains("1 approval by group leads"), "{why}");
+        puts_back(host)
+    })
+}
+
+fn requests_end(host: &Host) -> Result<()> {
+    has_people(host, "groups = [\"leads\"]")?;
+    leaves_nothing(host, &["myapp"], |_| {
+        let ended = |id: &str| ctl(host, "dev", &format!("show {id}"))?.exits(0)?.json();
+        let id = asks(host, "dev")?;
+        refused(ctl(host, "alice", &format!("deny {id} --reason no"))?, 3, "refused")?;
+        let why = refused(ctl(host, "dev", &format!("deny {id} --reason no"))?, 3, "refused")?;
+        ensure!(why.contains("your own"), "{why}");
+        ctl(host, "lea", &format!("deny {id} --reason 'not on a Friday'"))?.exits(0)?;
+        let now = ended(&id)?;
+        ensure!(now["state"] == "closed" && now["close_reason"] == "denied", "{now}");
+        ensure!(now["close_detail"] == "by lea: not on a Friday", "{now}");
+        refused(claim(host, "dev", &id)?, 3, "refused").context("a denied one")?;
+
+        let id = asks(host, "dev")?;
+        refused(ctl(host, "alice", &format!("stop {id}"))?, 3, "refused")?;
+        ctl(host, "dev", &format!("stop {id}"))?.exits(0)?;
+        ensure!(ended(&id)?["close_reason"] == "stopped");
+
+        // In the foreground: it goes on by itself when it is approved.
+        let mut attach = host.spawn_as("dev", "exec godebugctl --json attach myapp --ttl 60s")?;
+        let id = wait_for_request(host)?;
+        host.ok("systemctl restart godebugd")?;
+        ctl(host, "lea", &format!("approve {id}"))?.exits(0)?;
+        // polkit has forgotten nothing, and neither has godebugd: it is asked of polkit again.
+        attach.wait_for_line("\"listen\"", SOON)?;
+        attach.interrupt()?;
+        attach.wait(SOON)?.exits(0)?;
+
+        // Whoever does not wait for it does not want it.
+        let mut attach = host.spawn_as("dev", "exec godebugctl attach myapp --ttl 60s")?;
+        let id = wait_for_request(host)?;
+        attach.signal(Signal::KILL)?;
+        attach.wait(SOON)?;
+        host.wait_until("the request is over", SOON, || Ok(pending(host, "root")?.is_empty()))?;
+        ensure!(ended(&id)?["close_reason"] == "client-gone");
+
+        host.write_file(RULES, rule("groups = [\"leads\"], within = \"2s\""))?;
+        let id = asks(host, "dev")?;
+        let limit = Duration::from_secs(6);
+        host.wait_until("the request is over", limit, || Ok(pending(host, "root")?.is_empty()))?;
+        ensure!(ended(&id)?["close_reason"] == "expired");
+        let list = host.run("godebugctl --json audit list --last 1")?.exits(0)?.json()?;
+        ensure!(list["sessions"][0]["outcome"] == "not-opened", "{list}");
+        // A restarted godebugd has only the log to tell of it.
+        host.ok("systemctl restart godebugd")?;
+        ensure!(ended(&id)?["state"] == "closed");
+        puts_back(host)
+    })
+}
+
+fn wait_for_request(host: &Host) -> Result<String> {
+    host.wait_until("a request waits", SOON, || Ok(pending(host, "root")?.len() == 1))?;
+    text(&pending(host, "root")?[0], "id")
+}

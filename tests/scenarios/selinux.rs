@@ -18,9 +18,10 @@ pub(crate) const ALL: &[VmScenario] = &[
     VmScenario::new("session_turns_the_boolean_and_its_end_turns_it_back", Lsm::Selinux, whole),
     VmScenario::new("service_in_its_own_domain_is_debugged_or_refused", Lsm::Selinux, own_domain),
     VmScenario::new("image_is_taken_with_the_boolean_off", Lsm::Selinux, image),
+    VmScenario::new("policy_comes_and_goes_with_the_package", Lsm::Selinux, comes_and_goes),
     VmScenario::new("booleans_of_the_site_get_their_values_back", Lsm::Selinux, of_the_site),
     VmScenario::new(
-        "boolean_survives_neither_a_killed_daemon_nor_a_power_loss",
+        "boolean_survives_neither_a_killed_daemon_nor_a_boot",
         Lsm::Selinux,
         lost,
     ),
@@ -208,6 +209,29 @@ fn image(vm: &Vm) -> Result<()> {
     })
 }
 
+/// What the package's scripts call. Without the policy sessions work as well, and `doctor` says what lacks.
+fn comes_and_goes(vm: &Vm) -> Result<()> {
+    const POLICY: &str = "/usr/lib/godebug/selinux-policy";
+    told(vm, || {
+        start_ticker(vm)?;
+        let before = VmSnapshot::take(vm, &["ticker"])?;
+        vm.ok(&format!("{POLICY} unload && systemctl stop godebugd"))?;
+        ensure!(!vm.exists(&format!("/sys/fs/selinux/booleans/{GATE}"))?, "the boolean is still there");
+        let doctor = vm.run("godebugctl doctor")?.stdout;
+        ensure!(doctor.contains("without godebug's policy"), "doctor does not tell: {doctor}");
+        let session = open(vm, "ticker", "10m")?;
+        debugged(vm, &session)?;
+        session.stop(vm)?;
+
+        vm.ok(&format!("systemctl stop godebugd && {POLICY} load"))?;
+        ensure!(!is_on(vm, GATE)?, "the policy was loaded with the boolean on");
+        let session = open(vm, "ticker", "10m")?;
+        domains(vm, &session)?;
+        session.stop(vm)?;
+        nothing_left_on(vm, &before)
+    })
+}
+
 /// What a site lists besides: refused while the policy does not let godebugd turn it, turned for the session
 /// where it does, with the value that was found put back.
 fn of_the_site(vm: &Vm) -> Result<()> {
@@ -259,6 +283,13 @@ fn lost(vm: &Vm) -> Result<()> {
         vm.ok("systemctl kill --signal=KILL godebugd")?;
         session.stop(vm)?;
         ensure!(!is_on(vm, GATE)?, "the new godebugd has not turned the boolean back");
+        nothing_left_on(vm, &before)?;
+
+        open(vm, "ticker", "10m")?;
+        vm.reboot()?;
+        ensure!(!is_on(vm, GATE)?, "the boolean is on after a reboot");
+        start_ticker(vm)?;
+        let before = before.with_processes_as_now(vm)?;
         nothing_left_on(vm, &before)?;
 
         open(vm, "ticker", "10m")?;

@@ -13,6 +13,7 @@ mod chain;
 mod clock;
 mod consent;
 mod ends;
+mod export;
 mod forecast;
 mod gateway;
 mod generations;
@@ -45,6 +46,7 @@ fn main() {
             rules::ALL,
             consent::ALL,
             glass::ALL,
+            export::ALL,
             hooks::ALL,
             answers::ALL,
             forecast::ALL,

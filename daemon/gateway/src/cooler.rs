@@ -166,7 +166,7 @@ fn suspects(hot: &Hot, all: Vec<Breakpoint>, threads: &Threads) -> Vec<Breakpoin
         Hot::Standing { .. } => {
             let (here, elsewhere): (Vec<_>, Vec<_>) = on
                 .filter(Breakpoint::may_go_on_unseen)
-                .partition(|breakpoint| breakpoint.addrs.iter().any(|at| threads.at.contains(at)));
+                .partition(|breakpoint| breakpoint.is_at(&threads.at));
             if here.is_empty() { elsewhere } else { here }
         }
     }
@@ -205,7 +205,8 @@ mod tests {
             {"id": 1, "addrs": [10], "file": "/a.go", "line": 7},
             {"id": 2, "addrs": [20, 21], "file": "/a.go", "line": 8, "Cond": "n == -1"},
             {"id": 3, "addrs": [30], "continue": true, "file": "/b.go", "line": 9},
-            {"id": 4, "addrs": [21], "Cond": "n == -1", "disabled": true},
+            {"id": 4, "addrs": null, "Cond": "n == -1", "disabled": true},
+            {"id": 5, "addrs": [21], "Cond": "n == -1", "disabled": true},
         ]))
         .unwrap()
     }

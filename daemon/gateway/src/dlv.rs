@@ -53,7 +53,8 @@ pub(crate) struct Breakpoint {
     name: String,
     pub(crate) file: String,
     pub(crate) line: u64,
-    pub(crate) addrs: Vec<u64>,
+    /// Null of one that is off, or waits for a library.
+    addrs: Option<Vec<u64>>,
     disabled: bool,
     /// A log point.
     #[serde(rename = "continue")]
@@ -70,6 +71,10 @@ impl Breakpoint {
     /// A person has set it, and it stops the target.
     pub(crate) fn is_on(&self) -> bool {
         self.id > 0 && !self.disabled
+    }
+
+    pub(crate) fn is_at(&self, counters: &[u64]) -> bool {
+        self.addrs.iter().flatten().any(|at| counters.contains(at))
     }
 
     /// dlv may stop the target for it and let it go on, and tell nobody.

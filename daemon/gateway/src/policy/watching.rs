@@ -23,7 +23,6 @@ pub(crate) fn judge(request: &str, meaning: &Meaning, verdict: Verdict) -> Verdi
         ("run", _) => refused("not run or stop the service"),
         ("breakpoints" | "watchpoints", _) => refused("not set or clear a breakpoint"),
         ("set", _) => refused("not change the service"),
-        _ if request == "RPCServer.DebugInfoDirectories" => refused("not change dlv's settings"),
         _ => verdict,
     }
 }

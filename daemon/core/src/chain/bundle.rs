@@ -219,7 +219,7 @@ mod tests {
             |it| it.log_end = None,
             |it| drop(it.sessions[0].records.pop()),
             |it| drop(it.sessions[0].transcript.pop()),
-            |it| it.sessions[0].records[1] = it.sessions[0].records[1].replace("1}", "2}"),
+            |it| it.sessions[0].records[1] = it.sessions[0].records[1].replace(":1,", ":2,"),
             |it| it.sessions[0].records.swap(0, 1),
             |it| it.sessions.clear(),
             |it| it.checkpoints.clear(),

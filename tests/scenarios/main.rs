@@ -20,10 +20,12 @@ mod glass;
 mod harness;
 mod hooks;
 mod hot;
+mod on_vm;
 mod outside;
 mod pauses;
 mod redaction;
 mod rules;
+mod selinux;
 mod sharing;
 mod snapshot;
 mod strangers;
@@ -58,6 +60,6 @@ fn main() {
             generations::ALL,
         ]
         .concat(),
-        &[apparmor::ALL, clock::ALL].concat(),
+        &[apparmor::ALL, clock::ALL, selinux::ALL].concat(),
     );
 }

@@ -123,6 +123,7 @@ fn in_dlv(host: &Host) -> Result<()> {
         ensure!(all.iter().any(off) && all.iter().any(on), "another one is off: {list}");
         drop(rpc);
         is_answered(request)?;
+        ensure!(session.show(host)?["state"] == "active", "the session has ended with its client");
         session.stop(host)
     })
 }

@@ -130,6 +130,16 @@ pub(crate) enum Audit {
         #[arg(long)]
         key: Option<PublicKey>,
     },
+    /// List the sessions that were opened without the approval they needed and that nobody has looked
+    /// at since; or say that you have
+    Review {
+        /// The session that you have looked at
+        #[arg(requires = "note")]
+        id: Option<SessionId>,
+        /// What you found, for the record
+        #[arg(long, value_name = "TEXT", requires = "id")]
+        note: Option<Reason>,
+    },
     /// Print the public key of this host's checkpoints
     Key,
 }

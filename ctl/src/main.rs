@@ -20,6 +20,7 @@ mod ports;
 mod question;
 mod report;
 mod request;
+mod review;
 mod rules;
 mod sessions;
 mod share;
@@ -85,6 +86,10 @@ async fn run(output: &Output, command: &Command) -> Result<(), Refusal> {
         Command::Audit(Audit::Verify { files, checkpoint, key }) => {
             verify::verify(output, files, checkpoint, *key)
         }
+        Command::Audit(Audit::Review { id, note }) => match (id, note) {
+            (Some(id), Some(note)) => review::close(output, id, note).await,
+            _ => review::list(output).await,
+        },
         Command::Audit(Audit::Key) => verify::key(output),
         Command::Rules(Rules::Check { files }) => rules::check(output, files),
         Command::Rules(Rules::Explain(question)) => rules::explain(output, question).await,

@@ -4,17 +4,14 @@
 use crate::output::Output;
 use crate::terminal::{GREEN, RED, YELLOW, painted, safe};
 use godebug_api::Refusal;
+use godebug_api::audit_files::{self, LOG, LOGS};
 use godebug_api::chain::{Checked, Checkpoint, Fault, Head, PublicKey, Verifier};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, ErrorKind};
 use std::path::{Path, PathBuf};
 
-const LOGS: &str = "/var/log/godebug";
-const LOG: &str = "audit.jsonl";
 const STATE: &str = "/var/lib/godebug";
-/// Between a log's name and its compressed form.
-const COMPRESSED: [&str; 4] = ["gz", "xz", "zst", "bz2"];
 
 /// What is verified against what.
 #[derive(Debug, Default)]
@@ -168,39 +165,15 @@ fn read_lines(
 
 /// The audit log and what was rotated away, in the order of their records.
 fn own_logs(folder: &Path) -> Result<Vec<PathBuf>, Refusal> {
-    let entries = std::fs::read_dir(folder).map_err(|error| unreadable(folder, &error))?;
-    let mut found = Vec::new();
-    for entry in entries {
-        let path = entry.map_err(|error| unreadable(folder, &error))?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let packed = COMPRESSED.iter().any(|suffix| name.ends_with(suffix));
-        if name.starts_with(LOG) && !packed {
-            let first = first_record(&path).map_err(|error| unreadable(&path, &error))?;
-            found.push((first, path));
-        }
-    }
+    let found = audit_files::in_order(folder);
+    let found = found.map_err(|wrong| unreadable(&wrong.path, &wrong.error))?;
     if found.is_empty() {
         return Err(Refusal::host(
             format!("there is no audit log in {LOGS}"),
             "nothing was ever recorded here, or somebody took all of it away",
         ));
     }
-    found.sort();
-    Ok(found.into_iter().map(|(_, path)| path).collect())
-}
-
-/// The number of a file's first record; a file without any is older than the chain, unless it is
-/// empty, which the newest may be.
-fn first_record(path: &Path) -> io::Result<u64> {
-    let (mut first, mut empty) = (None, true);
-    for line in BufReader::new(File::open(path)?).split(b'\n') {
-        empty = false;
-        first = Head::of(&line?).map(|head| head.seq);
-        if first.is_some() {
-            break;
-        }
-    }
-    Ok(first.unwrap_or(if empty { u64::MAX } else { 0 }))
+    Ok(found)
 }
 
 /// Checkpoints one a line, as they stand beside the log, or as `journalctl -o json` prints them.

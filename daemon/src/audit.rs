@@ -7,9 +7,9 @@ mod checkpoints;
 mod lines;
 mod log;
 
-pub use answers::{last_end, list, owner, trail};
+pub use answers::{last_end, list, owner, trail, unreviewed};
 
-use crate::logging;
+use crate::{hooks, logging};
 use godebug_api::{Login, clock};
 use log::Places;
 use serde::{Deserialize, Serialize};
@@ -158,6 +158,7 @@ pub fn record(entry: &Entry) -> std::io::Result<()> {
             checkpoints::make(&places, head);
         }
     })?;
+    hooks::tell(entry);
     Ok(())
 }
 

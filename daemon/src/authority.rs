@@ -10,7 +10,7 @@ pub mod rules;
 
 use godebug_api::documents::SessionInfo;
 use godebug_api::rules::engine::{Approvals, Consent, Permit};
-use godebug_api::{Approval, Login, Refusal, SessionId, UnitName};
+use godebug_api::{Approval, Login, Refusal, SessionId, UnitName, same_person};
 use rules::{Denied, Wish};
 use std::collections::HashMap;
 use std::time::Duration;
@@ -288,6 +288,28 @@ pub async fn authorize_denial(
     };
     check(connection, &caller, action, Some(&wish.unit), &consent::details(request)).await?;
     Ok(Authorized { inner: request.id.clone(), caller })
+}
+
+/// Whether `caller` may say that they have reviewed what is recorded of a session, whose opener's record
+/// this is: never whoever opened it.
+///
+/// # Errors
+/// The refusal.
+pub async fn authorize_review(
+    connection: &Connection,
+    caller: Caller,
+    opener: (u32, &Login),
+    unit: Option<&UnitName>,
+    id: SessionId,
+) -> Result<Authorized<SessionId>, Refusal> {
+    if same_person((caller.uid, &caller.login), opener) {
+        return Err(Refusal::refused(
+            "nobody reviews what they did themselves",
+            "somebody else has to look at it: godebugctl audit review",
+        ));
+    }
+    check(connection, &caller, Action::Approve, unit, &[]).await?;
+    Ok(Authorized { inner: id, caller })
 }
 
 /// Whether `caller` may make a session longer. Where it needed consent, whoever gave it, or could have,

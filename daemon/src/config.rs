@@ -1,7 +1,8 @@
 //! `godebugd.toml`: the vendor's defaults, then the site's file over them, then checked.
 
+use crate::hooks::{Event, Hook, HookTable};
 use godebug_api::rules::engine::{Permit, RedactRules, TranscriptValues};
-use godebug_api::{HotLimit, PORTS, Port, Refusal};
+use godebug_api::{HotLimit, PORTS, Port, Refusal, UnitName};
 use serde::Deserialize;
 use std::path::Path;
 use std::time::Duration;
@@ -20,6 +21,8 @@ struct Fragment {
     hot_hits_per_second: Option<u32>,
     hot_standing_percent: Option<u32>,
     idle_exit: Option<String>,
+    #[serde(default)]
+    hook: Vec<HookTable>,
 }
 
 /// The settings in force.
@@ -42,6 +45,8 @@ pub struct Config {
     pub transcript_values: TranscriptValues,
     /// How long godebugd stays with no session and no caller.
     pub idle_exit: Duration,
+    /// The vendor's, then the site's.
+    pub hooks: Vec<Hook>,
 }
 
 impl Default for Config {
@@ -57,6 +62,7 @@ impl Default for Config {
             redact: RedactRules::default(),
             transcript_values: TranscriptValues::None,
             idle_exit: Duration::from_secs(30),
+            hooks: Vec::new(),
         }
     }
 }
@@ -104,6 +110,12 @@ impl Config {
         }
     }
 
+    /// Whether there is a hook that takes this unit out of its pool, or puts it back.
+    pub fn drains(&self, unit: &UnitName) -> bool {
+        let asks = |event| self.hooks.iter().any(|hook| hook.is_for(event, Some(unit)));
+        asks(Event::Drain) || asks(Event::Undrain)
+    }
+
     fn apply(&mut self, text: &str) -> Result<(), String> {
         let fragment: Fragment = toml::from_str(text).map_err(|error| error.to_string())?;
         let duration = |key: &str, text: Option<String>, current: Duration| match text {
@@ -128,6 +140,9 @@ impl Config {
                 good.ok_or_else(|| format!("hot_standing_percent = {percent} is not 1 to 100"))?;
         }
         self.idle_exit = duration("idle_exit", fragment.idle_exit, self.idle_exit)?;
+        for hook in fragment.hook {
+            self.hooks.push(Hook::try_from(hook).map_err(|error| error.to_string())?);
+        }
         let first = fragment.first_port.unwrap_or(*self.ports.start());
         let last = fragment.last_port.unwrap_or(*self.ports.end());
         Port::try_from(first).map_err(|error| format!("first_port: {error}"))?;

@@ -126,6 +126,7 @@ fn grant_name(grant: &Grant) -> String {
         Grant::GatewayProfile { .. } => "gateway-profile".to_owned(),
         Grant::Gateway { .. } => "gateway".to_owned(),
         Grant::FirewalldRule { .. } => "firewalld-rule".to_owned(),
+        Grant::Drained => "drained".to_owned(),
     }
 }
 

@@ -10,6 +10,7 @@ pub mod engine;
 #[cfg(feature = "fault-points")]
 pub mod faults;
 pub mod freeze;
+pub mod hooks;
 pub mod host;
 pub mod kept;
 pub mod ledger;

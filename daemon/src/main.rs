@@ -5,7 +5,7 @@ use godebug::bus::{Activity, Manager, publish};
 use godebug::config::Config;
 use godebug::host::RealHost;
 use godebug::sessions::Sessions;
-use godebug::{logging, paths, watch};
+use godebug::{hooks, logging, paths, watch};
 use godebug_api::{BUS_NAME, MANAGER_PATH};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -65,6 +65,7 @@ async fn serve() -> Result<(), AnyError> {
     while activity.idle_for().is_zero() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+    let _ = tokio::task::spawn_blocking(hooks::wait_for_all).await;
     Ok(())
 }
 

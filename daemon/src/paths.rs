@@ -88,6 +88,11 @@ impl SessionPaths {
         self.root.join("frozen")
     }
 
+    /// There as soon as the service was put back into its pool.
+    pub fn undrained_marker(&self) -> PathBuf {
+        self.root.join("undrained")
+    }
+
     pub fn repair_lock(&self) -> PathBuf {
         self.root.join("repair.lock")
     }

@@ -78,6 +78,7 @@ fn kind(grant: &Grant) -> u8 {
         Grant::Gateway { .. } => 4,
         Grant::FirewalldRule { .. } => 5,
         Grant::GatewayProfile { .. } => 6,
+        Grant::Drained => 7,
     }
 }
 
@@ -331,6 +332,7 @@ impl Case {
             debugger,
             firewall,
             confinement: Confinement::None,
+            drains: true,
         };
         plan::plan(&wanted, &facts)
     }

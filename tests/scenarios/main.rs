@@ -17,7 +17,9 @@ mod ends;
 mod forecast;
 mod gateway;
 mod generations;
+mod glass;
 mod harness;
+mod hooks;
 mod hot;
 mod outside;
 mod pauses;
@@ -43,6 +45,8 @@ fn main() {
             authority::ALL,
             rules::ALL,
             consent::ALL,
+            glass::ALL,
+            hooks::ALL,
             answers::ALL,
             forecast::ALL,
             audit::ALL,

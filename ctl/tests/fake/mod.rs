@@ -298,6 +298,7 @@ impl Manager {
             user: HOSTILE.to_owned(),
             message: HOSTILE.to_owned(),
             details,
+            login: Login::default(),
             others: serde_json::Map::default(),
         };
         let proof = serde_json::json!([{"what": "no tracer", "gone": true, "after_ms": 12}]);

@@ -2,7 +2,7 @@
 
 use crate::clock;
 use crate::documents::Proof;
-use godebug_core::{Approval, Cidr, CloseReason, Mode, Pid, SessionId, UnitName};
+use godebug_core::{Approval, Cidr, CloseReason, Login, Mode, Pid, SessionId, UnitName};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::fmt;
@@ -143,6 +143,8 @@ pub struct AuditRecord {
     pub message: String,
     #[serde(default)]
     pub details: Value,
+    #[serde(default, skip_serializing_if = "Login::is_unknown")]
+    pub login: Login,
     #[serde(flatten)]
     pub others: Map<String, Value>,
 }
@@ -175,6 +177,8 @@ pub struct Facts {
     pub rule: Option<String>,
     pub approvals: Vec<Approval>,
     pub break_glass: bool,
+    /// What whoever has reviewed it says.
+    pub note: Option<String>,
     pub close_reason: Option<CloseReason>,
     pub close_detail: Option<String>,
     pub stuck: Vec<String>,
@@ -212,6 +216,15 @@ pub struct AuditList {
     /// Only the sessions of whoever asked are in it, since they may not read others'.
     pub own_only: bool,
     /// Lines of the log that could not be read.
+    pub damaged_lines: u64,
+}
+
+/// What `audit review` answers: the records of sessions that were opened without the consent that their
+/// rule wants, and that nobody else has looked at afterwards.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AuditReviews {
+    pub open: Vec<AuditRecord>,
+    /// Lines of the logs that could not be read.
     pub damaged_lines: u64,
 }
 

@@ -79,6 +79,13 @@ pub trait Manager {
     /// What the audit log says of one session: an `AuditTrail`.
     fn audit_show(&self, id: &str) -> Result<String, BusError>;
 
+    /// The sessions that still need a review: an `AuditReviews`.
+    fn audit_reviews(&self) -> Result<String, BusError>;
+
+    /// Closes the review of a session, with what there is to say of it; answers its `AuditTrail`.
+    #[zbus(allow_interactive_auth)]
+    fn audit_review(&self, id: &str, note: &str) -> Result<String, BusError>;
+
     /// What was done in a session, from this byte of its transcript on: a `TranscriptPage`.
     fn transcript(&self, id: &str, from: u64) -> Result<String, BusError>;
 

@@ -4,6 +4,7 @@
 //! `godebug-core` and are re-exported here.
 
 pub mod audit;
+pub mod audit_files;
 pub mod bus;
 pub mod clock;
 pub mod control;

@@ -29,6 +29,8 @@ pub enum Grant {
     Gateway { unit: String, port: Port },
     /// A rich rule in firewalld's runtime configuration.
     FirewalldRule { zone: String, rule: String },
+    /// The service was taken out of its pool by the host's drain hooks.
+    Drained,
 }
 
 impl Grant {
@@ -73,6 +75,7 @@ impl fmt::Display for Grant {
             Self::Fence { table } => write!(f, "nftables table inet {table}"),
             Self::GatewayProfile { profile } => write!(f, "AppArmor profile {profile}, open"),
             Self::FirewalldRule { zone, rule } => write!(f, "firewalld zone {zone}: {rule}"),
+            Self::Drained => f.write_str("taken out of its pool, by the drain hook"),
         }
     }
 }

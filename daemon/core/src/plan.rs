@@ -17,6 +17,8 @@ pub struct Facts {
     pub debugger: Debugger,
     pub firewall: Firewall,
     pub confinement: Confinement,
+    /// The host has hooks that take the service out of its pool, or put it back.
+    pub drains: bool,
 }
 
 /// What confines the processes of a session, besides systemd's sandbox.
@@ -85,7 +87,11 @@ pub struct Plan {
 /// The plan for `wanted` on a host like `facts`.
 pub fn plan(wanted: &Wanted, facts: &Facts) -> Plan {
     let remote = wanted.sources.iter().any(|source| !source.is_loopback());
-    let mut steps = vec![dead_man(&wanted.id), debugger(wanted, facts), guard(&wanted.id)];
+    let mut steps = vec![dead_man(&wanted.id)];
+    if facts.drains {
+        steps.push(drained(facts));
+    }
+    steps.extend([debugger(wanted, facts), guard(&wanted.id)]);
     if remote {
         steps.push(fence(wanted));
     }
@@ -124,6 +130,16 @@ fn dead_man(id: &SessionId) -> Step {
         does: "arm the timer that revokes the session even with no godebugd alive".to_owned(),
         undo: "stop the timer".to_owned(),
         ends_by_itself: "it fires once, at the end of the session".to_owned(),
+    }
+}
+
+fn drained(facts: &Facts) -> Step {
+    Step {
+        grant: Grant::Drained,
+        start: Start::InOrder,
+        does: format!("take {} out of its pool, by the host's drain hook", facts.unit),
+        undo: "put it back, by the undrain hook, when the debugger is gone".to_owned(),
+        ends_by_itself: "the dead man puts it back".to_owned(),
     }
 }
 
@@ -254,6 +270,7 @@ mod tests {
             },
             firewall,
             confinement: Confinement::None,
+            drains: false,
         }
     }
 
@@ -302,6 +319,17 @@ mod tests {
         assert!(profile.is_some());
         // What is given back is given back in reverse.
         assert!(profile < at(|grant| matches!(grant, Grant::Gateway { .. })));
+    }
+
+    #[test]
+    fn a_service_leaves_its_pool_before_the_debugger_and_comes_back_after_it() {
+        let plan =
+            plan(&wanted(&["127.0.0.1"]), &Facts { drains: true, ..facts(Firewall::Nftables) });
+        let [first, second, third, ..] = plan.steps.as_slice() else { panic!("{plan:?}") };
+        // What is given back is given back in reverse, by the dead man if nobody else does.
+        assert!(matches!(first.grant, Grant::DeadMan { .. }));
+        assert!(matches!((&second.grant, &third.grant), (Grant::Drained, Grant::Debugger { .. })));
+        assert_eq!(second.start, Start::InOrder);
     }
 
     #[test]

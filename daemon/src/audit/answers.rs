@@ -5,10 +5,11 @@ use super::Kind;
 use super::lines::{Head, LONGEST, Log};
 use crate::paths;
 use godebug_api::audit::{
-    AuditFilter, AuditList, AuditRecord, AuditTrail, AuditedSession, LeftOut, Outcome,
+    AuditFilter, AuditList, AuditRecord, AuditReviews, AuditTrail, AuditedSession, LeftOut, Outcome,
 };
-use godebug_api::{SessionId, UnitName};
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use godebug_api::{SessionId, UnitName, audit_files};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
@@ -214,6 +215,62 @@ fn update(session: &mut AuditedSession, record: &AuditRecord) {
     session.close_reason = record.facts().close_reason.or(session.close_reason);
 }
 
+/// The records of sessions whose glass was broken and that nobody has reviewed, the oldest first, from
+/// the log and from what was rotated away.
+///
+/// # Errors
+/// When a log cannot be read.
+pub fn unreviewed() -> io::Result<AuditReviews> {
+    let mut reviews = Reviews::default();
+    for log in all_logs()? {
+        reviews.read(log)?;
+    }
+    Ok(reviews.open())
+}
+
+/// The log and what was rotated away, the oldest first.
+fn all_logs() -> io::Result<Vec<Log<io::Take<File>>>> {
+    let folder = Path::new(paths::AUDIT_LOG).parent().unwrap_or(Path::new("/"));
+    let files = match audit_files::in_order(folder) {
+        Ok(files) => files,
+        Err(wrong) if wrong.error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(wrong) => return Err(io::Error::new(wrong.error.kind(), wrong.to_string())),
+    };
+    let mut logs = Vec::new();
+    for file in files {
+        logs.extend(Log::open(&file)?);
+    }
+    Ok(logs)
+}
+
+#[derive(Default)]
+struct Reviews {
+    broken: Vec<AuditRecord>,
+    reviewed: HashSet<SessionId>,
+    damaged_lines: u64,
+}
+
+impl Reviews {
+    fn read<R: Read>(&mut self, log: Log<R>) -> io::Result<()> {
+        let (broken, reviewed) = (&mut self.broken, &mut self.reviewed);
+        self.damaged_lines += log.read(
+            |head| is(&head.event, Kind::BreakGlass) || is(&head.event, Kind::Reviewed),
+            |record, _| match is(&record.event, Kind::BreakGlass) {
+                true => broken.push(record),
+                false => reviewed.extend(record.session),
+            },
+        )?;
+        Ok(())
+    }
+
+    fn open(mut self) -> AuditReviews {
+        self.broken.retain(|record| {
+            record.session.as_ref().is_none_or(|session| !self.reviewed.contains(session))
+        });
+        AuditReviews { open: self.broken, damaged_lines: self.damaged_lines }
+    }
+}
+
 /// The last record of the end of a session, for `show` after godebugd has forgotten it.
 ///
 /// # Errors
@@ -371,6 +428,20 @@ mod tests {
         let (sessions, _) = listed(&text, 2, Some(7));
         assert_eq!(sessions[0].outcome, Outcome::Stuck);
         assert_eq!(sessions[0].opened_by, "user7");
+    }
+
+    #[test]
+    fn what_was_broken_needs_a_review_until_there_is_one() {
+        let mut reviews = Reviews::default();
+        let rotated = line(Kind::BreakGlass, "0000000a", 7, Value::Null);
+        let mut text = line(Kind::BreakGlass, "0000000b", 7, Value::Null);
+        text.extend(line(Kind::Reviewed, "0000000a", 8, Value::Null));
+        text.extend(b"torn\n");
+        reviews.read(Log::new(rotated.as_slice())).unwrap();
+        reviews.read(Log::new(text.as_slice())).unwrap();
+        let open = reviews.open();
+        assert_eq!((open.open.len(), open.damaged_lines), (1, 1));
+        assert_eq!(open.open[0].session, Some(id("0000000b")));
     }
 
     #[test]

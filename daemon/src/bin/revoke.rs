@@ -4,8 +4,8 @@
 use godebug::engine;
 use godebug::host::RealHost;
 use godebug::ledger::{Ledger, LedgerFileError};
-use godebug::logging;
 use godebug::sessions::revoke_by_name;
+use godebug::{hooks, logging};
 use godebug_api::{CloseReason, SessionId, clock};
 use std::process::ExitCode;
 
@@ -49,6 +49,7 @@ fn main() -> ExitCode {
         Task::Revoke => run(&id, false),
         Task::IfDue => run(&id, true),
     };
+    hooks::wait_for_all();
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {

@@ -6,14 +6,14 @@ use crate::authority::rules::{self, Denied, Wish};
 use crate::authority::{
     Action, Answer, Authorized, Caller, Permitted, authorize, authorize_approval, authorize_claim,
     authorize_denial, authorize_extension, authorize_for_records, authorize_for_session,
-    authorize_session, authorize_sharing, consent,
+    authorize_review, authorize_session, authorize_sharing, consent,
 };
 use crate::config::Config;
 use crate::host::gateway;
 use crate::paths::SessionPaths;
 use crate::sessions::{Request, Sessions, Symbols, new_id, prepare};
 use crate::{target, transcripts};
-use godebug_api::audit::{AuditFilter, AuditList, AuditTrail, Outcome};
+use godebug_api::audit::{AuditFilter, AuditList, AuditRecord, AuditTrail, Outcome};
 use godebug_api::bus::BusError;
 use godebug_api::control;
 use godebug_api::documents::{ClaimRequest, OpenAnswer, OpenRequest, SessionInfo, ShareRequest};
@@ -278,6 +278,26 @@ impl Manager {
         }
         Ok(list)
     }
+}
+
+/// What a session's review is recorded with.
+fn reviewed(
+    allowed: &Authorized<SessionId>,
+    broken: &AuditRecord,
+    note: &Reason,
+) -> Result<(), Refusal> {
+    let (id, caller) = (allowed.get(), allowed.caller());
+    let message = format!("{} has reviewed session {id} of {}: {note}", caller.user, broken.user);
+    let entry = Entry::new(Kind::Reviewed, &broken.unit, caller.uid, &caller.user, message)
+        .session(id)
+        .login(&caller.login)
+        .details(serde_json::json!({ "note": note }));
+    audit::record(&entry).map_err(|error| {
+        Refusal::host(
+            format!("the audit log cannot be written: {error}"),
+            "make room in /var/log/godebug, then try again",
+        )
+    })
 }
 
 /// Who was refused.
@@ -598,6 +618,51 @@ impl Manager {
         let _busy = self.activity.begin();
         let caller = Caller::of(&header, connection).await?;
         Ok(json(&self.trail(connection, caller, parse_id(id)?).await?)?)
+    }
+
+    async fn audit_reviews(
+        &self,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<String, BusError> {
+        let _busy = self.activity.begin();
+        let caller = Caller::of(&header, connection).await?;
+        let uid = caller.uid;
+        let all = authorize(connection, caller, Action::Read, None, &[], ()).await.is_ok();
+        let mut reviews = self.sessions.ask_log(audit::unreviewed).await?;
+        reviews.open.retain(|record| all || record.uid == uid);
+        Ok(json(&reviews)?)
+    }
+
+    async fn audit_review(
+        &self,
+        id: &str,
+        note: &str,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<String, BusError> {
+        let _busy = self.activity.begin();
+        let caller = Caller::with_login(&header, connection).await?;
+        let id = parse_id(id)?;
+        let note: Reason = note.parse().map_err(|error: godebug_api::WordError| {
+            Refusal::usage(error.to_string(), "say what you found: --note TEXT")
+        })?;
+        let open = self.sessions.ask_log(audit::unreviewed).await?.open;
+        let Some(broken) = open.into_iter().find(|record| record.session.as_ref() == Some(&id))
+        else {
+            let message = format!("session {id} needs no review");
+            return Err(Refusal::usage(message, "`godebugctl audit review` lists what does").into());
+        };
+        if self.sessions.list().iter().any(|session| session.id == id) {
+            let remedy =
+                format!("watch it, or end it: godebugctl watch {id}; godebugctl stop {id}");
+            return Err(Refusal::refused(format!("session {id} goes on"), remedy).into());
+        }
+        let (opener, unit) = ((broken.uid, &broken.login), broken.unit.parse().ok());
+        let allowed =
+            authorize_review(connection, caller, opener, unit.as_ref(), id.clone()).await?;
+        reviewed(&allowed, &broken, &note)?;
+        Ok(json(&self.sessions.ask_log(move || audit::trail(&id)).await?)?)
     }
 
     async fn transcript(

@@ -14,7 +14,7 @@ use crate::audit::{self, Entry, Kind};
 use crate::engine::{End, Host};
 use crate::paths::SessionPaths;
 use crate::target::process;
-use crate::{rescue, transcripts};
+use crate::{hooks, rescue, transcripts};
 use apparmor::Variant;
 use firewalld::Firewalld;
 use godebug_api::control::GatewayConfig;
@@ -50,6 +50,8 @@ pub struct ImageMaterial {
 }
 
 pub struct SessionMaterial {
+    /// What hooks are told of the session.
+    pub opened: Opened,
     pub debugger: units::DebuggerUnit,
     pub gateway: GatewayConfig,
     /// A file with the target's debug information, and the path of the program that it is for.
@@ -341,6 +343,7 @@ impl Host for RealHost {
             }
             Grant::Debugger { unit, .. } => self.take_debugger(unit, session()?).await,
             Grant::GatewayProfile { .. } => self.open_gateway_profile().await,
+            Grant::Drained => hooks::drain(&session()?.opened).await,
             Grant::Gateway { unit, port } => self.take_gateway(unit, *port, session()?).await,
             Grant::Fence { table } => {
                 let gateway = &session()?.gateway;
@@ -380,6 +383,7 @@ impl Host for RealHost {
                 self.stop_unit(unit, patience).await?;
                 self.repair_target(session).await
             }
+            Grant::Drained => undrain(session).await,
             Grant::Fence { table } => {
                 nftables::remove(table).await.map_err(|error| error.to_string())
             }
@@ -404,6 +408,11 @@ impl Host for RealHost {
                 let mut read = vec![(unit.clone(), self.read_back_unit(unit).await)];
                 read.extend(target::read_back(session));
                 read
+            }
+            Grant::Drained => {
+                let back = SessionPaths::of(&session.id).undrained_marker().exists();
+                let found = (!back).then(|| "the undrain hook has not succeeded".to_owned());
+                vec![(format!("{} out of its pool", session.unit), found)]
             }
             Grant::GatewayProfile { profile } => vec![read_back_profile(profile, &session.id)],
             Grant::Gateway { unit, port } => vec![
@@ -471,6 +480,16 @@ async fn remove_from_kernel(port: Port) -> Result<(), String> {
         nftables::remove_left(&rule).await.map_err(|error| error.to_string())?;
     }
     Ok(())
+}
+
+/// Puts the service back into its pool, once: a site's hook need not bear being run again.
+async fn undrain(session: &Opened) -> Result<(), String> {
+    let marker = SessionPaths::of(&session.id).undrained_marker();
+    if marker.exists() {
+        return Ok(());
+    }
+    hooks::undrain(session).await?;
+    std::fs::write(&marker, "").map_err(|error| format!("{}: {error}", marker.display()))
 }
 
 /// Whether the profile is locked, or open for somebody else.

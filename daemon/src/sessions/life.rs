@@ -902,6 +902,7 @@ fn material(
         deadline,
         image: None,
         session: Some(SessionMaterial {
+            opened: session.clone(),
             debugger: units::DebuggerUnit {
                 id: session.id.clone(),
                 target: session.unit.clone(),

@@ -16,7 +16,7 @@ use crate::engine::End;
 use crate::host::RealHost;
 use crate::ledger::{Ledger, LedgerFileError};
 use crate::paths::SessionPaths;
-use crate::{audit, certificates, transcripts};
+use crate::{audit, certificates, hooks, transcripts};
 use godebug_api::documents::{OpenRequest, Opened as OpenedDocument, SessionInfo, ShareRequest};
 use godebug_api::{CloseReason, Refusal, SessionId, State, Ttl, UnitName};
 use godebug_core::ledger::Opened;
@@ -368,6 +368,7 @@ impl Sessions {
             }
         }
         self.recover_requests(&known);
+        hooks::clear_away();
         orphans::sweep(&self.0.host, &known).await;
         // Takes firewalld too long to wait for, and is safe beside sessions that open.
         let host = self.0.host.clone();

@@ -88,6 +88,7 @@ pub async fn prepare(
         debugger,
         firewall,
         confinement,
+        drains: config.drains(&target.unit),
     };
     let plan = plan::plan(&wanted, &facts);
     let endpoint_host = endpoint_host(request, &wanted.sources);

@@ -5,7 +5,7 @@
 //! are kept in a cache under /run, keyed by what identifies the file.
 
 mod cache;
-mod trust;
+pub(crate) mod trust;
 mod version;
 
 use super::executable::GoExecutable;

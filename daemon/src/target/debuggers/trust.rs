@@ -11,7 +11,7 @@ const STICKY: u32 = 0o1000;
 /// writable by others; else why not.
 ///
 /// The folders on the way to a symbolic link count too: who can replace the link chooses the file.
-pub(super) fn check(candidate: &Path, owner: u32) -> Result<PathBuf, String> {
+pub(crate) fn check(candidate: &Path, owner: u32) -> Result<PathBuf, String> {
     let real = std::fs::canonicalize(candidate)
         .map_err(|error| format!("it cannot be followed to a file: {error}"))?;
     let metadata = metadata(&real)?;

@@ -12,6 +12,7 @@ mod bad_input;
 mod chain;
 mod clock;
 mod consent;
+mod differential;
 mod ends;
 mod forecast;
 mod gateway;
@@ -55,6 +56,7 @@ fn main() {
             gateway::ALL,
             pauses::ALL,
             hot::ALL,
+            differential::ALL,
             sharing::ALL,
             redaction::ALL,
             generations::ALL,

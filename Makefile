@@ -29,11 +29,17 @@ fuzz:
 bench: deb
 	$(CARGO) run --locked --release -p godebug-tests --bin bench
 
-deb: all
+# One module for every distribution: its format is the oldest that all of them read.
+target/selinux/godebug.pp: policy/selinux/godebug.te policy/selinux/godebug.fc
+	mkdir -p target/selinux
+	checkmodule -M -m -c 19 policy/selinux/godebug.te -o target/selinux/godebug.mod
+	semodule_package -o $@ -m target/selinux/godebug.mod -f policy/selinux/godebug.fc
+
+deb: all target/selinux/godebug.pp
 	tests/tool cargo-deb
 	$(CARGO) deb --locked --no-build -p godebug
 
-install: $(if $(filter release,$(PROFILE)),all)
+install: $(if $(filter release,$(PROFILE)),all) target/selinux/godebug.pp
 	install -D -m 0755 target/$(PROFILE)/godebugctl $(DESTDIR)$(PREFIX)/bin/godebugctl
 	for p in $(PROGRAMS); do install -D -m 0755 target/$(PROFILE)/$$p $(LIB)/$$p; done
 	install -D -m 0644 units/godebugd.toml $(LIB)/godebugd.toml
@@ -46,6 +52,8 @@ install: $(if $(filter release,$(PROFILE)),all)
 	for f in daemon/api/introspection/*.xml; do install -D -m 0644 $$f $(SHARE)/dbus-1/interfaces/$$(basename $$f); done
 	install -D -m 0644 policy/polkit-1/actions/org.godebug1.policy $(SHARE)/polkit-1/actions/org.godebug1.policy
 	install -D -m 0644 policy/firewalld/services/godebug.xml $(DESTDIR)$(PREFIX)/lib/firewalld/services/godebug.xml
-	for f in abstractions/base.d/godebug abstractions/godebug-gateway godebug-gateway godebug-dlv; do install -D -m 0644 policy/apparmor.d/$$f $(DESTDIR)/etc/apparmor.d/$$f; done
+	for f in abstractions/base.d/godebug abstractions/godebug-gateway godebug-gateway godebug-dlv godebugd; do install -D -m 0644 policy/apparmor.d/$$f $(DESTDIR)/etc/apparmor.d/$$f; done
 	install -D -m 0644 policy/apparmor/godebug-gateway $(LIB)/apparmor/godebug-gateway
-	test $(PREFIX) = /usr || sed -i 's|/usr/lib/godebug|$(PREFIX)/lib/godebug|' $(DESTDIR)$(PREFIX)/lib/systemd/system/godebugd.service $(DESTDIR)/etc/apparmor.d/abstractions/godebug-gateway $(DESTDIR)/etc/apparmor.d/godebug-dlv
+	for f in target/selinux/godebug.pp policy/selinux/godebug_labels.cil policy/selinux/godebug.if; do install -D -m 0644 $$f $(SHARE)/selinux/packages/godebug/$$(basename $$f); done
+	install -D -m 0755 policy/selinux/selinux-policy $(LIB)/selinux-policy
+	test $(PREFIX) = /usr || sed -i 's|/usr/lib/godebug|$(PREFIX)/lib/godebug|' $(DESTDIR)$(PREFIX)/lib/systemd/system/godebugd.service $(DESTDIR)/etc/apparmor.d/abstractions/godebug-gateway $(DESTDIR)/etc/apparmor.d/godebug-dlv $(DESTDIR)/etc/apparmor.d/godebugd

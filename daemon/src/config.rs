@@ -1,9 +1,11 @@
 //! `godebugd.toml`: the vendor's defaults, then the site's file over them, then checked.
 
 use crate::hooks::{Event, Hook, HookTable};
+use crate::host::selinux;
 use godebug_api::rules::engine::{Permit, RedactRules, TranscriptValues};
-use godebug_api::{HotLimit, PORTS, Port, Refusal, UnitName};
+use godebug_api::{BooleanName, HotLimit, PORTS, Port, Refusal, UnitName};
 use serde::Deserialize;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
@@ -18,6 +20,7 @@ struct Fragment {
     pause_per_stop: Option<String>,
     max_pause_per_stop: Option<String>,
     pause_per_session: Option<String>,
+    selinux_booleans: Option<BTreeMap<BooleanName, bool>>,
     hot_hits_per_second: Option<u32>,
     hot_standing_percent: Option<u32>,
     idle_exit: Option<String>,
@@ -38,6 +41,8 @@ pub struct Config {
     pub pause_per_stop: Duration,
     pub max_pause_per_stop: Duration,
     pub pause_per_session: Duration,
+    /// SELinux booleans that are turned for as long as a session is open, besides godebug's own.
+    pub selinux_booleans: Vec<(BooleanName, bool)>,
     /// Where a breakpoint is hit too often, and turned off.
     pub hot: HotLimit,
     /// Whose values nobody is shown, and what the transcript keeps of the others: a rule says so.
@@ -58,6 +63,7 @@ impl Default for Config {
             pause_per_stop: Duration::from_secs(30),
             max_pause_per_stop: Duration::from_secs(300),
             pause_per_session: Duration::from_secs(600),
+            selinux_booleans: Vec::new(),
             hot: HotLimit::default(),
             redact: RedactRules::default(),
             transcript_values: TranscriptValues::None,
@@ -131,6 +137,12 @@ impl Config {
             duration("max_pause_per_stop", pauses.1, self.max_pause_per_stop)?;
         self.pause_per_session =
             duration("pause_per_session", fragment.pause_per_session, self.pause_per_session)?;
+        if let Some(booleans) = fragment.selinux_booleans {
+            for name in booleans.keys() {
+                selinux::configurable(name).map_err(|why| format!("selinux_booleans: {why}"))?;
+            }
+            self.selinux_booleans = booleans.into_iter().collect();
+        }
         if let Some(hits) = fragment.hot_hits_per_second {
             self.hot.hits_per_second = hits;
         }

@@ -4,11 +4,12 @@ use crate::config::Config;
 use crate::engine::Host;
 use crate::host::apparmor::{self, Variant};
 use crate::host::nftables;
+use crate::host::selinux;
 use crate::ledger::Ledger;
 use crate::sessions::{self, Sessions, all_debuggers};
 use crate::{paths, target};
 use godebug_api::documents::{Check, Diagnosis, Inspection, Verdict};
-use godebug_api::{FreezeLimit, SessionId, State, UnitName};
+use godebug_api::{BooleanName, FreezeLimit, SessionId, State, UnitName};
 use godebug_core::delve::{FIRST_WITH_UNIX_SOCKET, supported_go};
 use godebug_core::forecast::{Objection, megabytes};
 use godebug_core::grant::Grant;
@@ -24,7 +25,7 @@ pub async fn diagnose(sessions: &Sessions, unit: Option<&UnitName>) -> Diagnosis
     checks.push(firewall(sessions).await);
     checks.push(polkit(sessions).await);
     checks.push(ptrace_scope());
-    checks.push(app_armor());
+    checks.extend(app_armor());
     checks.extend(selinux());
     checks.push(audit_log());
     checks.extend(stuck(sessions));
@@ -196,18 +197,26 @@ fn ptrace_scope() -> Check {
     }
 }
 
-fn app_armor() -> Check {
+/// Nothing where SELinux has its place.
+fn app_armor() -> Option<Check> {
     const NAME: &str = "AppArmor";
-    if !apparmor::is_active() {
-        return good(NAME, "not active: sessions are confined by systemd's sandbox alone");
+    match (apparmor::is_active(), selinux::is_active()) {
+        (true, _) => Some(active_app_armor(NAME)),
+        (false, true) => None,
+        (false, false) => {
+            Some(good(NAME, "not active: sessions are confined by systemd's sandbox alone"))
+        }
     }
-    let failed = |why: String| check(NAME, Verdict::Bad, why, "is securityfs mounted?");
+}
+
+fn active_app_armor(name: &str) -> Check {
+    let failed = |why: String| check(name, Verdict::Bad, why, "is securityfs mounted?");
     let variant = match (apparmor::confinement(), apparmor::gateway_variant()) {
         (Ok(Confinement::AppArmor), Ok(Some(variant))) => variant,
         (Err(error), _) | (_, Err(error)) => return failed(error.to_string()),
         _ => {
             return check(
-                NAME,
+                name,
                 Verdict::Warning,
                 "active, but without godebug's profiles: systemd's sandbox alone confines sessions",
                 "load them: apparmor_parser --replace /etc/apparmor.d/godebug-*",
@@ -219,23 +228,50 @@ fn app_armor() -> Check {
         Err(error) => return failed(error.to_string()),
     };
     match variant {
-        Variant::Locked => good(NAME, "dlv and gateway confined; locked: no gateway has a network"),
+        Variant::Locked => good(name, "dlv and gateway confined; locked: no gateway has a network"),
         Variant::Open => {
             let sessions: Vec<String> = sessions.iter().map(ToString::to_string).collect();
-            good(NAME, format!("dlv and gateway confined; open for {}", sessions.join(", ")))
+            good(name, format!("dlv and gateway confined; open for {}", sessions.join(", ")))
         }
     }
 }
 
-/// Nothing where SELinux is not active. There is no policy of ours for it, which has to be said.
+/// Nothing where SELinux is not active.
 fn selinux() -> Option<Check> {
-    let enforce = std::fs::read_to_string("/sys/fs/selinux/enforce").ok()?;
-    let state = if enforce.trim() == "1" { "enforcing" } else { "permissive" };
-    let found = format!(
-        "{state}: godebug has no policy for it, its processes run in the domains that systemd gives them"
-    );
-    let remedy = "if the host's policy denies them something: ausearch -m avc -ts recent";
-    Some(check("SELinux", Verdict::Warning, found, remedy))
+    const NAME: &str = "SELinux";
+    if !selinux::is_active() {
+        return None;
+    }
+    let state = if selinux::is_enforcing() { "enforcing" } else { "permissive" };
+    let gate = BooleanName::gateways();
+    let failed = |why: String| {
+        check(NAME, Verdict::Bad, why, "see that selinuxfs is mounted at /sys/fs/selinux")
+    };
+    Some(match (selinux::value(&gate), selinux::needed_by(&gate, None)) {
+        (Err(error), _) => failed(error.to_string()),
+        (_, Err(error)) => failed(error.to_string()),
+        (Ok(None), _) => check(
+            NAME,
+            Verdict::Warning,
+            format!(
+                "{state}, without godebug's policy: its processes run in the domains that systemd gives them"
+            ),
+            "load it: /usr/lib/godebug/selinux-policy load",
+        ),
+        (Ok(Some(false)), _) => {
+            good(NAME, format!("{state}; {gate} is off: no gateway has a network"))
+        }
+        (Ok(Some(true)), Ok(sessions)) if sessions.is_empty() => check(
+            NAME,
+            Verdict::Bad,
+            format!("{gate} is on, and no session is open"),
+            format!("setsebool {gate} off; where it was made permanent: setsebool -P {gate} off"),
+        ),
+        (Ok(Some(true)), Ok(sessions)) => {
+            let sessions: Vec<String> = sessions.iter().map(ToString::to_string).collect();
+            good(NAME, format!("{state}; {gate} is on for {}", sessions.join(", ")))
+        }
+    })
 }
 
 fn audit_log() -> Check {
@@ -303,6 +339,12 @@ async fn missing_grants(sessions: &Sessions, id: &SessionId) -> Result<Vec<Strin
         if matches!(grant, Grant::GatewayProfile { .. }) {
             // One for all sessions: to be read back it counts as gone when another one needs it too.
             if !matches!(apparmor::gateway_variant(), Ok(Some(Variant::Open))) {
+                missing.push(grant.to_string());
+            }
+            continue;
+        }
+        if let Grant::Boolean { name, value, .. } = grant {
+            if !matches!(selinux::value(name), Ok(Some(now)) if now == *value) {
                 missing.push(grant.to_string());
             }
             continue;

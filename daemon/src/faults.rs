@@ -124,6 +124,7 @@ fn grant_name(grant: &Grant) -> String {
         Grant::Debugger { .. } => "debugger".to_owned(),
         Grant::Image { .. } => "image".to_owned(),
         Grant::GatewayProfile { .. } => "gateway-profile".to_owned(),
+        Grant::Boolean { name, .. } => format!("boolean-{name}"),
         Grant::Gateway { .. } => "gateway".to_owned(),
         Grant::FirewalldRule { .. } => "firewalld-rule".to_owned(),
         Grant::Drained => "drained".to_owned(),

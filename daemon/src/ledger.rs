@@ -5,7 +5,8 @@
 
 use crate::paths::{self, SessionPaths};
 use godebug_api::SessionId;
-use godebug_core::ledger::{LedgerError, Opened, Record, Replay, first_record, replay};
+pub use godebug_core::ledger::Replay;
+use godebug_core::ledger::{LedgerError, Opened, Record, first_record, replay};
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};

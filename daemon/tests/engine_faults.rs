@@ -77,7 +77,7 @@ fn kind(grant: &Grant) -> u8 {
         Grant::Fence { .. } => 3,
         Grant::Gateway { .. } => 4,
         Grant::FirewalldRule { .. } => 5,
-        Grant::GatewayProfile { .. } => 6,
+        Grant::GatewayProfile { .. } | Grant::Boolean { .. } => 6,
         Grant::Drained => 7,
     }
 }
@@ -332,6 +332,7 @@ impl Case {
             debugger,
             firewall,
             confinement: Confinement::None,
+            booleans: Vec::new(),
             drains: true,
         };
         plan::plan(&wanted, &facts)

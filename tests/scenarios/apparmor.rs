@@ -2,17 +2,17 @@
 //! dlv and gateway reach nothing beside their work, and services with profiles of their own are debugged
 //! or refused with the lines that they lack.
 
-use std::time::Duration;
-
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use godebug_tests::{
     Machine, Vm,
     scenario::VmScenario,
     vm::{Lsm, VmSnapshot, nothing_left_on},
 };
-use serde_json::Value;
 
-use crate::support::{Laptop, Session, refused, text};
+use crate::{
+    on_vm::{IN_TIME, attempts, came_out, debugged, open, start_ticker, told},
+    support::{Laptop, Session, refused, text},
+};
 
 pub(crate) const ALL: &[VmScenario] = &[
     VmScenario::new("session_opens_the_profile_and_its_end_locks_it", Lsm::AppArmor, whole_session),
@@ -20,8 +20,6 @@ pub(crate) const ALL: &[VmScenario] = &[
     VmScenario::new("nothing_survives_a_power_loss_or_a_killed_daemon", Lsm::AppArmor, lost),
 ];
 
-/// An emulated machine is ten times slower than a container.
-pub(crate) const IN_TIME: Duration = Duration::from_secs(120);
 const LOCK: &str = "apparmor_parser --replace --skip-cache /etc/apparmor.d/godebug-gateway";
 
 fn whole_session(vm: &Vm) -> Result<()> {
@@ -36,6 +34,7 @@ fn whole_session(vm: &Vm) -> Result<()> {
         let label = |kind| label_of(vm, &session.unit(kind));
         ensure!(label("dlv")? == "godebug-dlv (enforce)", "{}", label("dlv")?);
         ensure!(label("gateway")? == "godebug-gateway (enforce)", "{}", label("gateway")?);
+        ensure!(label_of(vm, "godebugd")? == "godebugd (enforce)", "{}", label_of(vm, "godebugd")?);
         debugged(vm, &session)?;
         no_denials(vm)?;
 
@@ -61,77 +60,60 @@ fn plan_and_doctor_tell(vm: &Vm) -> Result<()> {
     Ok(())
 }
 
-fn open(vm: &Vm, unit: &str, ttl: &str) -> Result<Session> {
-    Session::open(vm, unit, &format!("--ttl {ttl} --yes --from {}", vm.laptop_address()))
-}
-
-/// Starts the smallest sample: for an emulated machine dlv has enough to read in it.
-pub(crate) fn start_ticker(vm: &Vm) -> Result<()> {
-    vm.ok("systemctl start ticker").map(drop)
-}
-
-/// A breakpoint, the stack, a value, on; all from the laptop.
-fn debugged(vm: &Vm, session: &Session) -> Result<()> {
-    let laptop = Laptop::connect(vm, session)?;
-    let mut ide = laptop.dap()?;
-    ide.attach()?;
-    ide.set_function_breakpoints(&["main.tick"])?;
-    ide.configuration_done()?;
-    let stop = ide.wait_for_event_within("stopped", IN_TIME)?;
-    let thread = stop["threadId"].as_i64().context("no goroutine stopped")?;
-    let stack = ide.stack_trace(thread)?;
-    ensure!(stack[0]["name"] == "main.tick" && stack[1]["name"] == "main.main", "{stack:?}");
-    let frame = stack[0]["id"].as_i64().context("a frame without a number")?;
-    let ticks = ide.evaluate(frame, "main.ticks")?;
-    // dlv shows it in two notations.
-    let count = ticks.split(' ').next().and_then(|count| count.parse::<u64>().ok());
-    ensure!(count.is_some_and(|count| count > 0), "no count of ticks: {ticks}");
-    ide.set_function_breakpoints(&[])?;
-    ide.resume(thread)
-}
-
 /// The profile is one for all sessions: who ends first must not take it from the other.
 fn second_session_keeps_it_open(vm: &Vm) -> Result<()> {
     let second = open(vm, "myapp", "10m")?;
     second.stop(vm)
 }
 
+/// What godebugd may do, of what is tried.
+const DAEMON: [(&str, bool); 8] = [
+    ("tcp socket", false),
+    ("tcp6 socket", false),
+    ("udp socket", false),
+    ("unix socket", true),
+    ("write a file", false),
+    ("write in /etc", false),
+    ("run a program", false),
+    ("read the target's maps", true),
+];
+
 /// What code inside each profile cannot do, whatever it is.
 fn negative_space(vm: &Vm) -> Result<()> {
-    let script = include_str!("../vm/inside-profile.py").replace('\'', r"'\''");
-    let attempts = |profile: &str| -> Result<Value> {
-        let pid = "$(systemctl show --value -p MainPID ticker)";
-        vm.run(&format!("python3 -c '{script}' {profile} {pid}"))?.exits(0)?.json()
-    };
-    let dlv = attempts("godebug-dlv")?;
-    for (attempt, allowed) in [
-        ("tcp socket", false),
-        ("udp socket", false),
-        ("tcp6 socket", false),
-        ("netlink socket", false),
-        ("unix socket", true),
-        ("write a file", false),
-        ("write in /etc", false),
-        ("run a program", false),
-        ("read the target's maps", true),
-    ] {
-        ensure!(dlv[attempt] == allowed, "godebug-dlv, {attempt}: {dlv}");
-    }
-    let gateway = attempts("godebug-gateway")?;
-    for (attempt, allowed) in [
-        ("tcp socket", true),
-        ("udp socket", false),
-        ("netlink socket", false),
-        ("unix socket", true),
-        ("write a file", false),
-        ("run a program", false),
-        ("read the target's maps", false),
-        ("read the target's program", false),
-        ("trace the target", false),
-    ] {
-        ensure!(gateway[attempt] == allowed, "godebug-gateway, open, {attempt}: {gateway}");
-    }
-    Ok(())
+    let dlv = attempts(vm, "profile:godebug-dlv", "ticker")?;
+    came_out(
+        &dlv,
+        "godebug-dlv",
+        &[
+            ("tcp socket", false),
+            ("udp socket", false),
+            ("tcp6 socket", false),
+            ("netlink socket", false),
+            ("unix socket", true),
+            ("write a file", false),
+            ("write in /etc", false),
+            ("run a program", false),
+            ("read the target's maps", true),
+        ],
+    )?;
+    let daemon = attempts(vm, "profile:godebugd", "ticker")?;
+    came_out(&daemon, "godebugd", &DAEMON)?;
+    let gateway = attempts(vm, "profile:godebug-gateway", "ticker")?;
+    came_out(
+        &gateway,
+        "godebug-gateway, open",
+        &[
+            ("tcp socket", true),
+            ("udp socket", false),
+            ("netlink socket", false),
+            ("unix socket", true),
+            ("write a file", false),
+            ("run a program", false),
+            ("read the target's maps", false),
+            ("read the target's program", false),
+            ("trace the target", false),
+        ],
+    )
 }
 
 /// An administrator reloads the profiles from disk: that locks, and connections that were made before
@@ -144,9 +126,8 @@ fn locking_cuts_connections(vm: &Vm, session: &Session) -> Result<()> {
     ensure!(rpc.state().is_err(), "an answer came through a locked gateway");
     let doctor = vm.run("godebugctl doctor")?.stdout;
     ensure!(doctor.contains("not there: AppArmor profile"), "doctor does not tell: {doctor}");
-    let script = include_str!("../vm/inside-profile.py").replace('\'', r"'\''");
-    let tried = vm.run(&format!("python3 -c '{script}' godebug-gateway 1"))?.exits(0)?.json()?;
-    ensure!(tried["tcp socket"] == false, "a locked gateway got a TCP socket: {tried}");
+    let tried = attempts(vm, "profile:godebug-gateway", "ticker")?;
+    came_out(&tried, "godebug-gateway, locked", &[("tcp socket", false)])?;
     Ok(())
 }
 
@@ -173,6 +154,7 @@ fn confined_service(vm: &Vm) -> Result<()> {
         let remedy = text(&refusal.json()?["error"], "remedy")?;
         refused(refusal, 4, "target")?;
         for line in [
+            "ptrace (readby, tracedby) peer=godebugd,",
             "ptrace (readby, tracedby) peer=godebug-dlv,",
             "signal (receive) set=(stop, cont, trap) peer=godebug-dlv,",
         ] {
@@ -247,17 +229,4 @@ fn no_denials(vm: &Vm) -> Result<()> {
     )?;
     ensure!(denied.stdout.is_empty(), "denied in a session in which all went well:\n{denied}");
     Ok(())
-}
-
-/// What a failure needs to be understood comes with it.
-pub(crate) fn told(vm: &Vm, steps: impl FnOnce() -> Result<()>) -> Result<()> {
-    steps().map_err(|error| {
-        let state = vm.run(
-            "journalctl --no-pager -b -n 60 -t godebugd -t godebug-revoke -t godebug-gateway \
-             -t godebug-dlvctl -t apparmor_parser; cat /proc/loadavg; \
-             grep -h 'apparmor=\"DENIED\"' /var/log/audit/audit.log | tail -n 20",
-        );
-        let state = state.map_or_else(|error| format!("{error:#}"), |output| output.stdout);
-        error.context(format!("the machine afterwards:\n{state}\n"))
-    })
 }

@@ -11,7 +11,7 @@ use godebug_tests::{
 };
 
 use crate::{
-    apparmor::{IN_TIME, start_ticker, told},
+    on_vm::{IN_TIME, start_ticker, told},
     support::Session,
 };
 

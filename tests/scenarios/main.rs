@@ -12,6 +12,7 @@ mod bad_input;
 mod chain;
 mod clock;
 mod consent;
+mod differential;
 mod ends;
 mod export;
 mod forecast;
@@ -21,10 +22,12 @@ mod glass;
 mod harness;
 mod hooks;
 mod hot;
+mod on_vm;
 mod outside;
 mod pauses;
 mod redaction;
 mod rules;
+mod selinux;
 mod sharing;
 mod snapshot;
 mod strangers;
@@ -55,11 +58,12 @@ fn main() {
             gateway::ALL,
             pauses::ALL,
             hot::ALL,
+            differential::ALL,
             sharing::ALL,
             redaction::ALL,
             generations::ALL,
         ]
         .concat(),
-        &[apparmor::ALL, clock::ALL].concat(),
+        &[apparmor::ALL, clock::ALL, selinux::ALL].concat(),
     );
 }

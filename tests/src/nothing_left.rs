@@ -11,7 +11,7 @@ use crate::{host::Host, machine::Machine, process::Process};
 const UNITS: &str = "'godebug-gateway@*' 'godebug-dlv@*' 'godebug-guard@*' 'godebug-repair@*' 'godebug-deadman@*' 'godebug-image@*' 'godebug-revoke@*' 'godebug-hook@*'";
 const PROGRAMS: &[&str] = &["dlv", "godebug-gateway", "godebug-image", "godebug-revoke"];
 /// What the daemon itself keeps in /run/godebug, session or not.
-const RUN_FILES: &[&str] = &["delve.json", "freeze.json", "lock", "apparmor.lock"];
+const RUN_FILES: &[&str] = &["delve.json", "freeze.json", "lock", "policy.lock"];
 
 /// What a host was like before anybody debugged on it.
 pub struct Snapshot {

@@ -11,6 +11,8 @@ Description=Runs what the tests type on the second serial port
 [Service]
 ExecStart=/usr/local/sbin/harness-shell
 Restart=always
+# As an administrator's login.
+SELinuxContext=system_u:system_r:unconfined_t:s0
 
 [Install]
 WantedBy=multi-user.target

@@ -15,9 +15,9 @@ pub mod rules;
 pub mod ticket;
 
 pub use godebug_core::{
-    Approval, Cidr, CloseReason, Code, Deadline, Forecast, FreezeLimit, GuestName, HotLimit, Login,
-    Mode, Now, PauseBudget, Pid, Port, ProcessState, Reason, Refusal, SessionId, State, Ttl,
-    UnitName, WordError, chain, delve, forecast, hot, pause, plan, same_person,
+    Approval, BooleanName, Cidr, CloseReason, Code, Deadline, Forecast, FreezeLimit, GuestName,
+    HotLimit, Login, Mode, Now, PauseBudget, Pid, Port, ProcessState, Reason, Refusal, SessionId,
+    State, Ttl, UnitName, WordError, chain, delve, forecast, hot, pause, plan, same_person,
 };
 
 /// The well-known bus name.

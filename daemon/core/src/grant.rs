@@ -3,7 +3,7 @@
 //! A grant is data, so that it can be written to the ledger before it is taken and undone by a
 //! process that knows nothing else. Secrets are never part of it.
 
-use crate::words::{Pid, Port, SessionId};
+use crate::words::{BooleanName, Pid, Port, SessionId};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -25,6 +25,9 @@ pub enum Grant {
     /// The variant of the gateway's AppArmor profile that lets it onto the network. It is one for the
     /// whole host: sessions that are open at the same time share it.
     GatewayProfile { profile: String },
+    /// A value of an SELinux boolean, in the kernel only. Booleans are the whole host's too: sessions
+    /// that are open at the same time share it, and the last one puts `found` back.
+    Boolean { name: BooleanName, value: bool, found: bool },
     /// The process that listens on the session's port.
     Gateway { unit: String, port: Port },
     /// A rich rule in firewalld's runtime configuration.
@@ -74,6 +77,9 @@ impl fmt::Display for Grant {
             Self::Gateway { unit, port } => write!(f, "{unit} on port {port}"),
             Self::Fence { table } => write!(f, "nftables table inet {table}"),
             Self::GatewayProfile { profile } => write!(f, "AppArmor profile {profile}, open"),
+            Self::Boolean { name, value, .. } => {
+                write!(f, "SELinux boolean {name} {}", if *value { "on" } else { "off" })
+            }
             Self::FirewalldRule { zone, rule } => write!(f, "firewalld zone {zone}: {rule}"),
             Self::Drained => f.write_str("taken out of its pool, by the drain hook"),
         }

@@ -29,5 +29,6 @@ pub use pause::PauseBudget;
 pub use process_state::ProcessState;
 pub use state::{CloseReason, Event, IllegalMove, State, next};
 pub use words::{
-    Cidr, GuestName, InvocationId, Mode, Pid, Port, Reason, SessionId, Ttl, UnitName, WordError,
+    BooleanName, Cidr, GuestName, InvocationId, Mode, Pid, Port, Reason, SessionId, Ttl, UnitName,
+    WordError,
 };

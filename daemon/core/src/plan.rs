@@ -5,7 +5,7 @@
 
 use crate::delve::Debugger;
 use crate::grant::Grant;
-use crate::words::{Cidr, Mode, Pid, Port, SessionId, Ttl, UnitName};
+use crate::words::{BooleanName, Cidr, Mode, Pid, Port, SessionId, Ttl, UnitName};
 use serde::{Deserialize, Serialize};
 
 /// What the host is like, as far as a plan depends on it.
@@ -17,8 +17,19 @@ pub struct Facts {
     pub debugger: Debugger,
     pub firewall: Firewall,
     pub confinement: Confinement,
+    /// The SELinux booleans that a session needs, that of the gateway the first.
+    #[serde(default)]
+    pub booleans: Vec<Boolean>,
     /// The host has hooks that take the service out of its pool, or put it back.
     pub drains: bool,
+}
+
+/// An SELinux boolean: what a session needs it to be, and what it is when no session is open.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Boolean {
+    pub name: BooleanName,
+    pub value: bool,
+    pub found: bool,
 }
 
 /// What confines the processes of a session, besides systemd's sandbox.
@@ -27,6 +38,7 @@ pub struct Facts {
 pub enum Confinement {
     None,
     AppArmor,
+    Selinux,
 }
 
 /// Who filters packets on the host.
@@ -98,6 +110,7 @@ pub fn plan(wanted: &Wanted, facts: &Facts) -> Plan {
     if facts.confinement == Confinement::AppArmor {
         steps.push(gateway_profile());
     }
+    steps.extend(facts.booleans.iter().map(boolean));
     steps.push(gateway(wanted));
     if let Firewall::Firewalld { version, zones } = &facts.firewall {
         steps.extend(
@@ -193,6 +206,27 @@ fn gateway_profile() -> Step {
     }
 }
 
+fn boolean(boolean: &Boolean) -> Step {
+    let Boolean { name, value, found } = boolean;
+    let word = |value: bool| if value { "on" } else { "off" };
+    let does = if name.is_gateways() {
+        format!("let the gateway onto the network in SELinux: turn {name} on, in the kernel only")
+    } else {
+        format!("turn SELinux boolean {name} {}, in the kernel only", word(*value))
+    };
+    Step {
+        grant: Grant::Boolean { name: name.clone(), value: *value, found: *found },
+        start: Start::InOrder,
+        does,
+        undo: format!(
+            "turn it {}, unless another session is open{}",
+            word(*found),
+            if name.is_gateways() { "; connections stop with it" } else { "" }
+        ),
+        ends_by_itself: "a boot reads the policy's own value".to_owned(),
+    }
+}
+
 fn gateway(wanted: &Wanted) -> Step {
     Step {
         grant: Grant::gateway(&wanted.id, wanted.port),
@@ -270,6 +304,7 @@ mod tests {
             },
             firewall,
             confinement: Confinement::None,
+            booleans: Vec::new(),
             drains: false,
         }
     }
@@ -319,6 +354,26 @@ mod tests {
         assert!(profile.is_some());
         // What is given back is given back in reverse.
         assert!(profile < at(|grant| matches!(grant, Grant::Gateway { .. })));
+    }
+
+    #[test]
+    fn booleans_are_turned_before_the_gateway_starts_and_back_after_it_has_ended() {
+        let turned =
+            |name: &str| Boolean { name: name.parse().expect("a name"), value: true, found: false };
+        let booleans = vec![turned(BooleanName::GATEWAY), turned("site_wants_it")];
+        let facts =
+            Facts { confinement: Confinement::Selinux, booleans, ..facts(Firewall::Nftables) };
+        let plan = plan(&wanted(&["10.0.0.1"]), &facts);
+        let names: Vec<_> = plan
+            .steps
+            .iter()
+            .take_while(|step| !matches!(step.grant, Grant::Gateway { .. }))
+            .filter_map(|step| match &step.grant {
+                Grant::Boolean { name, value: true, found: false } => Some(name.as_str()),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(names, ["debugger_can_network", "site_wants_it"]);
     }
 
     #[test]

@@ -49,6 +49,48 @@ macro_rules! serde_as_text {
     };
 }
 
+/// The name of an SELinux boolean: 1 to 100 letters, digits and underscores.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct BooleanName(String);
+
+impl BooleanName {
+    /// The boolean that decides whether any gateway has a network.
+    pub const GATEWAY: &str = "debugger_can_network";
+
+    pub fn gateways() -> Self {
+        Self(Self::GATEWAY.to_owned())
+    }
+
+    pub fn is_gateways(&self) -> bool {
+        self.0 == Self::GATEWAY
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for BooleanName {
+    type Err = WordError;
+
+    fn from_str(text: &str) -> Result<Self, WordError> {
+        let allowed = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        if text.is_empty() || text.len() > 100 || !text.chars().all(allowed) {
+            let why = "is no name of an SELinux boolean: letters, digits and _ make one";
+            return Err(WordError::new(format!("{} {why}", shown(text))));
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl fmt::Display for BooleanName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+serde_as_text!(BooleanName);
+
 /// The name of a systemd service or scope, with its suffix: `shop.service`, `app@1.service`.
 ///
 /// At most 255 bytes (systemd's `UNIT_NAME_MAX` is 256 with the terminator) of the characters that

@@ -5,18 +5,17 @@
 //! The kernel exchanges the profile of running processes too and checks each call on a socket against
 //! it, so locking cuts connections that were made before.
 
-use super::{RealHost, units};
-use crate::ledger::{Ledger, LedgerFileError};
+use super::{RealHost, shared, units};
+use crate::ledger::LedgerFileError;
 use crate::paths;
 use godebug_api::{Pid, Refusal, SessionId};
 use godebug_core::grant::Grant;
 use godebug_core::plan::Confinement;
-use rustix::fs::{FlockOperation, flock};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// The profile of the process that listens, and that of dlv, by their names in the kernel.
 pub const GATEWAY: &str = "godebug-gateway";
@@ -29,10 +28,6 @@ const OPEN: &str = "apparmor/godebug-gateway";
 const PARSER: &str = "/usr/sbin/apparmor_parser";
 /// Compiling takes a tenth of a second; a host can be slow.
 const LOAD_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long to wait for somebody else who is exchanging the profile. One that was stopped must not
-/// hold up a revocation.
-const PATIENCE: Duration = Duration::from_secs(5);
-
 /// What may be loaded as the gateway's profile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Variant {
@@ -110,36 +105,19 @@ fn find(name: &str) -> Result<Option<PathBuf>, AppArmorError> {
     Ok(None)
 }
 
-/// The other live sessions that need the open variant. One that is closing needs it no more: two that
-/// end at once must not leave it open for each other.
+/// The other live sessions that need the open variant.
 ///
 /// # Errors
-/// When the ledgers cannot be read. A damaged one names nothing; its session is revoked by name.
+/// When the ledgers cannot be read.
 pub fn needed_by(except: Option<&SessionId>) -> Result<Vec<SessionId>, LedgerFileError> {
-    let mut needed = Vec::new();
-    for id in Ledger::sessions()? {
-        if except == Some(&id) {
-            continue;
-        }
-        let Some(ledger) = Ledger::open(&id)? else { continue };
-        let replay = match ledger.without_lock().replay() {
-            Ok(Some(replay)) => replay,
-            Ok(None) | Err(LedgerFileError::Content { .. }) => continue,
-            Err(error) => return Err(error),
-        };
-        let holds = |(_, grant): &(u32, Grant)| matches!(grant, Grant::GatewayProfile { .. });
-        if replay.closing.is_none() && replay.outstanding.iter().any(holds) {
-            needed.push(id);
-        }
-    }
-    Ok(needed)
+    shared::needed_by(except, |grant| matches!(grant, Grant::GatewayProfile { .. }))
 }
 
 impl RealHost {
     /// Loads the open variant. It may be there already, for another session.
     pub(super) async fn open_gateway_profile(&self) -> Result<(), Refusal> {
         let open = paths::programs().join(OPEN);
-        let _lock = lock().await;
+        let _lock = shared::lock().await;
         let loaded = match gateway_variant() {
             Ok(Some(Variant::Open)) => return Ok(()),
             Ok(_) => self.load_profile(&open).await,
@@ -163,7 +141,7 @@ impl RealHost {
         &self,
         session: Option<&SessionId>,
     ) -> Result<(), String> {
-        let _lock = lock().await;
+        let _lock = shared::lock().await;
         let locked = match gateway_variant() {
             Ok(Some(Variant::Open)) => match needed_by(session) {
                 Ok(others) if others.is_empty() => self.load_profile(Path::new(LOCKED)).await,
@@ -206,21 +184,6 @@ impl RealHost {
     }
 }
 
-/// The lock under which the profile is looked at and exchanged; `None` when it cannot be had in time.
-async fn lock() -> Option<File> {
-    let path = Path::new(paths::RUN).join("apparmor.lock");
-    let file = File::options().create(true).append(true).open(path).ok()?;
-    let start = Instant::now();
-    while flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
-        if start.elapsed() > PATIENCE {
-            tracing::warn!("somebody has been exchanging an AppArmor profile for {PATIENCE:?}");
-            return None;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    Some(file)
-}
-
 /// Refuses a target whose own profile would let dlv attach and then not halt, or not attach at all.
 ///
 /// # Errors
@@ -232,7 +195,7 @@ pub fn target_lets_debug(pid: Pid, unit: &str, dlv: Confinement) -> Result<(), R
     let Some(label) = enforced_label(pid) else { return Ok(()) };
     let peer = match dlv {
         Confinement::AppArmor => DEBUGGER,
-        Confinement::None => "unconfined",
+        Confinement::None | Confinement::Selinux => "unconfined",
     };
     let missing = missing_rules(&label, peer).map_err(|error| {
         Refusal::host(
@@ -261,6 +224,12 @@ pub fn target_lets_debug(pid: Pid, unit: &str, dlv: Confinement) -> Result<(), R
     ))
 }
 
+/// godebugd's own profile; godebug-revoke has none.
+fn own_profile() -> Option<String> {
+    let own = Pid::try_from(std::process::id()).ok()?;
+    enforced_label(own)
+}
+
 /// The profile that confines a process; `None` when nothing is enforced on it.
 fn enforced_label(pid: Pid) -> Option<String> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/attr/apparmor/current")).ok()?;
@@ -282,6 +251,11 @@ const SIGNALS: [u8; 3] = [5, 18, 19];
 /// which is what counts; the source of a profile may say something else.
 fn missing_rules(label: &str, peer: &str) -> std::io::Result<Vec<String>> {
     let mut missing = Vec::new();
+    if let Some(own) = own_profile()
+        && allowed(label, &[&[CLASS_PTRACE], own.as_bytes()].concat())? & MAY_BE_TRACED == 0
+    {
+        missing.push(format!("ptrace (readby, tracedby) peer={own},"));
+    }
     // Outside of dlv's unit the guard reads and traces too, when it has to repair.
     let tracers = if peer == "unconfined" { vec![peer] } else { vec![peer, "unconfined"] };
     for tracer in tracers {

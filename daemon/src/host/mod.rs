@@ -5,6 +5,8 @@ pub mod firewalld;
 pub mod gateway;
 pub mod nftables;
 pub mod routes;
+pub mod selinux;
+pub mod shared;
 pub mod systemctl;
 pub mod systemd;
 mod target;
@@ -44,6 +46,7 @@ pub struct ImageMaterial {
     pub user: units::TargetUser,
     pub at_most: Duration,
     pub target_is_starting: bool,
+    pub confinement: godebug_core::plan::Confinement,
     pub config: godebug_api::image::ImageConfig,
     /// The end of the pipe that the unit writes to.
     pub output: std::os::fd::OwnedFd,
@@ -232,6 +235,7 @@ impl RealHost {
             user: &image.user,
             at_most: image.at_most,
             target_is_starting: image.target_is_starting,
+            confinement: image.confinement,
             configuration: configuration.into(),
             output: image.output.try_clone().map_err(failed)?.into(),
         });
@@ -343,6 +347,7 @@ impl Host for RealHost {
             }
             Grant::Debugger { unit, .. } => self.take_debugger(unit, session()?).await,
             Grant::GatewayProfile { .. } => self.open_gateway_profile().await,
+            Grant::Boolean { name, value, .. } => self.turn_boolean(name, *value).await,
             Grant::Drained => hooks::drain(&session()?.opened).await,
             Grant::Gateway { unit, port } => self.take_gateway(unit, *port, session()?).await,
             Grant::Fence { table } => {
@@ -375,6 +380,9 @@ impl Host for RealHost {
             }
             Grant::Gateway { unit, .. } | Grant::Guard { unit } => self.stop_unit(unit, STOP).await,
             Grant::GatewayProfile { .. } => self.lock_gateway_profile(Some(&session.id)).await,
+            Grant::Boolean { name, found, .. } => {
+                self.restore_boolean(name, *found, Some(&session.id)).await
+            }
             Grant::Debugger { unit, .. } | Grant::Image { unit, .. } => {
                 // dlv cannot be asked to detach, nor end under a guard, while they are stopped.
                 self.continue_unit(&guard_unit(&session.id)).await;
@@ -415,6 +423,9 @@ impl Host for RealHost {
                 vec![(format!("{} out of its pool", session.unit), found)]
             }
             Grant::GatewayProfile { profile } => vec![read_back_profile(profile, &session.id)],
+            Grant::Boolean { name, value, found } => {
+                vec![selinux::read_back(name, *value, *found, &session.id)]
+            }
             Grant::Gateway { unit, port } => vec![
                 (unit.clone(), self.read_back_unit(unit).await),
                 (format!("listener on port {port}"), read_back_listener(*port)),

@@ -2,8 +2,8 @@
 //!
 //! Every property is here, so that a reader can hold them against docs/security.md in one place.
 
-use super::apparmor;
 use super::systemd::Properties;
+use super::{apparmor, selinux};
 use crate::paths::{self, SessionPaths};
 use godebug_api::{Cidr, Deadline, Now, Pid, Port, SessionId, UnitName};
 use godebug_core::ledger::Opened;
@@ -119,7 +119,7 @@ pub fn debugger(unit: &DebuggerUnit) -> Properties {
             ]),
         ),
     ]);
-    properties.extend(confined(unit.confinement, apparmor::DEBUGGER));
+    properties.extend(confined(unit.confinement, apparmor::DEBUGGER, selinux::DEBUGGER));
     if !unit.target_is_starting {
         // The target's end is the session's end, and the target is never stopped while dlv holds
         // it: with After= systemd stops dlv first. Requisite= keeps BindsTo= from starting it.
@@ -198,6 +198,7 @@ pub struct ImageUnit<'a> {
     pub user: &'a TargetUser,
     pub at_most: Duration,
     pub target_is_starting: bool,
+    pub confinement: Confinement,
     /// The sealed memfd with what it is to do.
     pub configuration: OwnedFd,
     /// The pipe to whoever asked.
@@ -241,6 +242,7 @@ pub fn image(unit: ImageUnit<'_>) -> Properties {
         // The target stands while it works; whatever does not hold the target it makes last.
         ("Nice", (-20_i32).into()),
     ]);
+    properties.extend(confined(unit.confinement, apparmor::DEBUGGER, selinux::DEBUGGER));
     if !unit.target_is_starting {
         for name in ["BindsTo", "Requisite", "After"] {
             properties.push((name, strings(&[unit.target.as_str()])));
@@ -292,17 +294,18 @@ pub fn gateway(unit: GatewayUnit<'_>) -> Properties {
         ("MemoryMax", (128_u64 << 20).into()),
         ("TasksMax", 16_u64.into()),
     ]);
-    properties.extend(confined(unit.confinement, apparmor::GATEWAY));
+    properties.extend(confined(unit.confinement, apparmor::GATEWAY, selinux::GATEWAY));
     properties
 }
 
-/// What runs under an AppArmor profile: the unit fails if it cannot.
-fn confined(confinement: Confinement, profile: &str) -> Properties {
+/// What runs under an AppArmor profile or in an SELinux domain: the unit fails if it cannot.
+fn confined(confinement: Confinement, profile: &str, domain: &str) -> Properties {
     match confinement {
         Confinement::None => Vec::new(),
         Confinement::AppArmor => {
             vec![("AppArmorProfile", Variant::from((false, profile.to_owned())))]
         }
+        Confinement::Selinux => vec![("SELinuxContext", selinux::label_of(domain).into())],
     }
 }
 

@@ -2,7 +2,7 @@
 //! to whoever asked. No byte of an answer passes through godebugd.
 
 use super::life::{Beginning, Life};
-use super::prepare::{has_symbols, is_still, new_id, not_twice};
+use super::prepare::{confinement, has_symbols, is_still, new_id, not_twice, policy_lets_debug};
 use super::{Sessions, Symbols, fitting_debugger};
 use crate::authority::rules::{self, Denied};
 use crate::authority::{Authorized, Caller, Permitted};
@@ -16,7 +16,7 @@ use godebug_api::rules::engine::{Permit, RedactRules};
 use godebug_api::{Code, Deadline, Forecast, Mode, Pid, Refusal, UnitName, clock};
 use godebug_core::delve::Debugger;
 use godebug_core::ledger::Opened;
-use godebug_core::plan;
+use godebug_core::plan::{self, Confinement};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
@@ -28,6 +28,7 @@ struct Prepared {
     target: Target,
     debugger: Debugger,
     forecast: Forecast,
+    confinement: Confinement,
 }
 
 impl Sessions {
@@ -75,6 +76,8 @@ impl Sessions {
         is_still(unit, &target)?;
         not_twice(&self.list(), &target)?;
         find::traceable(&target)?;
+        let confinement = confinement()?;
+        policy_lets_debug(&target, confinement)?;
         parent_takes_copies(&target)?;
         let facts = systemd
             .properties(target.unit.as_str())
@@ -84,7 +87,7 @@ impl Sessions {
         let debugger = fitting_debugger(&target).await?;
         has_symbols(&target, Symbols::None)?;
         let forecast = forecast(&target, request)?;
-        Ok(Prepared { target, debugger, forecast })
+        Ok(Prepared { target, debugger, forecast, confinement })
     }
 }
 
@@ -206,7 +209,7 @@ fn beginning(
     (caller, permit): (&Caller, &Permit),
     output: OwnedFd,
 ) -> Result<Beginning, Refusal> {
-    let Prepared { target, debugger, forecast } = prepared;
+    let Prepared { target, debugger, forecast, confinement } = prepared;
     let id = new_id()?;
     let waits = match &request.task {
         ImageTask::Snapshot { at: Some(_), .. } => request.patience.duration(),
@@ -248,6 +251,7 @@ fn beginning(
         user: target.user.clone(),
         at_most: lasts,
         target_is_starting: target.starting,
+        confinement,
         config: ImageConfig {
             unit: target.unit.clone(),
             pid: target.process.pid,

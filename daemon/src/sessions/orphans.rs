@@ -4,10 +4,11 @@
 use crate::audit::{self, Entry, Kind};
 use crate::engine::Host;
 use crate::host::apparmor::{self, Variant};
+use crate::host::selinux;
 use crate::host::{RealHost, id_of, nftables, units};
 use crate::ledger::{Ledger, LedgerFileError};
 use crate::paths::{self, SessionPaths};
-use godebug_api::SessionId;
+use godebug_api::{BooleanName, SessionId};
 use godebug_core::grant::Grant;
 use std::collections::HashSet;
 use std::fmt;
@@ -36,6 +37,8 @@ enum Orphan {
     },
     /// The open variant of the gateway's AppArmor profile.
     Profile,
+    /// The SELinux boolean that lets gateways onto the network.
+    Boolean,
 }
 
 impl Orphan {
@@ -51,6 +54,7 @@ impl fmt::Display for Orphan {
             Self::Table(table) => write!(f, "nftables table {table}"),
             Self::Rule { zone, rule } => write!(f, "firewalld {zone}: {rule}"),
             Self::Profile => write!(f, "AppArmor profile {}, open", apparmor::GATEWAY),
+            Self::Boolean => write!(f, "SELinux boolean {} on", BooleanName::GATEWAY),
         }
     }
 }
@@ -176,6 +180,7 @@ async fn by_name(host: &RealHost, is_orphan: impl Fn(&SessionId) -> bool) -> Fou
         Err(error) => tracing::debug!("left-over tables cannot be looked for: {error}"),
     }
     found.add(profile());
+    found.add(boolean());
     found
 }
 
@@ -191,6 +196,25 @@ fn profile() -> Found {
     match apparmor::needed_by(None) {
         Ok(needed) if open && needed.is_empty() => {
             Found { orphans: vec![Orphan::Profile], failures: Vec::new() }
+        }
+        Ok(_) => Found::default(),
+        Err(error) => Found { orphans: Vec::new(), failures: vec![error.to_string()] },
+    }
+}
+
+/// The gateway's boolean, when it is on and no ledger of a live session has it.
+fn boolean() -> Found {
+    let name = BooleanName::gateways();
+    let on = match selinux::value(&name) {
+        Ok(value) => value == Some(true),
+        Err(error) => {
+            let failure = format!("SELinux's booleans cannot be looked at: {error}");
+            return Found { orphans: Vec::new(), failures: vec![failure] };
+        }
+    };
+    match selinux::needed_by(&name, None) {
+        Ok(needed) if on && needed.is_empty() => {
+            Found { orphans: vec![Orphan::Boolean], failures: Vec::new() }
         }
         Ok(_) => Found::default(),
         Err(error) => Found { orphans: Vec::new(), failures: vec![error.to_string()] },
@@ -260,6 +284,7 @@ async fn remove_one(host: &RealHost, orphan: &Orphan) -> Result<(), String> {
         }
         Orphan::Table(table) => nftables::remove(table).await.map_err(|error| error.to_string()),
         Orphan::Profile => host.lock_gateway_profile(None).await,
+        Orphan::Boolean => host.restore_boolean(&BooleanName::gateways(), false, None).await,
         Orphan::Rule { zone, rule } => match host.firewalld().await? {
             Some(firewalld) => {
                 firewalld.remove(zone, rule).await.map_err(|error| error.to_string())

@@ -4,7 +4,7 @@ use super::Sessions;
 use crate::authority::Caller;
 use crate::config::Config;
 use crate::freeze;
-use crate::host::{apparmor, nftables, routes, units};
+use crate::host::{apparmor, nftables, routes, selinux, units};
 use crate::paths;
 use crate::target::executable::{DebugSize, SymbolFile};
 use crate::target::find::{self, Target};
@@ -69,7 +69,8 @@ pub async fn prepare(
     not_twice(&sessions.list(), &target)?;
     find::traceable(&target)?;
     let confinement = confinement()?;
-    apparmor::target_lets_debug(target.process.pid, target.unit.as_str(), confinement)?;
+    policy_lets_debug(&target, confinement)?;
+    let booleans = selinux::needed_booleans(&config.selinux_booleans)?;
     let debugger = fitting_debugger(&target).await?;
     let symbols = has_symbols(&target, symbols)?;
     let work = target.work(symbols);
@@ -88,6 +89,7 @@ pub async fn prepare(
         debugger,
         firewall,
         confinement,
+        booleans,
         drains: config.drains(&target.unit),
     };
     let plan = plan::plan(&wanted, &facts);
@@ -403,7 +405,17 @@ async fn firewall(sessions: &Sessions, sources: &[Cidr], port: Port) -> Result<F
     Ok(Firewall::Firewalld { version: firewalld.version, zones })
 }
 
-fn confinement() -> Result<Confinement, Refusal> {
+/// Refuses a target that the host's security module does not let dlv trace.
+pub(super) fn policy_lets_debug(target: &Target, confinement: Confinement) -> Result<(), Refusal> {
+    let (pid, unit) = (target.process.pid, target.unit.as_str());
+    apparmor::target_lets_debug(pid, unit, confinement)?;
+    selinux::target_lets_debug(pid, unit)
+}
+
+pub(super) fn confinement() -> Result<Confinement, Refusal> {
+    if selinux::is_active() {
+        return Ok(selinux::confinement());
+    }
     apparmor::confinement().map_err(|error| {
         Refusal::host(
             format!("AppArmor is active but does not tell which profiles are loaded: {error}"),

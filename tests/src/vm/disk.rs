@@ -33,8 +33,9 @@ pub(super) fn booted(lsm: Lsm, layers: &[Layer]) -> Result<Layer> {
         .iter()
         .fold(Key::default(), |key, layer| key.text(&layer.path().display().to_string()))
         .files(&recipe)?;
-    let disk =
-        layer("product-vm-disk", &key.finish(), |folder| make_disk(folder, layers, &recipe))?;
+    let disk = layer(&format!("product-vm-disk-{}", lsm.name()), &key.finish(), |folder| {
+        make_disk(lsm, folder, layers, &recipe)
+    })?;
     let key = Key::default().text(&disk.path().display().to_string()).text(RECIPE).finish();
     layer(&format!("product-vm-{}", lsm.name()), &key, |folder| {
         let _step = Step::begin(&format!("booting a machine with {} (once)", lsm.name()));
@@ -43,7 +44,7 @@ pub(super) fn booted(lsm: Lsm, layers: &[Layer]) -> Result<Layer> {
     })
 }
 
-fn make_disk(folder: &Path, layers: &[Layer], recipe: &Path) -> Result<()> {
+fn make_disk(lsm: Lsm, folder: &Path, layers: &[Layer], recipe: &Path) -> Result<()> {
     let _step = Step::begin("making the disk of the virtual machines");
     let boot = layers.iter().map(|layer| layer.path().join("boot")).find(|path| path.is_dir());
     let boot = boot.context("the image has no kernel")?;
@@ -65,6 +66,7 @@ fn make_disk(folder: &Path, layers: &[Layer], recipe: &Path) -> Result<()> {
         folder.join("disk").display().to_string(),
         work.display().to_string(),
         recipe.display().to_string(),
+        lsm.name().to_owned(),
     ];
     tool("unshare", &words.each_ref().map(String::as_str))?;
     tool("rm", &["-rf", "--one-file-system", &work.display().to_string()]).map(drop)
@@ -127,7 +129,8 @@ fn is_ready(qemu: &mut Qemu, lsm: Lsm) -> Result<()> {
     let state = qemu.run("systemctl is-system-running --wait", limit)?;
     if state.stdout.trim() != "running" {
         let why = qemu.run(
-            "systemctl --failed --no-legend --plain; journalctl -b -p warning --no-pager -n 60",
+            "systemctl --failed --no-legend --plain; journalctl -b -p warning --no-pager -n 60; \
+             grep -h -e 'avc:  denied' -e 'apparmor=\"DENIED\"' /var/log/audit/audit.log | tail -n 60",
             limit,
         )?;
         bail!("it booted badly: {state}\n{}", why.stdout);

@@ -1,0 +1,69 @@
+//! What scenarios on virtual machines have in common, whichever security module is enforced there.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use godebug_tests::{Machine, Vm};
+use serde_json::Value;
+
+use crate::support::{Laptop, Session};
+
+/// An emulated machine is ten times slower than a container.
+pub(crate) const IN_TIME: Duration = Duration::from_secs(120);
+
+pub(crate) fn open(vm: &Vm, unit: &str, ttl: &str) -> Result<Session> {
+    Session::open(vm, unit, &format!("--ttl {ttl} --yes --from {}", vm.laptop_address()))
+}
+
+/// Starts the smallest sample: for an emulated machine dlv has enough to read in it.
+pub(crate) fn start_ticker(vm: &Vm) -> Result<()> {
+    vm.ok("systemctl start ticker").map(drop)
+}
+
+/// A breakpoint, the stack, a value, on; all from the laptop.
+pub(crate) fn debugged(vm: &Vm, session: &Session) -> Result<()> {
+    let laptop = Laptop::connect(vm, session)?;
+    let mut ide = laptop.dap()?;
+    ide.attach()?;
+    ide.set_function_breakpoints(&["main.tick"])?;
+    ide.configuration_done()?;
+    let stop = ide.wait_for_event_within("stopped", IN_TIME)?;
+    let thread = stop["threadId"].as_i64().context("no goroutine stopped")?;
+    let stack = ide.stack_trace(thread)?;
+    ensure!(stack[0]["name"] == "main.tick" && stack[1]["name"] == "main.main", "{stack:?}");
+    let frame = stack[0]["id"].as_i64().context("a frame without a number")?;
+    let ticks = ide.evaluate(frame, "main.ticks")?;
+    // dlv shows it in two notations.
+    let count = ticks.split(' ').next().and_then(|count| count.parse::<u64>().ok());
+    ensure!(count.is_some_and(|count| count > 0), "no count of ticks: {ticks}");
+    ide.set_function_breakpoints(&[])?;
+    ide.resume(thread)
+}
+
+/// What code inside a profile or a domain can do, tried by a process that goes there by itself.
+pub(crate) fn attempts(vm: &Vm, inside: &str, unit: &str) -> Result<Value> {
+    let script = include_str!("../vm/attempts.py").replace('\'', r"'\''");
+    let pid = format!("$(systemctl show --value -p MainPID {unit})");
+    vm.run(&format!("python3 -c '{script}' {inside} {pid}"))?.exits(0)?.json()
+}
+
+/// Compares what was tried with what must be.
+pub(crate) fn came_out(tried: &Value, inside: &str, expected: &[(&str, bool)]) -> Result<()> {
+    for (attempt, allowed) in expected {
+        ensure!(tried[*attempt] == *allowed, "{inside}, {attempt}: {tried}");
+    }
+    Ok(())
+}
+
+/// What a failure needs to be understood comes with it.
+pub(crate) fn told(vm: &Vm, steps: impl FnOnce() -> Result<()>) -> Result<()> {
+    steps().map_err(|error| {
+        let state = vm.run(
+            "journalctl --no-pager -b -n 60 -t godebugd -t godebug-revoke -t godebug-gateway \
+             -t godebug-dlvctl -t apparmor_parser; cat /proc/loadavg; \
+             grep -h -e 'apparmor=\"DENIED\"' -e 'avc:  denied' /var/log/audit/audit.log | tail -n 20",
+        );
+        let state = state.map_or_else(|error| format!("{error:#}"), |output| output.stdout);
+        error.context(format!("the machine afterwards:\n{state}\n"))
+    })
+}

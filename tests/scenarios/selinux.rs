@@ -1,0 +1,292 @@
+//! SELinux in enforcing mode: no debugger has a network but while a session is open, each part of a session
+//! is in a domain that reaches nothing beside its work, and services with domains of their own are
+//! debugged or refused with what the policy lacks.
+
+use anyhow::{Context, Result, ensure};
+use godebug_tests::{
+    Machine, Vm,
+    scenario::VmScenario,
+    vm::{Lsm, VmSnapshot, nothing_left_on},
+};
+
+use crate::{
+    on_vm::{IN_TIME, attempts, came_out, debugged, open, start_ticker, told},
+    support::{Laptop, Session, refused, text},
+};
+
+pub(crate) const ALL: &[VmScenario] = &[
+    VmScenario::new("session_turns_the_boolean_and_its_end_turns_it_back", Lsm::Selinux, whole),
+    VmScenario::new("service_in_its_own_domain_is_debugged_or_refused", Lsm::Selinux, own_domain),
+    VmScenario::new("image_is_taken_with_the_boolean_off", Lsm::Selinux, image),
+    VmScenario::new("booleans_of_the_site_get_their_values_back", Lsm::Selinux, of_the_site),
+    VmScenario::new(
+        "boolean_survives_neither_a_killed_daemon_nor_a_power_loss",
+        Lsm::Selinux,
+        lost,
+    ),
+];
+
+const GATE: &str = "debugger_can_network";
+
+fn whole(vm: &Vm) -> Result<()> {
+    told(vm, || {
+        start_ticker(vm)?;
+        let before = VmSnapshot::take(vm, &["ticker"])?;
+        ensure!(!is_on(vm, GATE)?, "the boolean is on before anybody asked");
+        plan_and_doctor_tell(vm)?;
+
+        let session = open(vm, "ticker", "10m")?;
+        ensure!(is_on(vm, GATE)?, "a session is open, the boolean is off");
+        domains(vm, &session)?;
+        debugged(vm, &session)?;
+        no_denials(vm)?;
+
+        second_session_keeps_it_on(vm)?;
+        ensure!(is_on(vm, GATE)?, "the end of one session has cut the other's gateway");
+        negative_space(vm)?;
+        survives_a_policy_reload(vm, &session)?;
+        off_cuts_connections(vm, &session)?;
+        session.stop(vm)?;
+        let proof = session.show(vm)?["proof"].to_string();
+        ensure!(proof.contains("SELinux boolean debugger_can_network"), "not proved: {proof}");
+        ensure!(!is_on(vm, GATE)?, "no session is open, the boolean is on");
+        nothing_left_on(vm, &before)
+    })
+}
+
+/// The plan names it as a step, and doctor says which state it is in.
+fn plan_and_doctor_tell(vm: &Vm) -> Result<()> {
+    let from = vm.laptop_address();
+    let plan = vm.ok(&format!("godebugctl attach ticker --dry-run --from {from}"))?;
+    ensure!(plan.contains("turn debugger_can_network on"), "the plan does not tell: {plan}");
+    let doctor = vm.run("godebugctl doctor")?.stdout;
+    ensure!(doctor.contains("debugger_can_network is off"), "doctor does not tell: {doctor}");
+    Ok(())
+}
+
+/// Every process of a session is in the domain that is its own.
+fn domains(vm: &Vm, session: &Session) -> Result<()> {
+    let expected = [
+        (session.unit("dlv"), "godebug_dlv_t"),
+        (session.unit("gateway"), "godebug_gateway_t"),
+        (session.unit("guard"), "godebug_revoke_t"),
+        ("godebugd.service".to_owned(), "godebugd_t"),
+    ];
+    for (unit, domain) in expected {
+        let label = label_of(vm, &unit)?;
+        ensure!(label.contains(&format!(":{domain}:")), "{unit} runs as {label}, not as {domain}");
+    }
+    Ok(())
+}
+
+/// The boolean is one for all sessions: who ends first must not take it from the other.
+fn second_session_keeps_it_on(vm: &Vm) -> Result<()> {
+    let second = open(vm, "myapp", "10m")?;
+    second.stop(vm)
+}
+
+/// What code inside each domain cannot do, whatever it is. The boolean is on.
+fn negative_space(vm: &Vm) -> Result<()> {
+    let dlv = attempts(vm, "domain:godebug_dlv_t", "ticker")?;
+    came_out(
+        &dlv,
+        "godebug_dlv_t",
+        &[
+            ("tcp socket", false),
+            ("udp socket", false),
+            ("tcp6 socket", false),
+            ("netlink socket", false),
+            ("unix socket", true),
+            ("write a file", false),
+            ("write in /etc", false),
+            ("read the target's maps", true),
+            ("read the target's program", true),
+        ],
+    )?;
+    let daemon = attempts(vm, "domain:godebugd_t", "ticker")?;
+    came_out(
+        &daemon,
+        "godebugd_t",
+        &[
+            ("tcp socket", false),
+            ("tcp6 socket", false),
+            ("udp socket", false),
+            ("unix socket", true),
+            ("write a file", false),
+            ("write in /etc", false),
+            ("read the target's maps", true),
+        ],
+    )?;
+    let gateway = attempts(vm, "domain:godebug_gateway_t", "ticker")?;
+    came_out(
+        &gateway,
+        "godebug_gateway_t, on",
+        &[
+            ("tcp socket", true),
+            ("udp socket", false),
+            ("netlink socket", false),
+            ("unix socket", true),
+            ("listen on port 2350", true),
+            // Only the ports with the label.
+            ("listen on port 3000", false),
+            ("write a file", false),
+            ("write in /etc", false),
+            ("run a program", false),
+            ("read the target's maps", false),
+            ("read the target's program", false),
+            ("trace the target", false),
+        ],
+    )
+}
+
+/// An update of the host's policy in the middle of a session takes nothing from it, and gives nothing.
+fn survives_a_policy_reload(vm: &Vm, session: &Session) -> Result<()> {
+    vm.ok("load_policy")?;
+    ensure!(is_on(vm, GATE)?, "the session's boolean is off after the policy was loaded again");
+    debugged(vm, session)
+}
+
+/// An administrator turns the boolean off: connections that were made before carry nothing more.
+fn off_cuts_connections(vm: &Vm, session: &Session) -> Result<()> {
+    let laptop = Laptop::connect(vm, session)?;
+    let mut rpc = laptop.rpc()?;
+    ensure!(rpc.state()?["Running"] == true, "it does not run");
+    vm.ok(&format!("setsebool {GATE} off"))?;
+    ensure!(rpc.state().is_err(), "an answer came through while the boolean was off");
+    let doctor = vm.run("godebugctl doctor")?.stdout;
+    ensure!(doctor.contains("not there: SELinux boolean"), "doctor does not tell: {doctor}");
+    let tried = attempts(vm, "domain:godebug_gateway_t", "ticker")?;
+    came_out(&tried, "godebug_gateway_t, off", &[("tcp socket", false), ("unix socket", true)])
+}
+
+/// A service in a domain that its site's policy made.
+fn own_domain(vm: &Vm) -> Result<()> {
+    told(vm, || {
+        // No rule about domains in general is about this one.
+        run_ticker_as(vm, "outsider_t")?;
+        let before = VmSnapshot::take(vm, &["ticker"])?;
+        let refusal = vm.run("godebugctl --json attach ticker --detach --yes")?;
+        let remedy = text(&refusal.json()?["error"], "remedy")?;
+        refused(refusal, 4, "target")?;
+        ensure!(remedy.contains("godebug_target(outsider_t)"), "no remedy: {remedy}");
+        nothing_left_on(vm, &before)?;
+
+        run_ticker_as(vm, "shop_t")?;
+        let before = VmSnapshot::take(vm, &["ticker"])?;
+        let session = open(vm, "ticker", "10m")?;
+        debugged(vm, &session)?;
+        session.stop(vm)?;
+        no_denials(vm)?;
+        // Its label too is compared.
+        nothing_left_on(vm, &before)
+    })
+}
+
+fn run_ticker_as(vm: &Vm, domain: &str) -> Result<()> {
+    vm.ok(&format!(
+        "mkdir -p /run/systemd/system/ticker.service.d && \
+         printf '[Service]\\nSELinuxContext=system_u:system_r:{domain}:s0\\n' \
+         >/run/systemd/system/ticker.service.d/mac.conf && \
+         systemctl daemon-reload && systemctl restart ticker"
+    ))?;
+    let label = label_of(vm, "ticker")?;
+    ensure!(label.contains(domain), "the service runs as {label}");
+    Ok(())
+}
+
+/// A look into the process opens no port, so it turns no boolean.
+fn image(vm: &Vm) -> Result<()> {
+    told(vm, || {
+        start_ticker(vm)?;
+        let before = VmSnapshot::take(vm, &["ticker"])?;
+        let shown = vm.ok("godebugctl snapshot ticker --at main.tick --expr main.ticks --timeout 60s --max-pause 10s")?;
+        ensure!(shown.contains("main.tick"), "nothing is shown: {shown}");
+        let commits = vm.run("grep -c 'bool=debugger_can_network' /var/log/audit/audit.log")?;
+        ensure!(commits.stdout.trim() == "0", "the boolean was turned for an image");
+        no_denials(vm)?;
+        nothing_left_on(vm, &before)
+    })
+}
+
+/// What a site lists besides: refused while the policy does not let godebugd turn it, turned for the session
+/// where it does, with the value that was found put back.
+fn of_the_site(vm: &Vm) -> Result<()> {
+    const THEIRS: &str = "user_ping";
+    const FILE: &str = "/etc/godebug/godebugd.toml";
+    told(vm, || {
+        start_ticker(vm)?;
+        vm.ok(&format!(
+            "mkdir -p /etc/godebug && echo 'selinux_booleans = {{ {THEIRS} = true }}' >{FILE} && \
+             restorecon -R /etc/godebug && setsebool {THEIRS} off; systemctl stop godebugd"
+        ))?;
+        let before = VmSnapshot::take(vm, &["ticker"])?;
+        let refusal = vm.run("godebugctl --json attach ticker --detach --yes")?;
+        let remedy = text(&refusal.json()?["error"], "remedy")?;
+        ensure!(remedy.contains("godebugd_turns_booleans"), "no remedy: {remedy}");
+        refused(refusal, 5, "host")?;
+        ensure!(!is_on(vm, GATE)? && !is_on(vm, THEIRS)?, "a boolean was turned all the same");
+
+        vm.ok("setsebool godebugd_turns_booleans on")?;
+        let first = open(vm, "ticker", "10m")?;
+        ensure!(is_on(vm, THEIRS)?, "the site's boolean was not turned");
+        // The second one finds it turned; what the first one found counts.
+        let second = open(vm, "myapp", "10m")?;
+        first.stop(vm)?;
+        ensure!(is_on(vm, THEIRS)?, "the first one's end has taken it from the second");
+        second.stop(vm)?;
+        ensure!(!is_on(vm, THEIRS)?, "the site's boolean has not got its value back");
+        vm.ok(&format!("setsebool godebugd_turns_booleans off; rm {FILE}"))?;
+        nothing_left_on(vm, &before)
+    })
+}
+
+/// In the middle of a session: godebugd is killed and stays away; the power goes; the host is rebooted.
+fn lost(vm: &Vm) -> Result<()> {
+    told(vm, || {
+        start_ticker(vm)?;
+        let before = VmSnapshot::take(vm, &["ticker"])?;
+        let session = open(vm, "ticker", "40s")?;
+        // It does not come back: the dead man has to do it.
+        vm.ok("systemctl mask --runtime --now godebugd && systemctl kill --signal=KILL godebugd || true")?;
+        session.is_gone_within(vm, IN_TIME)?;
+        ensure!(!is_on(vm, GATE)?, "the dead man has not turned the boolean back");
+        no_denials(vm)?;
+        vm.ok("systemctl unmask --runtime godebugd")?;
+        nothing_left_on(vm, &before)?;
+
+        // Killed in the same moment in which it has turned it; it comes back and takes over.
+        let session = open(vm, "ticker", "10m")?;
+        vm.ok("systemctl kill --signal=KILL godebugd")?;
+        session.stop(vm)?;
+        ensure!(!is_on(vm, GATE)?, "the new godebugd has not turned the boolean back");
+        nothing_left_on(vm, &before)?;
+
+        open(vm, "ticker", "10m")?;
+        vm.ok("sync")?;
+        vm.cut_power()?;
+        ensure!(!is_on(vm, GATE)?, "the boolean is on after a power loss");
+        start_ticker(vm)?;
+        nothing_left_on(vm, &before.with_processes_as_now(vm)?)
+    })
+}
+
+fn is_on(vm: &Vm, boolean: &str) -> Result<bool> {
+    let value = vm.ok(&format!("cat /sys/fs/selinux/booleans/{boolean}"))?;
+    Ok(value.split_whitespace().next().context("an empty file")? == "1")
+}
+
+fn label_of(vm: &Vm, unit: &str) -> Result<String> {
+    let label =
+        vm.ok(&format!("cat /proc/$(systemctl show --value -p MainPID {unit})/attr/current"))?;
+    Ok(label.trim_end_matches(['\n', '\0']).to_owned())
+}
+
+/// Nothing that our own programs did was denied, nor anything that somebody did to them. What a test
+/// tried from inside a domain has another name.
+fn no_denials(vm: &Vm) -> Result<()> {
+    let denied = vm.run(
+        "grep -h 'avc:  denied' /var/log/audit/audit.log | grep godebug | grep -v 'comm=\"python3\"' | tail -n 20",
+    )?;
+    ensure!(denied.stdout.is_empty(), "SELinux denied:\n{}", denied.stdout);
+    Ok(())
+}

@@ -120,7 +120,8 @@ pub(crate) enum Audit {
     },
     /// Find the first line of the log that is not as it was written, without the daemon
     Verify {
-        /// Files to read instead of this host's log and what was rotated away, in their order
+        /// Files to read instead of this host's log and what was rotated away, in their order; or files
+        /// that `audit export` has made
         files: Vec<PathBuf>,
         /// Compare with the checkpoints in this file: as they are in checkpoints.jsonl, or as
         /// `journalctl -o json` prints them, best from another host; may be repeated
@@ -129,6 +130,18 @@ pub(crate) enum Audit {
         /// The key that the checkpoints must be signed with, as `audit key` prints it
         #[arg(long)]
         key: Option<PublicKey>,
+    },
+    /// Hand out the records of sessions, signed, as a file that can be read and verified elsewhere
+    Export {
+        /// The sessions, as `audit list` shows them
+        #[arg(required = true, value_name = "ID")]
+        ids: Vec<SessionId>,
+        /// For programs, for spreadsheets, or as a page for people
+        #[arg(long, default_value = "html")]
+        format: ExportFormat,
+        /// Write it to this new file instead of standard output
+        #[arg(long, value_name = "FILE")]
+        output: Option<PathBuf>,
     },
     /// List the sessions that were opened without the approval they needed and that nobody has looked
     /// at since; or say that you have
@@ -423,6 +436,14 @@ pub(crate) struct Stop {
     /// Every session that you may stop
     #[arg(long)]
     pub(crate) all: bool,
+}
+
+/// The forms in which records are handed out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ExportFormat {
+    Json,
+    Csv,
+    Html,
 }
 
 /// The debuggers that a configuration can be printed for.

@@ -8,6 +8,7 @@ mod cli;
 mod connect;
 mod countdown;
 mod detach;
+mod export;
 mod foreground;
 mod held;
 mod ide;
@@ -85,6 +86,9 @@ async fn run(output: &Output, command: &Command) -> Result<(), Refusal> {
         Command::Audit(Audit::Show { id }) => audit::show(output, id).await,
         Command::Audit(Audit::Verify { files, checkpoint, key }) => {
             verify::verify(output, files, checkpoint, *key)
+        }
+        Command::Audit(Audit::Export { ids, format, output: file }) => {
+            export::export(output, ids, *format, file.as_deref()).await
         }
         Command::Audit(Audit::Review { id, note }) => match (id, note) {
             (Some(id), Some(note)) => review::close(output, id, note).await,

@@ -4,6 +4,7 @@
 
 mod answers;
 mod checkpoints;
+pub mod export;
 mod lines;
 mod log;
 

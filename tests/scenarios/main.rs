@@ -14,6 +14,7 @@ mod clock;
 mod consent;
 mod differential;
 mod ends;
+mod export;
 mod forecast;
 mod gateway;
 mod generations;
@@ -48,6 +49,7 @@ fn main() {
             rules::ALL,
             consent::ALL,
             glass::ALL,
+            export::ALL,
             hooks::ALL,
             answers::ALL,
             forecast::ALL,

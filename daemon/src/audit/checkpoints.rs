@@ -50,8 +50,18 @@ fn to_journal(checkpoint: &Checkpoint, line: &str) {
     );
 }
 
+/// Those that were kept here; none where none were.
+pub(super) fn kept(places: &Places) -> io::Result<Vec<Checkpoint>> {
+    let text = match std::fs::read_to_string(places.state.join("checkpoints.jsonl")) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        text => text?,
+    };
+    // A torn line is none.
+    Ok(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
+}
+
 /// This host's key, made when it is first needed.
-fn key(state: &Path) -> io::Result<SigningKey> {
+pub(super) fn key(state: &Path) -> io::Result<SigningKey> {
     let path = state.join("audit.key");
     let wrong = |error| io::Error::new(io::ErrorKind::InvalidData, format!("{path:?}: {error}"));
     match std::fs::read(&path) {

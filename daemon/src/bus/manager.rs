@@ -326,7 +326,7 @@ fn not_recorded(trail: &AuditTrail) -> Refusal {
     };
     Refusal::usage(
         format!("the audit log has no session {}{damaged}", trail.session),
-        "`godebugctl audit list` shows the latest; older ones may be in a rotated log",
+        "`godebugctl audit list` shows the latest; what was compressed is not read",
     )
 }
 
@@ -618,6 +618,38 @@ impl Manager {
         let _busy = self.activity.begin();
         let caller = Caller::of(&header, connection).await?;
         Ok(json(&self.trail(connection, caller, parse_id(id)?).await?)?)
+    }
+
+    async fn audit_export(
+        &self,
+        ids: Vec<String>,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<OwnedFd, BusError> {
+        let _busy = self.activity.begin();
+        let ids: Vec<SessionId> = ids.iter().map(|id| parse_id(id)).collect::<Result<_, _>>()?;
+        if ids.is_empty() || ids.len() > audit::export::MOST_SESSIONS {
+            let most = audit::export::MOST_SESSIONS;
+            return Err(Refusal::usage(format!("1 to {most} sessions can be exported"), "").into());
+        }
+        let caller = Caller::of(&header, connection).await?;
+        if authorize(connection, caller, Action::Read, None, &[], ()).await.is_err() {
+            for id in &ids {
+                let caller = Caller::of(&header, connection).await?;
+                self.trail(connection, caller, id.clone()).await?;
+            }
+        }
+        let caller = Caller::of(&header, connection).await?;
+        let whom = audit::export::For { uid: caller.uid, user: caller.user };
+        let bundle = self.sessions.ask_log(move || audit::export::bundle(&ids, &whom)).await?;
+        if let Some(unknown) = bundle.sessions.iter().find(|session| session.records.is_empty()) {
+            let message = format!("the audit log has no session {}", unknown.id);
+            return Err(Refusal::usage(message, "`godebugctl audit list` shows the latest").into());
+        }
+        let file = gateway::sealed_configuration(&bundle).map_err(|error| {
+            Refusal::host(format!("the records cannot be handed over: {error}"), "export fewer")
+        })?;
+        Ok(file.into())
     }
 
     async fn audit_reviews(

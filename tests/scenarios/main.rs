@@ -22,11 +22,13 @@ mod glass;
 mod harness;
 mod hooks;
 mod hot;
+mod login;
 mod on_vm;
 mod outside;
 mod pauses;
 mod redaction;
 mod rules;
+mod secrets;
 mod selinux;
 mod sharing;
 mod snapshot;
@@ -50,6 +52,8 @@ fn main() {
             consent::ALL,
             glass::ALL,
             export::ALL,
+            login::ALL,
+            secrets::ALL,
             hooks::ALL,
             answers::ALL,
             forecast::ALL,

@@ -74,6 +74,7 @@ impl Manager {
             ("ttl", request.ttl.to_string()),
             ("reason", request.reason.as_ref().map(ToString::to_string).unwrap_or_default()),
             ("pid", request.pid.map(|pid| pid.to_string()).unwrap_or_default()),
+            ("break_glass", request.break_glass.to_string()),
         ];
         let wish = self.wish(&unit, &request).await?;
         let running = || self.sessions.list();

@@ -25,6 +25,7 @@ demo:
 # FUZZ=600 for ten minutes of each target.
 fuzz:
 	GODEBUG_FUZZ_SECONDS=$(or $(FUZZ),60) $(CARGO) test --locked --release -p godebug-gateway --lib hostile -- --nocapture
+	PROPTEST_CASES=$(or $(CASES),200000) $(CARGO) test --locked --release -p godebug-core --lib rules::hostile
 
 bench: deb
 	$(CARGO) run --locked --release -p godebug-tests --bin bench

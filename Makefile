@@ -27,7 +27,10 @@ fuzz:
 	GODEBUG_FUZZ_SECONDS=$(or $(FUZZ),60) $(CARGO) test --locked --release -p godebug-gateway --lib hostile -- --nocapture
 
 bench: deb
+	tests/packages stunnel=stunnel4 socat=socat
+	$(CARGO) build --locked --release -p godebug-gateway
 	$(CARGO) run --locked --release -p godebug-tests --bin bench
+	$(CARGO) test --locked --release -p godebug-gateway --lib measure -- --ignored --nocapture
 
 # One module for every distribution: its format is the oldest that all of them read.
 target/selinux/godebug.pp: policy/selinux/godebug.te policy/selinux/godebug.fc

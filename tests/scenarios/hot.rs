@@ -13,7 +13,8 @@ pub(crate) const ALL: &[Scenario] = &[
     Scenario::new("hot_breakpoint_is_turned_off_and_dlv_connect_is_told", in_dlv).main().shared(),
     Scenario::new("hot_log_point_is_turned_off", log_point).shared(),
     Scenario::new("hot_is_what_a_rule_says", by_rule),
-    Scenario::new("hot_breakpoints_again_and_again_and_the_service_lives", again_and_again).shared(),
+    Scenario::new("hot_breakpoints_again_and_again_and_the_service_lives", again_and_again)
+        .shared(),
 ];
 
 const SOURCE: &str = "/opt/samples/src/shop/main.go";

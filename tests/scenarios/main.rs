@@ -22,6 +22,7 @@ mod glass;
 mod harness;
 mod hooks;
 mod hot;
+mod ides;
 mod on_vm;
 mod outside;
 mod pauses;
@@ -59,6 +60,7 @@ fn main() {
             pauses::ALL,
             hot::ALL,
             differential::ALL,
+            ides::ALL,
             sharing::ALL,
             redaction::ALL,
             generations::ALL,

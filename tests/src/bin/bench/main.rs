@@ -3,6 +3,7 @@
 
 mod ending;
 mod figures;
+mod gateway;
 mod journal;
 mod opening;
 
@@ -18,7 +19,7 @@ use figures::{Series, milliseconds, table};
 use godebug_tests::{Host, Snapshot, Suite, image, nothing_left};
 use opening::{Kind, Openings};
 
-const USAGE: &str = "usage: bench [--write] [--rounds N] [--sessions N]";
+const USAGE: &str = "usage: bench [--write] [--only-gateway] [--rounds N] [--sessions N]";
 /// What may be added to bare dlv at the median, in milliseconds.
 const AIM_LAPTOP: f64 = 150.0;
 const AIM_HERE: f64 = 40.0;
@@ -31,6 +32,7 @@ const END: &str = "<!-- end of figures -->";
 
 struct Wanted {
     write: bool,
+    only_gateway: bool,
     rounds: usize,
     sessions: usize,
 }
@@ -46,12 +48,13 @@ fn main() -> ExitCode {
 }
 
 fn wanted() -> Result<Wanted> {
-    let mut wanted = Wanted { write: false, rounds: 12, sessions: 10 };
+    let mut wanted = Wanted { write: false, only_gateway: false, rounds: 12, sessions: 10 };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         let mut number = || words.next().and_then(|word| word.parse().ok()).context(USAGE);
         match word.as_str() {
             "--write" => wanted.write = true,
+            "--only-gateway" => wanted.only_gateway = true,
             "--rounds" => wanted.rounds = number()?,
             "--sessions" => wanted.sessions = number()?,
             _ => bail!("{USAGE}"),
@@ -62,11 +65,16 @@ fn wanted() -> Result<Wanted> {
 
 fn measure(wanted: &Wanted) -> Result<()> {
     let host = Host::boot(Suite::Trixie)?;
+    if wanted.only_gateway {
+        println!("{}", gateway::text(&gateway::measure(&host)?));
+        return Ok(());
+    }
     let before = Snapshot::take(&host, &["myapp"])?;
     let target = before.processes().first().context("myapp has no process")?.inner_pid;
     let openings = opening::measure(&host, target, wanted.rounds)?;
     let endings = ending::measure(&host, wanted.sessions)?;
-    let text = report(&host, &openings, &endings)?;
+    let gateway = gateway::measure(&host)?;
+    let text = report(&host, &openings, &endings)? + "\n" + &gateway::text(&gateway);
     println!("{text}");
     nothing_left(&host, &before)?;
     if wanted.write {

@@ -61,6 +61,7 @@ fn main() {
             hot::ALL,
             differential::ALL,
             ides::ALL,
+            &ides::with_nvim(),
             sharing::ALL,
             redaction::ALL,
             generations::ALL,

@@ -5,6 +5,7 @@ mod ending;
 mod figures;
 mod gateway;
 mod journal;
+mod load;
 mod opening;
 
 use std::{
@@ -66,19 +67,22 @@ fn wanted() -> Result<Wanted> {
 fn measure(wanted: &Wanted) -> Result<()> {
     let host = Host::boot(Suite::Trixie)?;
     if wanted.only_gateway {
-        println!("{}", gateway::text(&gateway::measure(&host)?));
-        return Ok(());
+        let load = load::measure(&host)?;
+        println!("{}\n{}", gateway::text(&gateway::measure(&host)?), load.text());
+        return if wanted.write { write_plot(&load) } else { Ok(()) };
     }
     let before = Snapshot::take(&host, &["myapp"])?;
     let target = before.processes().first().context("myapp has no process")?.inner_pid;
     let openings = opening::measure(&host, target, wanted.rounds)?;
     let endings = ending::measure(&host, wanted.sessions)?;
-    let gateway = gateway::measure(&host)?;
-    let text = report(&host, &openings, &endings)? + "\n" + &gateway::text(&gateway);
+    let load = load::measure(&host)?;
+    let gateway = gateway::text(&gateway::measure(&host)?);
+    let text = [report(&host, &openings, &endings)?, gateway, load.text()].join("\n");
     println!("{text}");
     nothing_left(&host, &before)?;
     if wanted.write {
         write(&measurements(), &text)?;
+        write_plot(&load)?;
     }
     Ok(())
 }
@@ -225,6 +229,11 @@ fn ending_table(endings: &Endings) -> String {
 
 fn measurements() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/measurements.md")
+}
+
+fn write_plot(load: &load::Load) -> Result<()> {
+    let path = measurements().with_file_name("latency.svg");
+    std::fs::write(&path, load.svg()).with_context(|| format!("writing {}", path.display()))
 }
 
 fn write(path: &Path, figures: &str) -> Result<()> {

@@ -28,8 +28,11 @@ const AIM_HERE: f64 = 40.0;
 /// for 200 ms before it looks again (pkg/proc/native/proc_linux.go, wait). Chance decides.
 const NAP: f64 = 180.0;
 /// The figures stand between these lines of docs/measurements.md.
-const BEGIN: &str = "<!-- figures: written by `bench --write` -->";
-const END: &str = "<!-- end of figures -->";
+const FIGURES: [&str; 2] =
+    ["<!-- figures: written by `bench --write` -->", "<!-- end of figures -->"];
+/// And those of the gateway, which can be measured alone.
+const GATEWAY: [&str; 2] =
+    ["<!-- gateway: written by `bench --write` -->", "<!-- end of gateway -->"];
 
 struct Wanted {
     write: bool,
@@ -67,22 +70,18 @@ fn wanted() -> Result<Wanted> {
 fn measure(wanted: &Wanted) -> Result<()> {
     let host = Host::boot(Suite::Trixie)?;
     if wanted.only_gateway {
-        let load = load::measure(&host)?;
-        println!("{}\n{}", gateway::text(&gateway::measure(&host)?), load.text());
-        return if wanted.write { write_plot(&load) } else { Ok(()) };
+        return measure_gateway(&host, wanted.write);
     }
     let before = Snapshot::take(&host, &["myapp"])?;
     let target = before.processes().first().context("myapp has no process")?.inner_pid;
     let openings = opening::measure(&host, target, wanted.rounds)?;
     let endings = ending::measure(&host, wanted.sessions)?;
-    let load = load::measure(&host)?;
-    let gateway = gateway::text(&gateway::measure(&host)?);
-    let text = [report(&host, &openings, &endings)?, gateway, load.text()].join("\n");
+    let text = report(&host, &openings, &endings)?;
     println!("{text}");
+    measure_gateway(&host, wanted.write)?;
     nothing_left(&host, &before)?;
     if wanted.write {
-        write(&measurements(), &text)?;
-        write_plot(&load)?;
+        write(&measurements(), FIGURES, &text)?;
     }
     Ok(())
 }
@@ -231,17 +230,24 @@ fn measurements() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/measurements.md")
 }
 
-fn write_plot(load: &load::Load) -> Result<()> {
-    let path = measurements().with_file_name("latency.svg");
-    std::fs::write(&path, load.svg()).with_context(|| format!("writing {}", path.display()))
+fn measure_gateway(host: &Host, is_written: bool) -> Result<()> {
+    let load = load::measure(host)?;
+    let text = format!("{}\n{}", gateway::text(&gateway::measure(host)?), load.text());
+    println!("{text}");
+    if is_written {
+        write(&measurements(), GATEWAY, &text)?;
+        let path = measurements().with_file_name("latency.svg");
+        std::fs::write(&path, load.svg()).with_context(|| format!("writing {}", path.display()))?;
+    }
+    Ok(())
 }
 
-fn write(path: &Path, figures: &str) -> Result<()> {
+fn write(path: &Path, [begin, end]: [&str; 2], figures: &str) -> Result<()> {
     let page =
         std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
-    let (head, rest) = page.split_once(BEGIN).with_context(|| format!("no line {BEGIN}"))?;
-    let (_, tail) = rest.split_once(END).with_context(|| format!("no line {END}"))?;
-    let page = format!("{head}{BEGIN}\n\n{}\n\n{END}{tail}", figures.trim());
+    let (head, rest) = page.split_once(begin).with_context(|| format!("no line {begin}"))?;
+    let (_, tail) = rest.split_once(end).with_context(|| format!("no line {end}"))?;
+    let page = format!("{head}{begin}\n\n{}\n\n{end}{tail}", figures.trim());
     std::fs::write(path, page).with_context(|| format!("writing {}", path.display()))?;
     eprintln!("* written to {}", path.display());
     Ok(())

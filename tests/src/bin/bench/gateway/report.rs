@@ -26,7 +26,7 @@ pub(crate) fn text(measured: &Measured) -> String {
 }
 
 fn requests(kinds: &std::collections::BTreeMap<Kind, Times>) -> String {
-    let direct = kinds.get(&Kind::Direct).map(sorted).unwrap_or_default();
+    let direct = kinds.get(&Kind::Direct).map(|times| sorted(times)).unwrap_or_default();
     let mut rows = vec![row(&["", "requests", "median", "p99", "added, median", "added, p99"])];
     for (kind, times) in kinds {
         let times = sorted(times);
@@ -102,8 +102,8 @@ fn row(cells: &[&str]) -> Vec<String> {
     cells.iter().map(|cell| (*cell).to_owned()).collect()
 }
 
-fn sorted(times: &Vec<f64>) -> Vec<f64> {
-    let mut times = times.clone();
+fn sorted(times: &[f64]) -> Vec<f64> {
+    let mut times = times.to_vec();
     times.sort_by(f64::total_cmp);
     times
 }

@@ -10,7 +10,7 @@ use godebug_api::audit::{
     AuditFilter, AuditList, AuditRecord, AuditTrail, AuditedSession, Facts, LeftOut, Outcome,
 };
 use godebug_api::documents::TranscriptEnd;
-use godebug_api::{CloseReason, Mode, Refusal, SessionId};
+use godebug_api::{CloseReason, Mode, Program, Refusal, SessionId};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::time::Duration;
@@ -141,6 +141,7 @@ fn heading(trail: &AuditTrail) -> String {
         ("session", trail.session.to_string()),
         ("unit", known(|entry, _| Some(entry.unit.clone()))),
         ("process", known(|_, facts| facts.pid.map(|pid| pid.to_string()))),
+        ("program", known(|_, facts| facts.program.as_ref().map(program))),
         ("asked by", known(asked_by)),
         ("at", known(|_, facts| facts.opened_at.clone())),
         ("allowed by", known(|_, facts| facts.rule.clone())),
@@ -173,7 +174,28 @@ fn asked_by(entry: &AuditRecord, facts: &Facts) -> Option<String> {
         _ if entry.event == "opening" => (&entry.user, entry.uid),
         _ => return None,
     };
-    Some(format!("{user} (uid {uid})"))
+    let login = &entry.login;
+    let from = login.peer.as_ref().map(|peer| format!(", from {peer}")).unwrap_or_default();
+    let at = login.tty.as_ref().map(|tty| format!(", at {tty}")).unwrap_or_default();
+    Some(format!("{user} (uid {uid}){from}{at}"))
+}
+
+/// The program's file, and what tells its build.
+pub(crate) fn program(program: &Program) -> String {
+    let mut text = program.executable.clone();
+    for (what, value) in [
+        ("build ID", &program.build_id),
+        ("module", &program.module),
+        ("revision", &program.vcs_revision),
+    ] {
+        if let Some(value) = value {
+            text.push_str(&format!(", {what} {value}"));
+        }
+    }
+    if program.vcs_modified == Some(true) {
+        text.push_str(" with local changes");
+    }
+    text
 }
 
 fn in_words(seconds: u64) -> String {

@@ -109,6 +109,25 @@ pub(crate) enum Command {
     Completion { shell: Shell },
 }
 
+impl Command {
+    /// Whether polkit may want to know that it is really this person.
+    pub(crate) fn may_be_authenticated(&self) -> bool {
+        match self {
+            Self::Attach(arguments) => !arguments.dry_run,
+            Self::Claim(_)
+            | Self::Snapshot(_)
+            | Self::Goroutines(_)
+            | Self::Approve { .. }
+            | Self::Deny { .. }
+            | Self::Extend(_)
+            | Self::Share(_)
+            | Self::Stop(_)
+            | Self::Audit(Audit::Review { id: Some(_), .. }) => true,
+            _ => false,
+        }
+    }
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Audit {
     /// List the recorded sessions, the latest last

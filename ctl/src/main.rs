@@ -1,6 +1,7 @@
 //! `godebugctl`: the person's side of godebug. Asks the daemon for sessions, shows them, and
 //! connects an IDE to them.
 
+mod agent;
 mod approval;
 mod attach;
 mod audit;
@@ -55,6 +56,7 @@ fn main() -> ExitCode {
 }
 
 fn start(output: &Output, command: &Command) -> Result<(), Refusal> {
+    let _agent = command.may_be_authenticated().then(agent::Agent::on_this_terminal);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| {
         Refusal::failed(format!("this program cannot start its event loop: {error}"), "")

@@ -23,11 +23,13 @@ mod harness;
 mod hooks;
 mod hot;
 mod ides;
+mod login;
 mod on_vm;
 mod outside;
 mod pauses;
 mod redaction;
 mod rules;
+mod secrets;
 mod selinux;
 mod sharing;
 mod snapshot;
@@ -51,6 +53,8 @@ fn main() {
             consent::ALL,
             glass::ALL,
             export::ALL,
+            login::ALL,
+            secrets::ALL,
             hooks::ALL,
             answers::ALL,
             forecast::ALL,

@@ -285,7 +285,14 @@ fn process(story: &Story) -> String {
     let go = story.first(|_, facts| facts.go_version.clone());
     let debugger = story.first(|_, facts| facts.debugger.clone());
     let known = |value: Option<String>| value.map_or("not recorded".to_owned(), text);
-    format!("{}, built with {}, debugged with {}", known(pid), known(go), known(debugger))
+    let program = story.first(|_, facts| facts.program.as_ref().map(crate::audit::program));
+    format!(
+        "{} of {}; built with {}, debugged with {}",
+        known(pid),
+        known(program),
+        known(go),
+        known(debugger)
+    )
 }
 
 fn allowed(mode: Mode) -> String {

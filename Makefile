@@ -25,9 +25,13 @@ demo:
 # FUZZ=600 for ten minutes of each target.
 fuzz:
 	GODEBUG_FUZZ_SECONDS=$(or $(FUZZ),60) $(CARGO) test --locked --release -p godebug-gateway --lib hostile -- --nocapture
+	PROPTEST_CASES=$(or $(CASES),200000) $(CARGO) test --locked --release -p godebug-core --lib rules::hostile
 
 bench: deb
+	tests/packages stunnel=stunnel4 socat=socat
+	$(CARGO) build --locked --release -p godebug-gateway
 	$(CARGO) run --locked --release -p godebug-tests --bin bench
+	$(CARGO) test --locked --release -p godebug-gateway --lib measure -- --ignored --nocapture
 
 # One module for every distribution: its format is the oldest that all of them read.
 target/selinux/godebug.pp: policy/selinux/godebug.te policy/selinux/godebug.fc
@@ -46,6 +50,7 @@ install: $(if $(filter release,$(PROFILE)),all) target/selinux/godebug.pp
 	for f in policy/rules.d/*; do install -D -m 0644 $$f $(LIB)/rules.d/$$(basename $$f); done
 	for f in units/systemd/*; do install -D -m 0644 $$f $(DESTDIR)$(PREFIX)/lib/systemd/system/$$(basename $$f); done
 	for d in sysusers.d tmpfiles.d; do install -D -m 0644 units/$$d/godebug.conf $(DESTDIR)$(PREFIX)/lib/$$d/godebug.conf; done
+	install -D -m 0644 packaging/logrotate.d/godebug $(DESTDIR)/etc/logrotate.d/godebug
 	install -D -m 0755 docs/examples/webhook $(SHARE)/doc/godebug/examples/webhook
 	install -D -m 0644 units/dbus-1/system-services/org.godebug1.service $(SHARE)/dbus-1/system-services/org.godebug1.service
 	install -D -m 0644 policy/dbus-1/system.d/org.godebug1.conf $(SHARE)/dbus-1/system.d/org.godebug1.conf

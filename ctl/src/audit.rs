@@ -10,7 +10,7 @@ use godebug_api::audit::{
     AuditFilter, AuditList, AuditRecord, AuditTrail, AuditedSession, Facts, LeftOut, Outcome,
 };
 use godebug_api::documents::TranscriptEnd;
-use godebug_api::{CloseReason, Mode, Refusal, SessionId};
+use godebug_api::{CloseReason, Mode, Program, Refusal, SessionId};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::time::Duration;
@@ -102,7 +102,8 @@ fn row(session: &AuditedSession) -> Vec<String> {
         session.id.to_string(),
         safe(&session.opened_by),
         session.unit.to_string(),
-        session.mode.as_ref().map_or("-".to_owned(), Mode::to_string),
+        session.mode.as_ref().map_or("-".to_owned(), Mode::to_string)
+            + if session.break_glass { ", GLASS BROKEN" } else { "" },
         session.close_reason.as_ref().map_or("-".to_owned(), CloseReason::to_string),
         match session.outcome {
             Outcome::Stuck => "STUCK".to_owned(),
@@ -141,6 +142,7 @@ fn heading(trail: &AuditTrail) -> String {
         ("session", trail.session.to_string()),
         ("unit", known(|entry, _| Some(entry.unit.clone()))),
         ("process", known(|_, facts| facts.pid.map(|pid| pid.to_string()))),
+        ("program", known(|_, facts| facts.program.as_ref().map(program))),
         ("asked by", known(asked_by)),
         ("at", known(|_, facts| facts.opened_at.clone())),
         ("allowed by", known(|_, facts| facts.rule.clone())),
@@ -173,7 +175,28 @@ fn asked_by(entry: &AuditRecord, facts: &Facts) -> Option<String> {
         _ if entry.event == "opening" => (&entry.user, entry.uid),
         _ => return None,
     };
-    Some(format!("{user} (uid {uid})"))
+    let login = &entry.login;
+    let from = login.peer.as_ref().map(|peer| format!(", from {peer}")).unwrap_or_default();
+    let at = login.tty.as_ref().map(|tty| format!(", at {tty}")).unwrap_or_default();
+    Some(format!("{user} (uid {uid}){from}{at}"))
+}
+
+/// The program's file, and what tells its build.
+pub(crate) fn program(program: &Program) -> String {
+    let mut text = program.executable.clone();
+    for (what, value) in [
+        ("build ID", &program.build_id),
+        ("module", &program.module),
+        ("revision", &program.vcs_revision),
+    ] {
+        if let Some(value) = value {
+            text.push_str(&format!(", {what} {value}"));
+        }
+    }
+    if program.vcs_modified == Some(true) {
+        text.push_str(" with local changes");
+    }
+    text
 }
 
 fn in_words(seconds: u64) -> String {
@@ -350,6 +373,7 @@ mod tests {
             mode: None,
             ended_at: None,
             close_reason: None,
+            break_glass: true,
             outcome: Outcome::NotRecorded,
         };
         let list = AuditList {
@@ -360,6 +384,11 @@ mod tests {
         };
         let text = filtered(&sessions(&list), false);
         assert_eq!(text.lines().count(), 4, "{text}");
-        assert!(text.contains("NO END RECORDED") && text.contains("org.godebug1.read"), "{text}");
+        assert!(
+            text.contains("GLASS BROKEN")
+                && text.contains("NO END RECORDED")
+                && text.contains("org.godebug1.read"),
+            "{text}"
+        );
     }
 }

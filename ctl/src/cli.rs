@@ -109,6 +109,25 @@ pub(crate) enum Command {
     Completion { shell: Shell },
 }
 
+impl Command {
+    /// Whether polkit may want to know that it is really this person.
+    pub(crate) fn may_be_authenticated(&self) -> bool {
+        match self {
+            Self::Attach(arguments) => !arguments.dry_run,
+            Self::Claim(_)
+            | Self::Snapshot(_)
+            | Self::Goroutines(_)
+            | Self::Approve { .. }
+            | Self::Deny { .. }
+            | Self::Extend(_)
+            | Self::Share(_)
+            | Self::Stop(_)
+            | Self::Audit(Audit::Review { id: Some(_), .. }) => true,
+            _ => false,
+        }
+    }
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Audit {
     /// List the recorded sessions, the latest last
@@ -120,7 +139,8 @@ pub(crate) enum Audit {
     },
     /// Find the first line of the log that is not as it was written, without the daemon
     Verify {
-        /// Files to read instead of this host's log and what was rotated away, in their order
+        /// Files to read instead of this host's log and what was rotated away, in their order; or files
+        /// that `audit export` has made
         files: Vec<PathBuf>,
         /// Compare with the checkpoints in this file: as they are in checkpoints.jsonl, or as
         /// `journalctl -o json` prints them, best from another host; may be repeated
@@ -129,6 +149,18 @@ pub(crate) enum Audit {
         /// The key that the checkpoints must be signed with, as `audit key` prints it
         #[arg(long)]
         key: Option<PublicKey>,
+    },
+    /// Hand out the records of sessions, signed, as a file that can be read and verified elsewhere
+    Export {
+        /// The sessions, as `audit list` shows them
+        #[arg(required = true, value_name = "ID")]
+        ids: Vec<SessionId>,
+        /// For programs, for spreadsheets, or as a page for people
+        #[arg(long, default_value = "html")]
+        format: ExportFormat,
+        /// Write it to this new file instead of standard output
+        #[arg(long, value_name = "FILE")]
+        output: Option<PathBuf>,
     },
     /// List the sessions that were opened without the approval they needed and that nobody has looked
     /// at since; or say that you have
@@ -208,6 +240,31 @@ pub(crate) struct Explain {
 pub(crate) struct Claim {
     /// The request, as `list --pending` shows it
     pub(crate) id: SessionId,
+    #[command(flatten)]
+    pub(crate) way: Way,
+}
+
+impl Claim {
+    /// The same as if it were asked for now.
+    pub(crate) fn as_asked_for(&self, session: &SessionInfo) -> Attach {
+        Attach {
+            unit: session.unit.clone(),
+            ttl: session.ttl.unwrap_or_default(),
+            mode: session.mode,
+            reason: session.reason.clone(),
+            from: session.sources.clone(),
+            dry_run: false,
+            pid: None,
+            pause_budget: None,
+            break_glass: false,
+            way: self.way.clone(),
+        }
+    }
+}
+
+/// How whoever opens a session gets to it, and what they accept for that.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Way {
     /// The local port for the IDE, on a loopback address [default: 127.0.0.1:2345, or the next free
     /// port]
     #[arg(long, value_name = "ADDRESS:PORT", conflicts_with = "detach")]
@@ -224,40 +281,17 @@ pub(crate) struct Claim {
     /// A file with the debug information of a stripped program; its build ID must match
     #[arg(long, value_name = "FILE")]
     pub(crate) symbols: Option<PathBuf>,
-    /// Attach unasked only if that is expected to freeze the service for no longer
+    /// Attach unasked only if that is expected to freeze the service for no longer; `inspect` tells
+    /// for how long. Half of its WatchdogSec= is a limit too
     #[arg(long, value_name = "DURATION", default_value = "5s")]
     pub(crate) max_freeze: FreezeLimit,
     /// Accept a freeze of any length
     #[arg(long)]
     pub(crate) yes: bool,
-    /// The name or address by which clients reach this host, for the ticket
+    /// The name or address by which clients reach this host, for the ticket [default: the address
+    /// that your ssh connection came to]
     #[arg(long, value_name = "HOST")]
     pub(crate) endpoint: Option<Endpoint>,
-}
-
-impl Claim {
-    /// The same as if it were asked for now.
-    pub(crate) fn as_asked_for(&self, session: &SessionInfo) -> Attach {
-        Attach {
-            unit: session.unit.clone(),
-            ttl: session.ttl.unwrap_or_default(),
-            mode: session.mode,
-            reason: session.reason.clone(),
-            from: session.sources.clone(),
-            listen: self.listen,
-            detach: self.detach,
-            ticket: self.ticket.clone(),
-            dry_run: false,
-            ide: self.ide,
-            pid: None,
-            symbols: self.symbols.clone(),
-            max_freeze: self.max_freeze,
-            yes: self.yes,
-            pause_budget: None,
-            endpoint: self.endpoint.clone(),
-            break_glass: false,
-        }
-    }
 }
 
 #[derive(Debug, Args)]
@@ -278,47 +312,22 @@ pub(crate) struct Attach {
     /// ssh, else this host only]
     #[arg(long, value_name = "CIDR")]
     pub(crate) from: Vec<Cidr>,
-    /// The local port for the IDE, on a loopback address [default: 127.0.0.1:2345, or the next free
-    /// port]
-    #[arg(long, value_name = "ADDRESS:PORT", conflicts_with = "detach")]
-    pub(crate) listen: Option<Listen>,
-    /// Print a ticket and return; the session goes on until its time is over
-    #[arg(long)]
-    pub(crate) detach: bool,
-    /// Write the ticket to this file instead of standard output
-    #[arg(long, value_name = "FILE", requires = "detach")]
-    pub(crate) ticket: Option<PathBuf>,
     /// Show what would be done, and change nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
-    /// Print a configuration for this IDE
-    #[arg(long)]
-    pub(crate) ide: Option<Ide>,
     /// Which process, for a unit that has several
     #[arg(long)]
     pub(crate) pid: Option<Pid>,
-    /// A file with the debug information of a stripped program; its build ID must match
-    #[arg(long, value_name = "FILE")]
-    pub(crate) symbols: Option<PathBuf>,
-    /// Attach unasked only if that is expected to freeze the service for no longer; `inspect` tells
-    /// for how long. Half of its WatchdogSec= is a limit too
-    #[arg(long, value_name = "DURATION", default_value = "5s")]
-    pub(crate) max_freeze: FreezeLimit,
-    /// Accept a freeze of any length
-    #[arg(long)]
-    pub(crate) yes: bool,
     /// For how long the service may stand at one stop before it is let go, with its breakpoints off
     /// [default: what the host says, 30s]
     #[arg(long, value_name = "DURATION")]
     pub(crate) pause_budget: Option<Ttl>,
-    /// The name or address by which clients reach this host, for the ticket [default: the address
-    /// that your ssh connection came to]
-    #[arg(long, value_name = "HOST")]
-    pub(crate) endpoint: Option<Endpoint>,
     /// Go ahead without the approval that the host's rule wants, where it lets you: others are alarmed
     /// at once, and somebody has to look at it afterwards
     #[arg(long, requires = "reason")]
     pub(crate) break_glass: bool,
+    #[command(flatten)]
+    pub(crate) way: Way,
 }
 
 #[derive(Debug, Args)]
@@ -423,6 +432,14 @@ pub(crate) struct Stop {
     /// Every session that you may stop
     #[arg(long)]
     pub(crate) all: bool,
+}
+
+/// The forms in which records are handed out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ExportFormat {
+    Json,
+    Csv,
+    Html,
 }
 
 /// The debuggers that a configuration can be printed for.

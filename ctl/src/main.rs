@@ -1,6 +1,7 @@
 //! `godebugctl`: the person's side of godebug. Asks the daemon for sessions, shows them, and
 //! connects an IDE to them.
 
+mod agent;
 mod approval;
 mod attach;
 mod audit;
@@ -8,6 +9,7 @@ mod cli;
 mod connect;
 mod countdown;
 mod detach;
+mod export;
 mod foreground;
 mod held;
 mod ide;
@@ -54,6 +56,7 @@ fn main() -> ExitCode {
 }
 
 fn start(output: &Output, command: &Command) -> Result<(), Refusal> {
+    let _agent = command.may_be_authenticated().then(agent::Agent::on_this_terminal);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| {
         Refusal::failed(format!("this program cannot start its event loop: {error}"), "")
@@ -85,6 +88,9 @@ async fn run(output: &Output, command: &Command) -> Result<(), Refusal> {
         Command::Audit(Audit::Show { id }) => audit::show(output, id).await,
         Command::Audit(Audit::Verify { files, checkpoint, key }) => {
             verify::verify(output, files, checkpoint, *key)
+        }
+        Command::Audit(Audit::Export { ids, format, output: file }) => {
+            export::export(output, ids, *format, file.as_deref()).await
         }
         Command::Audit(Audit::Review { id, note }) => match (id, note) {
             (Some(id), Some(note)) => review::close(output, id, note).await,

@@ -47,7 +47,10 @@ impl Transcript {
     pub(crate) fn shown(&self, end: Option<&TranscriptEnd>) -> String {
         if self.0.is_empty() {
             return match end {
-                Some(_) => format!("{} the transcript is gone\n", painted(RED, "MISSING:")),
+                Some(_) => format!(
+                    "{} the transcript is gone (they are kept for as long as tmpfiles.d says)\n",
+                    painted(RED, "MISSING:")
+                ),
                 None => String::new(),
             };
         }

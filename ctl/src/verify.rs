@@ -1,11 +1,13 @@
 //! `audit verify`: reads the chain of the audit log without the daemon, and names the first line that
 //! is not as it was written. `audit key`: what the checkpoints' signatures are checked with.
 
+use crate::cli::ExportFormat;
+use crate::export::{self, BundleVerdict};
 use crate::output::Output;
 use crate::terminal::{GREEN, RED, YELLOW, painted, safe};
 use godebug_api::Refusal;
 use godebug_api::audit_files::{self, LOG, LOGS};
-use godebug_api::chain::{Checked, Checkpoint, Fault, Head, PublicKey, Verifier};
+use godebug_api::chain::{Bundle, Checked, Checkpoint, Fault, Head, PublicKey, Verifier};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, ErrorKind};
@@ -53,6 +55,10 @@ pub(crate) fn verify(
     checkpoints: &[PathBuf],
     key: Option<PublicKey>,
 ) -> Result<(), Refusal> {
+    let exported = exported(files)?;
+    if !exported.is_empty() {
+        return verify_exported(output, exported, checkpoints, key);
+    }
     let evidence = Evidence::gather(files, checkpoints, key)?;
     let mut verifier = Verifier::new(&evidence.checkpoints);
     let read = evidence.read(&mut verifier)?;
@@ -67,6 +73,62 @@ pub(crate) fn verify(
             format!("the audit log was changed: {}, {}", found.file, found.message),
             "keep a copy of it as it is; the journal has every record and checkpoint too \
              (`journalctl -u godebugd`), and where it is shipped, so has another host",
+        )),
+    }
+}
+
+/// A file that was exported, with its text and what is in it.
+type Exported<'a> = (&'a Path, String, (ExportFormat, Result<Bundle, String>));
+
+/// Those that `audit export` has made; all of them or none are.
+fn exported(files: &[PathBuf]) -> Result<Vec<Exported<'_>>, Refusal> {
+    // The longest bundle, as a page that holds it and shows it.
+    const LONGEST: u64 = 512 << 20;
+    const BEGINNING: u64 = 512;
+    let mut found = Vec::new();
+    for path in files {
+        let read = |most| read_at_most(path, most).map_err(|error| unreadable(path, &error));
+        if !export::begins_like_one(&read(BEGINNING)?) {
+            continue;
+        }
+        let text = read(LONGEST)?;
+        if let Some(inside) = export::bundle_in(&text) {
+            found.push((path.as_path(), text, inside));
+        }
+    }
+    if found.is_empty() || found.len() == files.len() {
+        return Ok(found);
+    }
+    Err(Refusal::usage(
+        "some of these files are logs and some were exported",
+        "verify them one after the other",
+    ))
+}
+
+fn read_at_most(path: &Path, most: u64) -> io::Result<String> {
+    let mut text = Vec::new();
+    io::Read::read_to_end(&mut io::Read::take(File::open(path)?, most), &mut text)?;
+    Ok(String::from_utf8_lossy(&text).into_owned())
+}
+
+fn verify_exported(
+    output: &Output,
+    files: Vec<Exported<'_>>,
+    checkpoints: &[PathBuf],
+    key: Option<PublicKey>,
+) -> Result<(), Refusal> {
+    let known = Evidence::gather(&[PathBuf::from("/dev/null")], checkpoints, None)?.checkpoints;
+    let verdicts: Vec<BundleVerdict> = files
+        .into_iter()
+        .map(|(path, text, inside)| export::verdict(path, &text, inside, &known, key))
+        .collect();
+    let human: String = verdicts.iter().map(export::in_words).collect();
+    output.result(&verdicts, &human)?;
+    match verdicts.iter().find(|verdict| !verdict.intact) {
+        None => Ok(()),
+        Some(changed) => Err(Refusal::failed(
+            format!("{} is not as a host has handed it out", changed.file),
+            "keep it as it is, and have the host export the sessions anew",
         )),
     }
 }

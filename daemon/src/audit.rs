@@ -4,6 +4,9 @@
 
 mod answers;
 mod checkpoints;
+pub mod export;
+mod kernel;
+mod keyring;
 mod lines;
 mod log;
 
@@ -158,6 +161,7 @@ pub fn record(entry: &Entry) -> std::io::Result<()> {
             checkpoints::make(&places, head);
         }
     })?;
+    kernel::tell(entry);
     hooks::tell(entry);
     Ok(())
 }

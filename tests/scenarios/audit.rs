@@ -45,9 +45,17 @@ fn shows_a_session(host: &Host) -> Result<()> {
             ensure!(found, "the proof says nothing of {read}: {trail}");
         }
         let human = host.ok(&format!("godebugctl audit show {}", session.id))?;
-        for part in
-            ["root (uid 0)", "orders are slow", "step", "because: stopped by root", "proved: all"]
-        {
+        let program = &trail["entries"][0]["details"]["program"];
+        ensure!(program["executable"] == "/opt/samples/shop", "{program}");
+        ensure!(program["build_id"].as_str().is_some_and(|id| id.len() >= 20), "{program}");
+        for part in [
+            "root (uid 0)",
+            "/opt/samples/shop, build ID ",
+            "orders are slow",
+            "step",
+            "because: stopped by root",
+            "proved: all",
+        ] {
             ensure!(human.contains(part), "no {part:?} in\n{human}");
         }
         is_listed(host, &session)

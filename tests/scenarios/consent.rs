@@ -14,6 +14,7 @@ pub(crate) const ALL: &[Scenario] = &[
     Scenario::new("consent_of_two_and_of_nobody_to_what_they_want_themselves", two_consent).main(),
     Scenario::new("consent_is_judged_anew_when_it_is_given_and_when_it_is_used", judged_anew),
     Scenario::new("consent_requests_end_by_a_no_by_leaving_and_by_themselves", requests_end),
+    Scenario::new("consent_cannot_be_forged_nor_a_unit_exchanged", forged),
 ];
 
 const RULES: &str = "/etc/godebug/rules.d/10-consent.toml";
@@ -247,4 +248,78 @@ fn requests_end(host: &Host) -> Result<()> {
 fn wait_for_request(host: &Host) -> Result<String> {
     host.wait_until("a request waits", SOON, || Ok(pending(host, "root")?.len() == 1))?;
     text(&pending(host, "root")?[0], "id")
+}
+
+/// Whoever is on the bus can say what they like; whose word it is, the bus knows. And a unit that becomes
+/// another one between the question and the answer is another one.
+fn forged(host: &Host) -> Result<()> {
+    has_people(host, "groups = [\"leads\"]")?;
+    host.write_file(
+        "/run/systemd/system/spare.service",
+        "[Service]\nExecStart=/opt/samples/shop -listen 127.0.0.1:8097\n",
+    )?;
+    host.ok("systemctl daemon-reload && systemctl start spare ticker")?;
+    leaves_nothing(host, &["myapp", "ticker"], |_| {
+        host.write_file(RULES, rule("groups = [\"leads\"]").replace("myapp", "spare"))?;
+        let ask = "attach spare --ttl 60s";
+        let mut attach = host.spawn_as("dev", &format!("exec godebugctl --json {ask}"))?;
+        let id = wait_for_request(host)?;
+        let (object, session) = (format!("/org/godebug1/session/{id}"), "org.godebug1.Session");
+        let call = "busctl call org.godebug1 /org/godebug1 org.godebug1.Manager";
+        for forged in [
+            format!("busctl emit {object} {session} Approved uu 1 1"),
+            format!("busctl emit {object} {session} Transition sss pending-approval active ''"),
+            "busctl call org.freedesktop.DBus / org.freedesktop.DBus RequestName su org.godebug1 4"
+                .to_owned(),
+            format!("{call} Approve s {id}"),
+            format!("{call} Claim ssah {id} '{{\"csr\":\"x\"}}' 0"),
+            format!("cat /run/godebug/{id}.request"),
+            format!("rm /run/godebug/{id}.request"),
+        ] {
+            // The one who asks may not either, by going around the program.
+            for user in ["alice", "dev"] {
+                let output = host.run_as(user, &forged)?;
+                ensure!(!output.success() || forged.contains("emit"), "{user} may: {output}");
+            }
+        }
+        ensure!(pending(host, "root")?[0]["approvals"].is_null(), "somebody has approved it");
+        ensure!(attach.is_running()? && attach.stdout().is_empty(), "a signal was believed");
+        attach.interrupt()?;
+        attach.wait(SOON)?.exits(1)?;
+
+        let request = ctl(host, "dev", &format!("{ask} --detach"))?.exits(0)?.json()?;
+        let id = text(&request, "id")?;
+        ctl(host, "lea", &format!("approve {id}"))?.exits(0)?;
+        host.ok("systemctl stop spare && rm /run/systemd/system/spare.service && \
+             ln -s /etc/systemd/system/ticker.service /run/systemd/system/spare.service && systemctl daemon-reload")?;
+        let why = refused(claim(host, "dev", &id)?, 3, "refused")?;
+        ensure!(why.contains("another name for ticker.service"), "{why}");
+        let why = refused(ctl(host, "dev", &format!("{ask} --detach"))?, 3, "refused")?;
+        ensure!(why.contains("no rule allows dev to attach ticker.service"), "{why}");
+        ctl(host, "dev", &format!("stop {id}"))?.exits(0)?;
+        others_read_nothing(host)?;
+        host.ok("rm /run/systemd/system/spare.service && systemctl daemon-reload")?;
+        puts_back(host)
+    })
+}
+
+/// Neither a ticket nor a transcript of somebody else.
+fn others_read_nothing(host: &Host) -> Result<()> {
+    host.write_file(RULES, rule("groups = [\"leads\"]"))?;
+    let id = asks(host, "dev")?;
+    ctl(host, "lea", &format!("approve {id}"))?.exits(0)?;
+    let session = Session::of(claim(host, "dev", &id)?.exits(0)?.json()?)?;
+    for user in ["dan", "alice", "lea"] {
+        for words in ["watch", "audit show", "audit export"] {
+            refused(ctl(host, user, &format!("{words} {id}"))?, 3, "refused")
+                .with_context(|| format!("{user}: {words}"))?;
+        }
+        for file in [format!("/var/log/godebug/sessions/{id}.jsonl"), "/home/dev/t".to_owned()] {
+            ensure!(
+                !host.run_as(user, &format!("cat {file}"))?.success(),
+                "{user} may read {file}"
+            );
+        }
+    }
+    session.stop(host)
 }

@@ -13,7 +13,9 @@ mod boots;
 mod chain;
 mod clock;
 mod consent;
+mod differential;
 mod ends;
+mod export;
 mod forecast;
 mod gateway;
 mod generations;
@@ -21,11 +23,14 @@ mod glass;
 mod harness;
 mod hooks;
 mod hot;
+mod ides;
+mod login;
 mod on_vm;
 mod outside;
 mod pauses;
 mod redaction;
 mod rules;
+mod secrets;
 mod selinux;
 mod sharing;
 mod snapshot;
@@ -48,6 +53,9 @@ fn main() {
             rules::ALL,
             consent::ALL,
             glass::ALL,
+            export::ALL,
+            login::ALL,
+            secrets::ALL,
             hooks::ALL,
             answers::ALL,
             forecast::ALL,
@@ -56,6 +64,9 @@ fn main() {
             gateway::ALL,
             pauses::ALL,
             hot::ALL,
+            differential::ALL,
+            ides::ALL,
+            &ides::with_nvim(),
             sharing::ALL,
             redaction::ALL,
             generations::ALL,

@@ -111,6 +111,17 @@ fn dlv_at_lunch(host: &Host) -> Result<()> {
     })
 }
 
+/// What is older is removed by systemd, and this one is not.
+fn is_kept_for_a_year(host: &Host, path: &str) -> Result<()> {
+    let old = "/var/log/godebug/sessions/00000000.jsonl";
+    host.ok(&format!("touch -d '366 days ago' {old}; touch -d '364 days ago' {old}.younger"))?;
+    host.ok("systemd-tmpfiles --clean /usr/lib/tmpfiles.d/godebug.conf")?;
+    ensure!(!host.path(old).exists(), "a transcript of more than a year ago is there still");
+    ensure!(host.path(&format!("{old}.younger")).exists(), "a younger one is gone");
+    ensure!(host.path(path).exists(), "today's is gone");
+    host.ok(&format!("rm {old}.younger")).map(drop)
+}
+
 fn used_up(host: &Host) -> Result<()> {
     leaves_nothing(host, &["myapp"], |_| {
         host.ok(
@@ -192,6 +203,7 @@ fn transcript(host: &Host) -> Result<()> {
         ensure!(end["hash"] == last["chain"]["hash"], "the record names another end: {end}");
         ensure!(end["lines"] == lines.len(), "the record counts other lines: {end}");
         watcher.wait(SOON)?.exits(0)?;
+        is_kept_for_a_year(host, &path)?;
         let page = host.ok(&format!("godebugctl audit show {}", session.id))?;
         for part in ["evaluate     o.Customer", "refused:", "whole:"] {
             ensure!(page.contains(part), "no {part:?} on the auditor's page:\n{page}");

@@ -175,16 +175,27 @@ impl<W: Wire> DapClient<W> {
     }
 
     pub fn answer(&mut self, command: &str, sequence: u64) -> Result<Value> {
+        let mut message = self.response(command, sequence)?;
+        ensure!(message["success"] == true, "{command} was refused: {message}");
+        Ok(message["body"].take())
+    }
+
+    /// One request and all of its answer, whether it was refused or not.
+    pub fn ask(&mut self, command: &str, arguments: Value) -> Result<Value> {
+        let sequence = self.send(command, arguments)?;
+        self.response(command, sequence)
+    }
+
+    fn response(&mut self, command: &str, sequence: u64) -> Result<Value> {
         let deadline = Instant::now() + self.limit;
         loop {
-            let mut message = self
+            let message = self
                 .receive(deadline)
                 .with_context(|| format!("waiting for the answer to {command}"))?;
             if message["type"] == "event" {
                 self.events.push_back(message);
             } else if message["request_seq"] == sequence {
-                ensure!(message["success"] == true, "{command} was refused: {message}");
-                return Ok(message["body"].take());
+                return Ok(message);
             }
         }
     }

@@ -101,13 +101,24 @@ impl<W: Wire> JsonRpcClient<W> {
     }
 
     pub fn answer(&mut self, method: &str, number: u64) -> Result<Value> {
+        let mut message = self.response(method, number)?;
+        if !message["error"].is_null() {
+            bail!("{method} was refused: {}", message["error"]);
+        }
+        Ok(message["result"].take())
+    }
+
+    /// One call and all of its answer, whether it was refused or not.
+    pub fn ask(&mut self, method: &str, parameters: Value) -> Result<Value> {
+        let number = self.send(method, parameters)?;
+        self.response(method, number)
+    }
+
+    fn response(&mut self, method: &str, number: u64) -> Result<Value> {
         let deadline = Instant::now() + self.limit;
         loop {
-            if let Some(mut message) = self.early.remove(&number) {
-                if !message["error"].is_null() {
-                    bail!("{method} was refused: {}", message["error"]);
-                }
-                return Ok(message["result"].take());
+            if let Some(message) = self.early.remove(&number) {
+                return Ok(message);
             }
             // Go's encoder ends each message with a line feed, and writes none inside.
             let line = self.wire.take_until(b"\n", deadline);

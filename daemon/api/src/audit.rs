@@ -2,7 +2,7 @@
 
 use crate::clock;
 use crate::documents::Proof;
-use godebug_core::{Approval, Cidr, CloseReason, Login, Mode, Pid, SessionId, UnitName};
+use godebug_core::{Approval, Cidr, CloseReason, Login, Mode, Pid, Program, SessionId, UnitName};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::fmt;
@@ -175,6 +175,7 @@ pub struct Facts {
     pub debugger: Option<String>,
     pub go_version: Option<String>,
     pub rule: Option<String>,
+    pub program: Option<Program>,
     pub approvals: Vec<Approval>,
     pub break_glass: bool,
     /// What whoever has reviewed it says.
@@ -242,6 +243,9 @@ pub struct AuditedSession {
     /// RFC 3339 in UTC.
     pub ended_at: Option<String>,
     pub close_reason: Option<CloseReason>,
+    /// It was opened without the consent that its rule wants.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub break_glass: bool,
     pub outcome: Outcome,
 }
 

@@ -79,6 +79,9 @@ pub trait Manager {
     /// What the audit log says of one session: an `AuditTrail`.
     fn audit_show(&self, id: &str) -> Result<String, BusError>;
 
+    /// The records and transcripts of these sessions, signed: a file with a `chain::Bundle`.
+    fn audit_export(&self, ids: &[&str]) -> Result<OwnedFd, BusError>;
+
     /// The sessions that still need a review: an `AuditReviews`.
     fn audit_reviews(&self) -> Result<String, BusError>;
 

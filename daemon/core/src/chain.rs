@@ -10,6 +10,7 @@
 //!
 //! `hash` is taken of the line's bytes before `,"hash":`, so the next line's `prev` covers all of it.
 
+mod bundle;
 mod checkpoint;
 mod hex;
 mod tail;
@@ -17,6 +18,7 @@ mod tail;
 mod tests;
 mod verify;
 
+pub use bundle::{BadBundle, Bundle, BundledSession, VERSION as BUNDLE_VERSION};
 pub use checkpoint::{BadCheckpoint, Checkpoint, KeyError, PublicKey, Signature, SigningKey};
 pub use tail::Tail;
 pub use verify::{Checked, Fault, Kind, Verifier, Warning, verify};

@@ -9,6 +9,7 @@ use crate::deadline::Deadline;
 use crate::forecast::Forecast;
 use crate::grant::Grant;
 use crate::pause::PauseBudget;
+use crate::program::Program;
 use crate::state::CloseReason;
 use crate::words::{Cidr, InvocationId, Mode, Pid, Port, Reason, SessionId, UnitName};
 use serde::{Deserialize, Serialize};
@@ -55,6 +56,8 @@ pub struct Opened {
     /// The rule that allowed it, with its place.
     #[serde(default)]
     pub rule: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub program: Option<Program>,
     #[serde(default, skip_serializing_if = "Login::is_unknown")]
     pub login: Login,
     /// Whose consent the rule wanted.
@@ -261,6 +264,7 @@ mod tests {
             freeze_forecast_ms: None,
             pause: None,
             rule: None,
+            program: None,
             login: Login::default(),
             approvals: Vec::new(),
             break_glass: false,

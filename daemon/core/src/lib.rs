@@ -16,6 +16,7 @@ pub mod ledger;
 pub mod pause;
 pub mod plan;
 pub mod process_state;
+pub mod program;
 pub mod rules;
 pub mod state;
 pub mod words;
@@ -27,6 +28,7 @@ pub use forecast::{Forecast, FreezeLimit};
 pub use hot::HotLimit;
 pub use pause::PauseBudget;
 pub use process_state::ProcessState;
+pub use program::Program;
 pub use state::{CloseReason, Event, IllegalMove, State, next};
 pub use words::{
     BooleanName, Cidr, GuestName, InvocationId, Mode, Pid, Port, Reason, SessionId, Ttl, UnitName,

@@ -23,47 +23,75 @@ struct Bound {
     bytes: usize,
 }
 
-/// All records of one session; no entries when there are none.
+/// All records of one session, from the log and from what was rotated away; no entries when there are
+/// none.
 ///
 /// # Errors
-/// When the log is there and cannot be read.
+/// When a log is there and cannot be read.
 pub fn trail(id: &SessionId) -> io::Result<AuditTrail> {
-    match Log::open(Path::new(paths::AUDIT_LOG))? {
-        Some(log) => trail_in(log, id),
-        None => Ok(AuditTrail {
-            session: id.clone(),
-            entries: Vec::new(),
-            left_out: None,
-            damaged_lines: 0,
-        }),
+    let mut trail = Trail::of(id);
+    for log in all_logs()? {
+        trail.read(log)?;
     }
+    Ok(trail.kept())
 }
 
-fn trail_in<R: Read>(log: Log<R>, id: &SessionId) -> io::Result<AuditTrail> {
-    let (mut entries, mut first_bytes) = (Vec::new(), 0);
-    let (mut latest, mut latest_bytes) = (VecDeque::new(), 0);
-    let mut dropped = 0;
-    let damaged_lines = log.read(
-        |head| head.session.as_ref() == Some(id),
-        |record, length| {
-            first_bytes += length;
-            if entries.len() < FIRST.entries && first_bytes <= FIRST.bytes {
-                entries.push(record);
-                return;
-            }
-            // Once one was too much, all later ones are after the gap, if there is any.
-            first_bytes = FIRST.bytes;
-            latest_bytes += length;
-            latest.push_back((record, length));
-            while latest.len() > LATEST.entries || latest_bytes > LATEST.bytes {
-                latest_bytes -= latest.pop_front().map_or(0, |(_, length)| length);
-                dropped += 1;
-            }
-        },
-    )?;
-    let left_out = (dropped > 0).then_some(LeftOut { after: entries.len(), entries: dropped });
-    entries.extend(latest.into_iter().map(|(record, _)| record));
-    Ok(AuditTrail { session: id.clone(), entries, left_out, damaged_lines })
+/// A trail while it is read.
+struct Trail<'a> {
+    id: &'a SessionId,
+    first: Vec<AuditRecord>,
+    first_bytes: usize,
+    latest: VecDeque<(AuditRecord, usize)>,
+    latest_bytes: usize,
+    dropped: u64,
+    damaged_lines: u64,
+}
+
+impl<'a> Trail<'a> {
+    fn of(id: &'a SessionId) -> Self {
+        Self {
+            id,
+            first: Vec::new(),
+            first_bytes: 0,
+            latest: VecDeque::new(),
+            latest_bytes: 0,
+            dropped: 0,
+            damaged_lines: 0,
+        }
+    }
+
+    fn read<R: Read>(&mut self, log: Log<R>) -> io::Result<()> {
+        let id = self.id;
+        let damaged = log.read(
+            |head| head.session.as_ref() == Some(id),
+            |record, length| self.keep(record, length),
+        )?;
+        self.damaged_lines += damaged;
+        Ok(())
+    }
+
+    fn keep(&mut self, record: AuditRecord, length: usize) {
+        self.first_bytes += length;
+        if self.first.len() < FIRST.entries && self.first_bytes <= FIRST.bytes {
+            self.first.push(record);
+            return;
+        }
+        // Once one was too much, all later ones are after the gap, if there is any.
+        self.first_bytes = FIRST.bytes;
+        self.latest_bytes += length;
+        self.latest.push_back((record, length));
+        while self.latest.len() > LATEST.entries || self.latest_bytes > LATEST.bytes {
+            self.latest_bytes -= self.latest.pop_front().map_or(0, |(_, length)| length);
+            self.dropped += 1;
+        }
+    }
+
+    fn kept(self) -> AuditTrail {
+        let Self { id, first: mut entries, latest, dropped, damaged_lines, .. } = self;
+        let left_out = (dropped > 0).then_some(LeftOut { after: entries.len(), entries: dropped });
+        entries.extend(latest.into_iter().map(|(record, _)| record));
+        AuditTrail { session: id.clone(), entries, left_out, damaged_lines }
+    }
 }
 
 /// Who opened the session of these records, if they tell.
@@ -184,7 +212,7 @@ impl<'a> Latest<'a> {
 /// been rotated. `None` when the record does not tell when it was opened and by whom.
 fn begun(id: &SessionId, record: &AuditRecord) -> Option<AuditedSession> {
     let facts = record.facts();
-    let opening = is(&record.event, Kind::Opening);
+    let opening = is(&record.event, Kind::Opening) || is(&record.event, Kind::BreakGlass);
     let (opened_by, opened_by_uid) = if opening {
         (record.user.clone(), record.uid)
     } else {
@@ -199,11 +227,13 @@ fn begun(id: &SessionId, record: &AuditRecord) -> Option<AuditedSession> {
         mode: facts.mode,
         ended_at: None,
         close_reason: None,
+        break_glass: false,
         outcome: Outcome::NotRecorded,
     })
 }
 
 fn update(session: &mut AuditedSession, record: &AuditRecord) {
+    session.break_glass |= is(&record.event, Kind::BreakGlass);
     let outcome = match record.event.as_str() {
         event if is(event, Kind::Closed) => Outcome::Proved,
         event if is(event, Kind::Stuck) => Outcome::Stuck,
@@ -229,7 +259,7 @@ pub fn unreviewed() -> io::Result<AuditReviews> {
 }
 
 /// The log and what was rotated away, the oldest first.
-fn all_logs() -> io::Result<Vec<Log<io::Take<File>>>> {
+pub(super) fn all_logs() -> io::Result<Vec<Log<io::Take<File>>>> {
     let folder = Path::new(paths::AUDIT_LOG).parent().unwrap_or(Path::new("/"));
     let files = match audit_files::in_order(folder) {
         Ok(files) => files,
@@ -293,6 +323,12 @@ mod tests {
     use crate::audit::Entry;
     use proptest::prelude::*;
     use serde_json::{Value, json};
+
+    fn trail_in<R: Read>(log: Log<R>, id: &SessionId) -> io::Result<AuditTrail> {
+        let mut trail = Trail::of(id);
+        trail.read(log)?;
+        Ok(trail.kept())
+    }
 
     fn line(kind: Kind, id: &str, uid: u32, details: Value) -> Vec<u8> {
         let mut entry = Entry::new(kind, "shop.service", uid, &format!("user{uid}"), "a sentence")
@@ -428,6 +464,17 @@ mod tests {
         let (sessions, _) = listed(&text, 2, Some(7));
         assert_eq!(sessions[0].outcome, Outcome::Stuck);
         assert_eq!(sessions[0].opened_by, "user7");
+    }
+
+    #[test]
+    fn broken_glass_shows_in_the_list() {
+        let details = json!({"opened_at": "2026-01-01T00:00:00Z", "mode": "step"});
+        let mut text = line(Kind::BreakGlass, "0000000a", 7, details);
+        text.extend(opening("0000000a", 7, "2026-01-01T00:00:00Z"));
+        text.extend(opening("0000000b", 7, "2026-01-01T00:00:00Z"));
+        let (sessions, _) = listed(&text, 5, Some(7));
+        let broken: Vec<bool> = sessions.iter().map(|session| session.break_glass).collect();
+        assert_eq!(broken, [true, false]);
     }
 
     #[test]

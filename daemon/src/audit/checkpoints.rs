@@ -2,6 +2,7 @@
 //! hosts wherever the journal is shipped. With one of those nobody on this host, root included, can
 //! write the log anew without being found out.
 
+use super::keyring;
 use super::log::{Places, stamp};
 use godebug_api::chain::{Checkpoint, Head, SigningKey};
 use rustix::fs::{Mode, OFlags};
@@ -50,29 +51,32 @@ fn to_journal(checkpoint: &Checkpoint, line: &str) {
     );
 }
 
+/// Those that were kept here; none where none were.
+pub(super) fn kept(places: &Places) -> io::Result<Vec<Checkpoint>> {
+    let text = match std::fs::read_to_string(places.state.join("checkpoints.jsonl")) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        text => text?,
+    };
+    // A torn line is none.
+    Ok(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
+}
+
 /// This host's key, made when it is first needed.
-fn key(state: &Path) -> io::Result<SigningKey> {
-    let path = state.join("audit.key");
-    let wrong = |error| io::Error::new(io::ErrorKind::InvalidData, format!("{path:?}: {error}"));
-    match std::fs::read(&path) {
-        Ok(bytes) => SigningKey::from_pkcs8(&bytes).map_err(wrong),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+pub(super) fn key(state: &Path) -> io::Result<SigningKey> {
+    let wrong = |error| io::Error::new(io::ErrorKind::InvalidData, format!("{state:?}: {error}"));
+    match keyring::kept(state)? {
+        Some(bytes) => SigningKey::from_pkcs8(&bytes).map_err(wrong),
+        None => {
             let bytes = SigningKey::generate().map_err(wrong)?;
             let key = SigningKey::from_pkcs8(&bytes).map_err(wrong)?;
-            // Whole or not at all: half a key would stop all checkpoints for ever.
-            let new = path.with_extension("new");
-            let mut file = open(&new, OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC)?;
-            file.write_all(&bytes)?;
-            file.sync_all()?;
-            std::fs::rename(&new, &path)?;
+            keyring::keep(state, &bytes)?;
             std::fs::write(state.join("audit.pub"), format!("{}\n", key.public()))?;
             Ok(key)
         }
-        Err(error) => Err(error),
     }
 }
 
-fn open(path: &Path, flags: OFlags) -> io::Result<File> {
+pub(super) fn open(path: &Path, flags: OFlags) -> io::Result<File> {
     let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     Ok(File::from(rustix::fs::open(path, flags, Mode::from_raw_mode(0o600))?))
 }

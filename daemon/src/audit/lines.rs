@@ -99,6 +99,25 @@ impl<R: Read> Log<R> {
         Ok(damaged)
     }
 
+    /// Shows each line that is `wanted`, for whatever that says, to `seen`, as it stands there.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub(super) fn read_lines<T>(
+        mut self,
+        wanted: impl Fn(&Head<'_>) -> Option<T>,
+        mut seen: impl FnMut(T, &[u8]) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let mut line = Vec::new();
+        while let Some(whole) = self.next_line(&mut line)? {
+            let head = if whole { serde_json::from_slice::<Head<'_>>(&line).ok() } else { None };
+            if let Some(found) = head.and_then(|head| wanted(&head)) {
+                seen(found, &line)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Puts the next line into `line`, without its end. `Some(false)`: it was torn, or too long and
     /// passed over; `None`: there is none.
     fn next_line(&mut self, line: &mut Vec<u8>) -> io::Result<Option<bool>> {

@@ -39,7 +39,7 @@ impl Places {
 
     /// The end of the chain as it was last written: what tells that a tail was cut off, and what
     /// the first line of a new file goes on from.
-    fn head(&self) -> PathBuf {
+    pub(super) fn head(&self) -> PathBuf {
         self.state.join("audit.head")
     }
 }
@@ -175,7 +175,7 @@ fn read_all(log: &File) -> io::Result<(Option<Head>, Option<Hash>)> {
     Ok(tail.end())
 }
 
-fn remembered(path: &Path) -> Option<Head> {
+pub(super) fn remembered(path: &Path) -> Option<Head> {
     serde_json::from_slice(&std::fs::read(path).ok()?).ok()
 }
 

@@ -241,6 +241,7 @@ fn beginning(
         freeze_forecast_ms: Some(forecast),
         pause: None,
         rule: Some(permit.name()),
+        program: Some(target.program()),
         login: caller.login.clone(),
         approvals: Vec::new(),
         break_glass: false,

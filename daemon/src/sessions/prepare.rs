@@ -155,6 +155,7 @@ impl Prepared {
             freeze_forecast_ms: self.freeze.map(|freeze| freeze.forecast),
             pause: Some(self.pause),
             rule: Some(permit.name()),
+            program: Some(self.target.program()),
             login: caller.login.clone(),
             approvals,
             break_glass: permit.consent == Consent::GlassBroken,

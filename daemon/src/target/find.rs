@@ -8,8 +8,8 @@ use crate::host::units::TargetUser;
 use crate::paths;
 use godebug_api::documents::DebugInformation;
 use godebug_api::{Pid, Refusal, UnitName};
-use godebug_core::InvocationId;
 use godebug_core::forecast::Work;
+use godebug_core::{InvocationId, Program};
 use std::path::Path;
 use std::time::Duration;
 
@@ -27,6 +27,20 @@ pub struct Target {
 }
 
 impl Target {
+    /// For the record.
+    pub fn program(&self) -> Program {
+        let executable = &self.executable;
+        let path = self.process.exe_link().map(|(path, _)| path.display().to_string());
+        let ids = &executable.build_ids;
+        Program {
+            executable: path.unwrap_or_default(),
+            build_id: ids.gnu.clone().or_else(|| ids.go.clone()),
+            module: executable.module.clone(),
+            vcs_revision: executable.vcs_revision().map(str::to_owned),
+            vcs_modified: executable.vcs_modified(),
+        }
+    }
+
     pub fn watchdog(&self) -> Option<Duration> {
         self.watchdog_usec.map(Duration::from_micros)
     }

@@ -28,6 +28,7 @@ pub(crate) fn opened() -> Opened {
         freeze_forecast_ms: None,
         pause: None,
         rule: None,
+        program: None,
         login: Login::default(),
         approvals: Vec::new(),
         break_glass: false,

@@ -8,15 +8,20 @@ use std::fmt;
 
 /// An Ed25519 public key.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub struct PublicKey([u8; 32]);
+pub struct PublicKey(pub(super) [u8; 32]);
 
 hex::as_text!(PublicKey, 32, "Ed25519 public key");
 
 /// An Ed25519 signature.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Signature([u8; 64]);
+pub struct Signature(pub(super) [u8; 64]);
 
 hex::as_text!(Signature, 64, "Ed25519 signature");
+
+impl Signature {
+    /// That of nobody: what stands there before it is signed.
+    pub const NONE: Self = Self([0; 64]);
+}
 
 /// One line of a file of checkpoints, or of the journal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,6 +82,12 @@ impl SigningKey {
         PublicKey(bytes)
     }
 
+    pub(super) fn sign(&self, message: &[u8]) -> Signature {
+        let mut signature = Signature([0; 64]);
+        signature.0.copy_from_slice(self.0.sign(message).as_ref());
+        signature
+    }
+
     /// The checkpoint of a chain that ends here.
     pub fn checkpoint(&self, log: &str, host: &str, head: Head, wall_ms: u64) -> Checkpoint {
         let mut checkpoint = Checkpoint {
@@ -88,8 +99,7 @@ impl SigningKey {
             key: self.public(),
             signature: Signature([0; 64]),
         };
-        let signature = self.0.sign(&checkpoint.message());
-        checkpoint.signature.0.copy_from_slice(signature.as_ref());
+        checkpoint.signature = self.sign(&checkpoint.message());
         checkpoint
     }
 }

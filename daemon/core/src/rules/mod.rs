@@ -8,6 +8,8 @@
 mod check;
 mod decide;
 mod file;
+#[cfg(test)]
+mod hostile;
 mod suggest;
 mod table;
 #[cfg(test)]

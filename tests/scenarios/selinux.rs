@@ -20,11 +20,7 @@ pub(crate) const ALL: &[VmScenario] = &[
     VmScenario::new("image_is_taken_with_the_boolean_off", Lsm::Selinux, image),
     VmScenario::new("policy_comes_and_goes_with_the_package", Lsm::Selinux, comes_and_goes),
     VmScenario::new("booleans_of_the_site_get_their_values_back", Lsm::Selinux, of_the_site),
-    VmScenario::new(
-        "boolean_survives_neither_a_killed_daemon_nor_a_boot",
-        Lsm::Selinux,
-        lost,
-    ),
+    VmScenario::new("boolean_survives_neither_a_killed_daemon_nor_a_boot", Lsm::Selinux, lost),
 ];
 
 const GATE: &str = "debugger_can_network";
@@ -216,7 +212,10 @@ fn comes_and_goes(vm: &Vm) -> Result<()> {
         start_ticker(vm)?;
         let before = VmSnapshot::take(vm, &["ticker"])?;
         vm.ok(&format!("{POLICY} unload && systemctl stop godebugd"))?;
-        ensure!(!vm.exists(&format!("/sys/fs/selinux/booleans/{GATE}"))?, "the boolean is still there");
+        ensure!(
+            !vm.exists(&format!("/sys/fs/selinux/booleans/{GATE}"))?,
+            "the boolean is still there"
+        );
         let doctor = vm.run("godebugctl doctor")?.stdout;
         ensure!(doctor.contains("without godebug's policy"), "doctor does not tell: {doctor}");
         let session = open(vm, "ticker", "10m")?;

@@ -28,7 +28,10 @@ fuzz:
 	PROPTEST_CASES=$(or $(CASES),200000) $(CARGO) test --locked --release -p godebug-core --lib rules::hostile
 
 bench: deb
+	tests/packages stunnel=stunnel4 socat=socat
+	$(CARGO) build --locked --release -p godebug-gateway
 	$(CARGO) run --locked --release -p godebug-tests --bin bench
+	$(CARGO) test --locked --release -p godebug-gateway --lib measure -- --ignored --nocapture
 
 # One module for every distribution: its format is the oldest that all of them read.
 target/selinux/godebug.pp: policy/selinux/godebug.te policy/selinux/godebug.fc

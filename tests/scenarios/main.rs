@@ -22,6 +22,7 @@ mod glass;
 mod harness;
 mod hooks;
 mod hot;
+mod ides;
 mod login;
 mod on_vm;
 mod outside;
@@ -63,6 +64,8 @@ fn main() {
             pauses::ALL,
             hot::ALL,
             differential::ALL,
+            ides::ALL,
+            &ides::with_nvim(),
             sharing::ALL,
             redaction::ALL,
             generations::ALL,

@@ -29,6 +29,8 @@ mod keeper;
 mod limits;
 mod line;
 mod listen;
+#[cfg(test)]
+mod measure;
 pub mod notify;
 mod policy;
 mod protocol;

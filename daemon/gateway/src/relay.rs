@@ -113,6 +113,8 @@ async fn outward<W: AsyncWrite + Unpin>(
     traffic: &Traffic,
 ) -> io::Result<()> {
     let mut buffer = vec![0; BUFFER];
+    // Kept within a message that is handed on in pieces: no other one may come in between.
+    let mut held = None;
     loop {
         let count = match debugger.read(&mut buffer).await {
             // So says a Unix socket whose other end closed with bytes unread; what that end had
@@ -121,11 +123,17 @@ async fn outward<W: AsyncWrite + Unpin>(
             read => read?,
         };
         if count == 0 {
+            drop(held);
             return client.lock().await.shutdown().await;
         }
         let screened = screen.screen(&buffer[..count])?;
-        forward(&mut *client.lock().await, &screened).await?;
+        let mut writer = match held.take() {
+            Some(writer) => writer,
+            None => client.lock().await,
+        };
+        forward(&mut *writer, &screened).await?;
         traffic.outward(count);
+        held = screen.is_within_a_message().then_some(writer);
     }
 }
 
@@ -215,6 +223,34 @@ mod tests {
         client.shutdown().await.unwrap();
         assert_eq!(all(&mut client).await, b"{\"last\":\"words\"}\n");
         task.await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_others_say_stands_between_messages_also_between_the_pieces_of_a_long_one() {
+        let (mut client, inner) = tokio::io::duplex(1 << 20);
+        let (debugger, mut dlv) = UnixStream::pair().unwrap();
+        let (person, mut notices) = Person::for_tests(Protocol::JsonRpc);
+        let line = Arc::clone(&person.line);
+        let task = tokio::spawn(async move {
+            let traffic = Traffic::part_of(Arc::new(Totals::default()));
+            let mut screen = Screen::new(Protocol::JsonRpc, Mode::Step, person);
+            let said = (PING.to_vec(), &mut notices);
+            relay(inner, debugger, said, &mut screen, (&traffic, GRACE)).await
+        });
+        let long = format!("{{\"id\":1,\"result\":\"{}\",\"error\":null}}\n", "x".repeat(200_000));
+        let (beginning, rest) = long.as_bytes().split_at(100_000);
+        dlv.write_all(beginning).await.unwrap();
+        // Its beginning comes before its end is there.
+        let mut all = vec![0; 65_536];
+        client.read_exact(&mut all).await.unwrap();
+        line.pass_on(b"{\"notice\":1}\n".to_vec());
+        dlv.write_all(rest).await.unwrap();
+        drop(dlv);
+        let mut text = String::from_utf8(all).unwrap();
+        client.read_to_string(&mut text).await.unwrap();
+        assert!(text.starts_with(&long), "something stands within the long answer");
+        drop(client);
+        let _ = task.await;
     }
 
     #[tokio::test]

@@ -10,7 +10,7 @@ use crate::protocol::framing::{Frame, Framing, LONGEST_ANSWER, LONGEST_REQUEST};
 use crate::protocol::{Protocol, dap, rpc};
 use crate::redact::Redactor;
 use crate::release::Hand;
-use crate::shown::Questions;
+use crate::shown::{Questions, number_of};
 use crate::stops;
 use crate::transcript::{Entry, Outcome, Transcript};
 use godebug_api::Mode;
@@ -398,6 +398,15 @@ impl Outward {
         let mut out = Vec::with_capacity(bytes.len());
         self.framing.push(bytes);
         let unclear = |error| io::Error::new(io::ErrorKind::InvalidData, format!("dlv: {error}"));
+        while let Some(piece) = self.framing.passing().map_err(unclear)? {
+            out.extend_from_slice(piece.bytes);
+            if !piece.is_last {
+                return Ok(out);
+            }
+            if self.protocol == Protocol::JsonRpc {
+                out.push(b'\n');
+            }
+        }
         while let Some(frame) = self.framing.next().map_err(unclear)? {
             let (protocol, mode) = (self.protocol, self.mode);
             if protocol == Protocol::Dap && self.line.takes(frame.body) {
@@ -439,7 +448,30 @@ impl Outward {
                 out.extend(self.line.kept_back(word).unwrap_or_default());
             }
         }
+        if self.passes_unread() {
+            out.extend_from_slice(self.framing.begin_to_pass());
+        }
         Ok(out)
+    }
+
+    /// The client has the beginning of a message, and not its end.
+    pub(crate) fn is_within_a_message(&self) -> bool {
+        self.framing.is_passing()
+    }
+
+    /// Whether the message that is not whole yet is a long answer in which nobody looks for anything, so
+    /// that the client need not wait for its end.
+    fn passes_unread(&self) -> bool {
+        // Whatever is read of dlv's messages is shorter, but for values.
+        const LONG: usize = 64 << 10;
+        let beginning = self.framing.beginning();
+        if beginning.len() < LONG || self.values.redactor.is_some() {
+            return false;
+        }
+        let number = number_of(self.protocol, beginning);
+        number.is_some_and(|number| {
+            !self.questions.is_open(number) && self.line.course().request() != Some(number)
+        })
     }
 }
 

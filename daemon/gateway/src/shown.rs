@@ -39,6 +39,11 @@ impl Questions {
         }
     }
 
+    /// Whether the answer of this number is to be looked into.
+    pub(crate) fn is_open(&self, number: u64) -> bool {
+        self.open().contains_key(&number)
+    }
+
     /// What dlv's message `heard` shows of them, of which the client gets `body`; nothing when it is no
     /// answer to one.
     pub(crate) fn answered(

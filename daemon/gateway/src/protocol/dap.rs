@@ -27,6 +27,8 @@ pub(crate) fn request(body: &[u8]) -> Result<Request, String> {
     let command = strict::text(&fields, "command")?.ok_or("it has no `command`")?.to_owned();
     let arguments = match strict::field(&fields, "arguments") {
         None | Some(Value::Null) => Map::new(),
+        // Lua's encoder writes an empty table so (nvim-dap); nothing can hide in it.
+        Some(Value::Array(list)) if list.is_empty() => Map::new(),
         Some(Value::Object(arguments)) => arguments.clone(),
         Some(_) => return Err("its `arguments` are no object".to_owned()),
     };
@@ -99,11 +101,13 @@ mod tests {
     fn only_clear_requests_are_read() {
         let read = request(br#"{"seq":3,"type":"request","command":"threads"}"#).unwrap();
         assert_eq!((read.seq, read.command.as_str()), (3.into(), "threads"));
+        let empty = br#"{"seq":4,"type":"request","command":"threads","arguments":[]}"#;
+        assert!(request(empty).unwrap().arguments.is_empty());
         for text in [
             r#"{"seq":3,"type":"response","command":"threads"}"#,
             r#"{"seq":"3","type":"request","command":"threads"}"#,
             r#"{"seq":3,"type":"request"}"#,
-            r#"{"seq":3,"type":"request","command":"threads","arguments":[]}"#,
+            r#"{"seq":3,"type":"request","command":"threads","arguments":[{}]}"#,
             r#"{"seq":3,"type":"request","command":"threads","Command":"launch"}"#,
             r#"{"type":"request","command":"threads"}"#,
         ] {

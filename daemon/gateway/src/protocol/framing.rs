@@ -33,6 +33,23 @@ pub(crate) struct Framing {
     /// Bytes of the buffer that were taken out already.
     taken: usize,
     scan: Scan,
+    passing: Option<Passing>,
+}
+
+/// A message that is handed on in pieces, before its end is there.
+#[derive(Debug, Clone, Copy)]
+struct Passing {
+    /// What was handed on of it.
+    passed: usize,
+    /// What is still to come, where a header has told.
+    left: Option<usize>,
+}
+
+/// A part of such a message.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Piece<'a> {
+    pub(crate) bytes: &'a [u8],
+    pub(crate) is_last: bool,
 }
 
 /// How far a JSON-RPC message, which nothing announces the length of, was looked through.
@@ -46,7 +63,14 @@ struct Scan {
 
 impl Framing {
     pub(crate) fn new(protocol: Protocol, longest: usize) -> Self {
-        Self { protocol, longest, buffer: Vec::new(), taken: 0, scan: Scan::default() }
+        Self {
+            protocol,
+            longest,
+            buffer: Vec::new(),
+            taken: 0,
+            scan: Scan::default(),
+            passing: None,
+        }
     }
 
     pub(crate) fn push(&mut self, bytes: &[u8]) {
@@ -74,6 +98,65 @@ impl Framing {
             whole: &self.buffer[start..end],
             body: &self.buffer[body..end],
         }))
+    }
+
+    pub(crate) fn is_passing(&self) -> bool {
+        self.passing.is_some()
+    }
+
+    /// What is there of a message that is not whole, without its header.
+    pub(crate) fn beginning(&self) -> &[u8] {
+        let rest = &self.buffer[self.taken..];
+        match (self.protocol, dap_header(rest)) {
+            (Protocol::Dap, Ok(Some((header, _)))) => &rest[header..],
+            (Protocol::Dap, _) => &[],
+            (Protocol::JsonRpc, _) => rest,
+        }
+    }
+
+    /// Hands on what is there of the message that is not whole, as it came; the rest of it comes out of
+    /// [`Self::passing`]. To be called when there is no whole one.
+    pub(crate) fn begin_to_pass(&mut self) -> &[u8] {
+        let start = self.taken;
+        let there = self.buffer.len() - start;
+        let left = match (self.protocol, dap_header(&self.buffer[start..])) {
+            (Protocol::Dap, Ok(Some((header, length)))) => Some(header + length - there),
+            // It has no header yet.
+            (Protocol::Dap, _) => return &[],
+            // All of it was looked through.
+            (Protocol::JsonRpc, _) => None,
+        };
+        self.scan.at = 0;
+        self.taken = self.buffer.len();
+        self.passing = Some(Passing { passed: there, left });
+        &self.buffer[start..]
+    }
+
+    /// The next part of a message that is handed on in pieces; `None` when there is no such.
+    ///
+    /// # Errors
+    /// When it is longer than a message may be.
+    pub(crate) fn passing(&mut self) -> Result<Option<Piece<'_>>, FramingError> {
+        let Some(mut passing) = self.passing else { return Ok(None) };
+        let start = self.taken;
+        let rest = &self.buffer[start..];
+        let end = match passing.left {
+            Some(left) => (left <= rest.len()).then_some(left),
+            None => self.scan.end_of_object(rest),
+        };
+        let length = end.unwrap_or(rest.len());
+        passing.passed += length;
+        passing.left = passing.left.map(|left| left - length);
+        if passing.passed > self.longest {
+            return Err(FramingError::TooLong(self.longest));
+        }
+        self.taken = start + length;
+        self.passing = end.is_none().then_some(passing);
+        match end {
+            Some(_) => self.scan = Scan::default(),
+            None => self.scan.at = 0,
+        }
+        Ok(Some(Piece { bytes: &self.buffer[start..start + length], is_last: end.is_some() }))
     }
 
     fn next_dap(&mut self) -> Result<Option<(usize, usize, usize)>, FramingError> {
@@ -232,6 +315,39 @@ mod tests {
         for bytes in ["[]", "1", "\"\"", "null", "{}x", "\u{b}{}", "\0{}"] {
             let read = read(Protocol::JsonRpc, bytes.as_bytes(), 3);
             assert_eq!(read, Err(FramingError::NotAnObject), "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn a_message_that_is_handed_on_in_pieces_is_the_same_and_so_is_what_follows() {
+        let dap = b"Content-Length: 11\r\n\r\n{\"a\":\"\\\"}\"}Content-Length: 2\r\n\r\n{}";
+        let rpc = b"{\"a\":[{\"b\":\"}\\\"{\"}]}\n{\"c\":1}";
+        for (protocol, stream, first) in
+            [(Protocol::Dap, &dap[..], 33), (Protocol::JsonRpc, &rpc[..], 20)]
+        {
+            for piece in 1..stream.len() {
+                let mut framing = Framing::new(protocol, 100);
+                let (mut passed, mut others, mut begun) = (Vec::new(), 0, false);
+                for bytes in stream.chunks(piece) {
+                    framing.push(bytes);
+                    while let Some(part) = framing.passing().unwrap() {
+                        passed.extend_from_slice(part.bytes);
+                        if !part.is_last {
+                            break;
+                        }
+                    }
+                    while framing.passing.is_none() && framing.next().unwrap().is_some() {
+                        others += 1;
+                    }
+                    if !begun && others == 0 && framing.passing.is_none() {
+                        passed.extend_from_slice(framing.begin_to_pass());
+                        begun = framing.passing.is_some();
+                    }
+                }
+                let whole = if begun { first } else { 0 };
+                assert_eq!(passed, stream[..whole], "in pieces of {piece}");
+                assert_eq!(others + usize::from(begun), 2, "in pieces of {piece}");
+            }
         }
     }
 

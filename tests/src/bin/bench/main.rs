@@ -3,7 +3,9 @@
 
 mod ending;
 mod figures;
+mod gateway;
 mod journal;
+mod load;
 mod opening;
 
 use std::{
@@ -18,7 +20,7 @@ use figures::{Series, milliseconds, table};
 use godebug_tests::{Host, Snapshot, Suite, image, nothing_left};
 use opening::{Kind, Openings};
 
-const USAGE: &str = "usage: bench [--write] [--rounds N] [--sessions N]";
+const USAGE: &str = "usage: bench [--write] [--only-gateway] [--rounds N] [--sessions N]";
 /// What may be added to bare dlv at the median, in milliseconds.
 const AIM_LAPTOP: f64 = 150.0;
 const AIM_HERE: f64 = 40.0;
@@ -26,11 +28,15 @@ const AIM_HERE: f64 = 40.0;
 /// for 200 ms before it looks again (pkg/proc/native/proc_linux.go, wait). Chance decides.
 const NAP: f64 = 180.0;
 /// The figures stand between these lines of docs/measurements.md.
-const BEGIN: &str = "<!-- figures: written by `bench --write` -->";
-const END: &str = "<!-- end of figures -->";
+const FIGURES: [&str; 2] =
+    ["<!-- figures: written by `bench --write` -->", "<!-- end of figures -->"];
+/// And those of the gateway, which can be measured alone.
+const GATEWAY: [&str; 2] =
+    ["<!-- gateway: written by `bench --write` -->", "<!-- end of gateway -->"];
 
 struct Wanted {
     write: bool,
+    only_gateway: bool,
     rounds: usize,
     sessions: usize,
 }
@@ -46,12 +52,13 @@ fn main() -> ExitCode {
 }
 
 fn wanted() -> Result<Wanted> {
-    let mut wanted = Wanted { write: false, rounds: 12, sessions: 10 };
+    let mut wanted = Wanted { write: false, only_gateway: false, rounds: 12, sessions: 10 };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         let mut number = || words.next().and_then(|word| word.parse().ok()).context(USAGE);
         match word.as_str() {
             "--write" => wanted.write = true,
+            "--only-gateway" => wanted.only_gateway = true,
             "--rounds" => wanted.rounds = number()?,
             "--sessions" => wanted.sessions = number()?,
             _ => bail!("{USAGE}"),
@@ -62,15 +69,19 @@ fn wanted() -> Result<Wanted> {
 
 fn measure(wanted: &Wanted) -> Result<()> {
     let host = Host::boot(Suite::Trixie)?;
+    if wanted.only_gateway {
+        return measure_gateway(&host, wanted.write);
+    }
     let before = Snapshot::take(&host, &["myapp"])?;
     let target = before.processes().first().context("myapp has no process")?.inner_pid;
     let openings = opening::measure(&host, target, wanted.rounds)?;
     let endings = ending::measure(&host, wanted.sessions)?;
     let text = report(&host, &openings, &endings)?;
     println!("{text}");
+    measure_gateway(&host, wanted.write)?;
     nothing_left(&host, &before)?;
     if wanted.write {
-        write(&measurements(), &text)?;
+        write(&measurements(), FIGURES, &text)?;
     }
     Ok(())
 }
@@ -219,12 +230,24 @@ fn measurements() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/measurements.md")
 }
 
-fn write(path: &Path, figures: &str) -> Result<()> {
+fn measure_gateway(host: &Host, is_written: bool) -> Result<()> {
+    let load = load::measure(host)?;
+    let text = format!("{}\n{}", gateway::text(&gateway::measure(host)?), load.text());
+    println!("{text}");
+    if is_written {
+        write(&measurements(), GATEWAY, &text)?;
+        let path = measurements().with_file_name("latency.svg");
+        std::fs::write(&path, load.svg()).with_context(|| format!("writing {}", path.display()))?;
+    }
+    Ok(())
+}
+
+fn write(path: &Path, [begin, end]: [&str; 2], figures: &str) -> Result<()> {
     let page =
         std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
-    let (head, rest) = page.split_once(BEGIN).with_context(|| format!("no line {BEGIN}"))?;
-    let (_, tail) = rest.split_once(END).with_context(|| format!("no line {END}"))?;
-    let page = format!("{head}{BEGIN}\n\n{}\n\n{END}{tail}", figures.trim());
+    let (head, rest) = page.split_once(begin).with_context(|| format!("no line {begin}"))?;
+    let (_, tail) = rest.split_once(end).with_context(|| format!("no line {end}"))?;
+    let page = format!("{head}{begin}\n\n{}\n\n{end}{tail}", figures.trim());
     std::fs::write(path, page).with_context(|| format!("writing {}", path.display()))?;
     eprintln!("* written to {}", path.display());
     Ok(())

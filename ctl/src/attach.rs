@@ -21,7 +21,7 @@ use std::pin::pin;
 
 pub(crate) async fn attach(output: &Output, arguments: &Attach) -> Result<(), Refusal> {
     if arguments.dry_run {
-        if let Some(path) = arguments.symbols.as_deref() {
+        if let Some(path) = arguments.way.symbols.as_deref() {
             open_symbols(path)?;
         }
         return dry_run(output, arguments).await;
@@ -49,15 +49,15 @@ async fn open(
     arguments: &Attach,
     request: Option<SessionInfo>,
 ) -> Result<(), Refusal> {
-    let symbols = arguments.symbols.as_deref().map(open_symbols).transpose()?;
+    let symbols = arguments.way.symbols.as_deref().map(open_symbols).transpose()?;
     // Whatever can fail here fails before the host is changed.
-    if let Some(path) = &arguments.ticket {
+    if let Some(path) = &arguments.way.ticket {
         tickets::check_place(path)?;
     }
     // The local port comes before the gateway's: people's IDEs are set to 2345, while the gateway
     // takes the next free one and says which in the ticket.
-    let port = match arguments.listen {
-        _ if arguments.detach => None,
+    let port = match arguments.way.listen {
+        _ if arguments.way.detach => None,
         Some(listen) => Some(ports::bind_this(listen).await?),
         None => Some(ports::bind_free().await?),
     };
@@ -71,7 +71,7 @@ async fn open(
         Some(request) => asking.claimed(&mut signals, request, claim, LeavesIt).await?,
         None => match asking.until_answered(&mut signals, Wanted::New(wanted)).await? {
             OpenAnswer::Opened(opened) => *opened,
-            OpenAnswer::Waits { waits } if arguments.detach => {
+            OpenAnswer::Waits { waits } if arguments.way.detach => {
                 return waiting::leave(output, &waits);
             }
             OpenAnswer::Waits { waits } => {
@@ -79,7 +79,7 @@ async fn open(
             }
         },
     };
-    if arguments.detach {
+    if arguments.way.detach {
         return detach::hand_out(output, arguments, &manager, &opened, &key).await;
     }
     foreground::hold(output, arguments, manager, signals, opened, &key, port).await
@@ -135,7 +135,7 @@ impl Asking<'_> {
         interrupted: Interrupted,
     ) -> Result<Opened, Refusal> {
         let id = request.id.clone();
-        if !self.arguments.detach {
+        if !self.arguments.way.detach {
             let Self { output, manager, .. } = self;
             waiting::until_approved(output, manager, signals, request, interrupted).await?;
         }

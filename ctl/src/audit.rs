@@ -102,7 +102,8 @@ fn row(session: &AuditedSession) -> Vec<String> {
         session.id.to_string(),
         safe(&session.opened_by),
         session.unit.to_string(),
-        session.mode.as_ref().map_or("-".to_owned(), Mode::to_string),
+        session.mode.as_ref().map_or("-".to_owned(), Mode::to_string)
+            + if session.break_glass { ", GLASS BROKEN" } else { "" },
         session.close_reason.as_ref().map_or("-".to_owned(), CloseReason::to_string),
         match session.outcome {
             Outcome::Stuck => "STUCK".to_owned(),
@@ -372,6 +373,7 @@ mod tests {
             mode: None,
             ended_at: None,
             close_reason: None,
+            break_glass: true,
             outcome: Outcome::NotRecorded,
         };
         let list = AuditList {
@@ -382,6 +384,11 @@ mod tests {
         };
         let text = filtered(&sessions(&list), false);
         assert_eq!(text.lines().count(), 4, "{text}");
-        assert!(text.contains("NO END RECORDED") && text.contains("org.godebug1.read"), "{text}");
+        assert!(
+            text.contains("GLASS BROKEN")
+                && text.contains("NO END RECORDED")
+                && text.contains("org.godebug1.read"),
+            "{text}"
+        );
     }
 }

@@ -240,6 +240,31 @@ pub(crate) struct Explain {
 pub(crate) struct Claim {
     /// The request, as `list --pending` shows it
     pub(crate) id: SessionId,
+    #[command(flatten)]
+    pub(crate) way: Way,
+}
+
+impl Claim {
+    /// The same as if it were asked for now.
+    pub(crate) fn as_asked_for(&self, session: &SessionInfo) -> Attach {
+        Attach {
+            unit: session.unit.clone(),
+            ttl: session.ttl.unwrap_or_default(),
+            mode: session.mode,
+            reason: session.reason.clone(),
+            from: session.sources.clone(),
+            dry_run: false,
+            pid: None,
+            pause_budget: None,
+            break_glass: false,
+            way: self.way.clone(),
+        }
+    }
+}
+
+/// How whoever opens a session gets to it, and what they accept for that.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Way {
     /// The local port for the IDE, on a loopback address [default: 127.0.0.1:2345, or the next free
     /// port]
     #[arg(long, value_name = "ADDRESS:PORT", conflicts_with = "detach")]
@@ -256,40 +281,17 @@ pub(crate) struct Claim {
     /// A file with the debug information of a stripped program; its build ID must match
     #[arg(long, value_name = "FILE")]
     pub(crate) symbols: Option<PathBuf>,
-    /// Attach unasked only if that is expected to freeze the service for no longer
+    /// Attach unasked only if that is expected to freeze the service for no longer; `inspect` tells
+    /// for how long. Half of its WatchdogSec= is a limit too
     #[arg(long, value_name = "DURATION", default_value = "5s")]
     pub(crate) max_freeze: FreezeLimit,
     /// Accept a freeze of any length
     #[arg(long)]
     pub(crate) yes: bool,
-    /// The name or address by which clients reach this host, for the ticket
+    /// The name or address by which clients reach this host, for the ticket [default: the address
+    /// that your ssh connection came to]
     #[arg(long, value_name = "HOST")]
     pub(crate) endpoint: Option<Endpoint>,
-}
-
-impl Claim {
-    /// The same as if it were asked for now.
-    pub(crate) fn as_asked_for(&self, session: &SessionInfo) -> Attach {
-        Attach {
-            unit: session.unit.clone(),
-            ttl: session.ttl.unwrap_or_default(),
-            mode: session.mode,
-            reason: session.reason.clone(),
-            from: session.sources.clone(),
-            listen: self.listen,
-            detach: self.detach,
-            ticket: self.ticket.clone(),
-            dry_run: false,
-            ide: self.ide,
-            pid: None,
-            symbols: self.symbols.clone(),
-            max_freeze: self.max_freeze,
-            yes: self.yes,
-            pause_budget: None,
-            endpoint: self.endpoint.clone(),
-            break_glass: false,
-        }
-    }
 }
 
 #[derive(Debug, Args)]
@@ -310,47 +312,22 @@ pub(crate) struct Attach {
     /// ssh, else this host only]
     #[arg(long, value_name = "CIDR")]
     pub(crate) from: Vec<Cidr>,
-    /// The local port for the IDE, on a loopback address [default: 127.0.0.1:2345, or the next free
-    /// port]
-    #[arg(long, value_name = "ADDRESS:PORT", conflicts_with = "detach")]
-    pub(crate) listen: Option<Listen>,
-    /// Print a ticket and return; the session goes on until its time is over
-    #[arg(long)]
-    pub(crate) detach: bool,
-    /// Write the ticket to this file instead of standard output
-    #[arg(long, value_name = "FILE", requires = "detach")]
-    pub(crate) ticket: Option<PathBuf>,
     /// Show what would be done, and change nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
-    /// Print a configuration for this IDE
-    #[arg(long)]
-    pub(crate) ide: Option<Ide>,
     /// Which process, for a unit that has several
     #[arg(long)]
     pub(crate) pid: Option<Pid>,
-    /// A file with the debug information of a stripped program; its build ID must match
-    #[arg(long, value_name = "FILE")]
-    pub(crate) symbols: Option<PathBuf>,
-    /// Attach unasked only if that is expected to freeze the service for no longer; `inspect` tells
-    /// for how long. Half of its WatchdogSec= is a limit too
-    #[arg(long, value_name = "DURATION", default_value = "5s")]
-    pub(crate) max_freeze: FreezeLimit,
-    /// Accept a freeze of any length
-    #[arg(long)]
-    pub(crate) yes: bool,
     /// For how long the service may stand at one stop before it is let go, with its breakpoints off
     /// [default: what the host says, 30s]
     #[arg(long, value_name = "DURATION")]
     pub(crate) pause_budget: Option<Ttl>,
-    /// The name or address by which clients reach this host, for the ticket [default: the address
-    /// that your ssh connection came to]
-    #[arg(long, value_name = "HOST")]
-    pub(crate) endpoint: Option<Endpoint>,
     /// Go ahead without the approval that the host's rule wants, where it lets you: others are alarmed
     /// at once, and somebody has to look at it afterwards
     #[arg(long, requires = "reason")]
     pub(crate) break_glass: bool,
+    #[command(flatten)]
+    pub(crate) way: Way,
 }
 
 #[derive(Debug, Args)]

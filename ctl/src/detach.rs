@@ -18,7 +18,7 @@ pub(crate) async fn hand_out(
     opened: &Opened,
     key: &Key,
 ) -> Result<(), Refusal> {
-    let written = match &arguments.ticket {
+    let written = match &arguments.way.ticket {
         Some(path) => into_file(output, path, opened, key),
         None => onto_output(output, opened, key),
     };
@@ -84,9 +84,9 @@ fn tell_more(output: &Output, arguments: &Attach, session: &SessionInfo) {
     if session.sources.iter().all(Cidr::is_loopback) {
         output.note("note: only this host can connect; --from CIDR lets other machines in");
     }
-    if let Some(wanted) = arguments.ide {
+    if let Some(wanted) = arguments.way.ide {
         let text = ide::configuration(wanted, &session.unit, ports::DEFAULT);
         // Standard output belongs to the ticket when there is no file for it.
-        if arguments.ticket.is_some() { output.text(&text) } else { output.note(&text) }
+        if arguments.way.ticket.is_some() { output.text(&text) } else { output.note(&text) }
     }
 }

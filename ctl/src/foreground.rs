@@ -113,7 +113,7 @@ fn announce(
     } else {
         output.text(&announcement(session, port));
     }
-    if let Some(wanted) = arguments.ide {
+    if let Some(wanted) = arguments.way.ide {
         output.text(&format!("\n{}", ide::configuration(wanted, &session.unit, listen.port())));
     }
     output.note("\nCtrl-C ends the session.");

@@ -39,11 +39,12 @@ pub(crate) fn open_request(arguments: &Attach, csr: String, ssh: Ssh) -> OpenReq
     if from.is_empty() {
         from.extend(ssh.client.map(Cidr::host));
     }
-    if !arguments.detach {
+    if !arguments.way.detach {
         // In the foreground godebugctl itself is a client, from this host.
         from.push(Cidr::LOOPBACK_4);
     }
     let endpoint = arguments
+        .way
         .endpoint
         .as_ref()
         .map(|endpoint| endpoint.0.clone())
@@ -56,11 +57,11 @@ pub(crate) fn open_request(arguments: &Attach, csr: String, ssh: Ssh) -> OpenReq
         from: Cidr::without_overlaps(&from),
         csr,
         pid: arguments.pid,
-        hold: !arguments.detach,
+        hold: !arguments.way.detach,
         endpoint_host: endpoint,
-        symbols: arguments.symbols.is_some(),
-        max_freeze: arguments.max_freeze,
-        accept_freeze: arguments.yes,
+        symbols: arguments.way.symbols.is_some(),
+        max_freeze: arguments.way.max_freeze,
+        accept_freeze: arguments.way.yes,
         pause: arguments.pause_budget,
         break_glass: arguments.break_glass,
     }

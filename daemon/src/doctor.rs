@@ -28,6 +28,7 @@ pub async fn diagnose(sessions: &Sessions, unit: Option<&UnitName>) -> Diagnosis
     checks.extend(app_armor());
     checks.extend(selinux());
     checks.push(audit_log());
+    checks.extend(hooks());
     checks.extend(stuck(sessions));
     checks.extend(grants_of_live_sessions(sessions).await);
     checks.push(left_over(sessions).await);
@@ -63,6 +64,21 @@ fn configuration() -> Check {
         ),
         Err(refusal) => check("configuration", Verdict::Bad, refusal.message, refusal.remedy),
     }
+}
+
+/// Those that the site has; each that could not be run is a warning, since it hears of nothing.
+fn hooks() -> Vec<Check> {
+    let Ok(config) = Config::load() else { return Vec::new() };
+    let look = |hook: &crate::hooks::Hook| match hook.usable() {
+        Ok(()) => good("hook", hook.to_string()),
+        Err(why) => check(
+            "hook",
+            Verdict::Warning,
+            format!("{hook} is not run: {why}"),
+            "correct it, or take it out of /etc/godebug/godebugd.toml",
+        ),
+    };
+    config.hooks.iter().map(look).collect()
 }
 
 fn rules() -> Check {

@@ -87,6 +87,9 @@ fn broken_glass(host: &Host) -> Result<()> {
         let human = host.ok(&format!("godebugctl show {}", session.id))?;
         ensure!(human.contains("BROKEN:"), "{human}");
 
+        let list = host.ok("godebugctl audit list")?;
+        ensure!(list.contains("GLASS BROKEN"), "{list}");
+
         // It is a matter for somebody else, and for afterwards.
         let review = format!("godebugctl --json audit review {} --note 'it was right'", session.id);
         refused(host.run_as("lea", &review)?, 3, "refused").context("while it goes on")?;

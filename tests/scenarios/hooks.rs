@@ -133,6 +133,8 @@ user = "root"
                 .all(|part| journal.contains(part)))
         })?;
         ensure!(!host.path("/root/others").exists(), "a program that others can write was run");
+        let doctor = host.run("godebugctl doctor")?.stdout;
+        ensure!(doctor.contains("/usr/local/bin/others is not run"), "{doctor}");
         // A mistake in the file closes.
         configure(host, "[[hook]]\nevents = [\"opend\"]\nrun = [\"/bin/true\"]\n")?;
         let why = refused(host.run("godebugctl --json attach myapp --detach")?, 5, "host")?;

@@ -266,6 +266,7 @@ impl Manager {
             mode: Some("modify".parse().unwrap()),
             ended_at: Some(in_seconds(9)),
             close_reason: Some(CloseReason::Expired),
+            break_glass: false,
             outcome: Outcome::Stuck,
         };
         json(&AuditList {

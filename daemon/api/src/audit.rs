@@ -243,6 +243,9 @@ pub struct AuditedSession {
     /// RFC 3339 in UTC.
     pub ended_at: Option<String>,
     pub close_reason: Option<CloseReason>,
+    /// It was opened without the consent that its rule wants.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub break_glass: bool,
     pub outcome: Outcome,
 }
 

@@ -84,7 +84,22 @@ impl ClaimRequest {
     pub fn put_into(self, consented: OpenRequest) -> OpenRequest {
         let Self { csr, hold, endpoint_host, symbols, max_freeze, accept_freeze } = self;
         let endpoint_host = endpoint_host.or_else(|| consented.endpoint_host.clone());
-        OpenRequest { csr, hold, endpoint_host, symbols, max_freeze, accept_freeze, ..consented }
+        let mut from = consented.from.clone();
+        // Whoever holds it in the foreground is a client on the host itself, which every rule lets in.
+        if hold && !from.is_empty() {
+            from.push(Cidr::LOOPBACK_4);
+        }
+        let from = Cidr::without_overlaps(&from);
+        OpenRequest {
+            csr,
+            hold,
+            endpoint_host,
+            symbols,
+            max_freeze,
+            accept_freeze,
+            from,
+            ..consented
+        }
     }
 }
 
@@ -343,4 +358,29 @@ pub enum Verdict {
     Warning,
     /// `attach` will refuse.
     Bad,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_claim_changes_what_is_brought_along_and_nothing_that_was_consented_to() {
+        let asked: OpenRequest = serde_json::from_str(
+            r#"{"ttl":"5m","mode":"step","reason":"slow","from":["10.0.0.1"],"pid":77,"pause":"1m"}"#,
+        )
+        .unwrap();
+        let claim: ClaimRequest =
+            serde_json::from_str(r#"{"csr":"c","hold":true,"accept_freeze":true}"#).unwrap();
+        let opened = claim.put_into(asked.clone());
+        let sources: Vec<String> = opened.from.iter().map(ToString::to_string).collect();
+        assert_eq!(sources, ["10.0.0.1/32", "127.0.0.1/32"]);
+        assert!(opened.hold && opened.accept_freeze && opened.csr == "c");
+        let same = OpenRequest { csr: String::new(), hold: false, accept_freeze: false, ..opened };
+        assert_eq!(OpenRequest { from: asked.from.clone(), ..same }, asked);
+        // Else it would reach further than was asked: an empty list is this host alone.
+        let claim = ClaimRequest::of(&asked);
+        assert_eq!(claim.put_into(asked.clone()), asked);
+        assert!(serde_json::from_str::<ClaimRequest>(r#"{"csr":"","ttl":"9h"}"#).is_err());
+    }
 }

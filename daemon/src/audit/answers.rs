@@ -212,7 +212,7 @@ impl<'a> Latest<'a> {
 /// been rotated. `None` when the record does not tell when it was opened and by whom.
 fn begun(id: &SessionId, record: &AuditRecord) -> Option<AuditedSession> {
     let facts = record.facts();
-    let opening = is(&record.event, Kind::Opening);
+    let opening = is(&record.event, Kind::Opening) || is(&record.event, Kind::BreakGlass);
     let (opened_by, opened_by_uid) = if opening {
         (record.user.clone(), record.uid)
     } else {
@@ -227,11 +227,13 @@ fn begun(id: &SessionId, record: &AuditRecord) -> Option<AuditedSession> {
         mode: facts.mode,
         ended_at: None,
         close_reason: None,
+        break_glass: false,
         outcome: Outcome::NotRecorded,
     })
 }
 
 fn update(session: &mut AuditedSession, record: &AuditRecord) {
+    session.break_glass |= is(&record.event, Kind::BreakGlass);
     let outcome = match record.event.as_str() {
         event if is(event, Kind::Closed) => Outcome::Proved,
         event if is(event, Kind::Stuck) => Outcome::Stuck,
@@ -462,6 +464,17 @@ mod tests {
         let (sessions, _) = listed(&text, 2, Some(7));
         assert_eq!(sessions[0].outcome, Outcome::Stuck);
         assert_eq!(sessions[0].opened_by, "user7");
+    }
+
+    #[test]
+    fn broken_glass_shows_in_the_list() {
+        let details = json!({"opened_at": "2026-01-01T00:00:00Z", "mode": "step"});
+        let mut text = line(Kind::BreakGlass, "0000000a", 7, details);
+        text.extend(opening("0000000a", 7, "2026-01-01T00:00:00Z"));
+        text.extend(opening("0000000b", 7, "2026-01-01T00:00:00Z"));
+        let (sessions, _) = listed(&text, 5, Some(7));
+        let broken: Vec<bool> = sessions.iter().map(|session| session.break_glass).collect();
+        assert_eq!(broken, [true, false]);
     }
 
     #[test]

@@ -1,6 +1,9 @@
 //! `org.godebug1.Manager`. Each method: the caller, the authority, the work, the document.
 
 use super::Activity;
+use super::text::{
+    json, parse_document, parse_id, parse_request, parse_unit, safe_endpoint, symbols,
+};
 use crate::audit::{self, Entry, Kind};
 use crate::authority::rules::{self, Denied, Wish};
 use crate::authority::{
@@ -21,16 +24,10 @@ use godebug_api::image::ImageRequest;
 use godebug_api::rules::Hypothesis;
 use godebug_api::rules::engine::Command;
 use godebug_api::{Login, Mode, Pid, Reason, Refusal, SessionId, Ttl, UnitName, clock};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
-use std::fs::File;
 use std::time::Duration;
 use zbus::message::Header;
 use zbus::object_server::SignalEmitter;
 use zbus::{Connection, ObjectPath, OwnedFd, interface};
-
-/// No request is longer than this, in bytes.
-const LONGEST_REQUEST: usize = 64 * 1024;
 
 pub struct Manager {
     sessions: Sessions,
@@ -74,6 +71,7 @@ impl Manager {
             ("ttl", request.ttl.to_string()),
             ("reason", request.reason.as_ref().map(ToString::to_string).unwrap_or_default()),
             ("pid", request.pid.map(|pid| pid.to_string()).unwrap_or_default()),
+            ("break_glass", request.break_glass.to_string()),
         ];
         let wish = self.wish(&unit, &request).await?;
         let running = || self.sessions.list();
@@ -747,68 +745,4 @@ fn lasted(session: &SessionInfo) -> Duration {
     let now = clock::now().wall_ms;
     let opened = clock::from_rfc3339(&session.opened_at).unwrap_or(now);
     Duration::from_millis(now.saturating_sub(opened))
-}
-
-fn parse_unit(text: &str) -> Result<UnitName, Refusal> {
-    text.parse().map_err(|error: godebug_api::WordError| {
-        Refusal::usage(error.to_string(), "name a service or a scope, as systemctl does")
-    })
-}
-
-fn parse_id(text: &str) -> Result<SessionId, Refusal> {
-    text.parse().map_err(|error: godebug_api::WordError| Refusal::usage(error.to_string(), ""))
-}
-
-fn parse_document<T: DeserializeOwned>(text: &str, what: &str) -> Result<T, Refusal> {
-    if text.len() > LONGEST_REQUEST {
-        return Err(Refusal::usage(format!("the {what} is too long"), ""));
-    }
-    serde_json::from_str(text).map_err(|error| {
-        Refusal::usage(
-            format!("the {what} cannot be understood: {error}"),
-            "use godebugctl of the same version as godebugd",
-        )
-    })
-}
-
-fn parse_request(text: &str) -> Result<OpenRequest, Refusal> {
-    safe_endpoint(parse_document(text, "request")?)
-}
-
-fn safe_endpoint(request: OpenRequest) -> Result<OpenRequest, Refusal> {
-    let host_is_safe = |host: &String| {
-        !host.is_empty()
-            && host.len() <= 253
-            && host.chars().all(|c| c.is_ascii_alphanumeric() || "-._:%".contains(c))
-    };
-    if request.endpoint_host.as_ref().is_some_and(|host| !host_is_safe(host)) {
-        return Err(Refusal::usage("the endpoint is no host name or address", ""));
-    }
-    Ok(request)
-}
-
-/// The file that came along, if one was announced: opened by the caller, with the caller's rights.
-fn symbols(announced: bool, files: Vec<OwnedFd>) -> Result<Option<File>, Refusal> {
-    let mut files = files.into_iter();
-    match (announced, files.next(), files.next()) {
-        (false, None, _) => Ok(None),
-        (true, Some(file), None) => {
-            let file = File::from(std::os::fd::OwnedFd::from(file));
-            let regular = file.metadata().is_ok_and(|metadata| metadata.is_file());
-            if regular {
-                Ok(Some(file))
-            } else {
-                Err(Refusal::usage(
-                    "the symbols are no regular file",
-                    "name the unstripped program",
-                ))
-            }
-        }
-        _ => Err(Refusal::usage("the request and its files do not fit together", "")),
-    }
-}
-
-fn json(document: &impl Serialize) -> Result<String, Refusal> {
-    serde_json::to_string(document)
-        .map_err(|error| Refusal::failed(format!("the answer cannot be written: {error}"), ""))
 }

@@ -2,6 +2,7 @@
 
 mod manager;
 mod session;
+mod text;
 
 pub use manager::Manager;
 

@@ -1,9 +1,12 @@
 //! `[[hook]]` in godebugd.toml: read strictly, since a hook that is misspelt is one that nobody hears.
 
+use crate::kept;
+use crate::target::debuggers::trust;
 use godebug_api::UnitName;
 use godebug_api::rules::engine::UnitPattern;
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::path::Path;
 use std::time::Duration;
 
 /// What hooks are run for.
@@ -79,6 +82,21 @@ pub(super) enum What {
 pub struct HookError(String);
 
 impl Hook {
+    /// Whether it could be run, as far as that can be told before.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn usable(&self) -> Result<(), String> {
+        match &self.what {
+            What::Program { command, .. } => {
+                let program = command.first().map(Path::new).unwrap_or(Path::new(""));
+                trust::check(program, kept::ROOT).map(drop)
+            }
+            // systemd says whether there is such a unit when it is started.
+            What::Template(_) => Ok(()),
+        }
+    }
+
     /// Whether it is run for this event of this unit.
     pub fn is_for(&self, event: Event, unit: Option<&UnitName>) -> bool {
         let fits = |unit: &UnitName| self.units.iter().any(|it| it.matches(unit.as_str()));

@@ -5,7 +5,6 @@ use super::config::What;
 use super::{Event, Hook};
 use crate::kept;
 use crate::paths;
-use crate::target::debuggers::trust;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -27,7 +26,7 @@ pub(super) fn run(hook: &Hook, event: Event, session: &str, document: &[u8]) -> 
     let input = Input::write(&name, document)?;
     match &hook.what {
         What::Program { command, user } => {
-            trust::check(Path::new(&command[0]), kept::ROOT)?;
+            hook.usable()?;
             let whom = match user {
                 Some(user) => format!("User={user}"),
                 None => "DynamicUser=yes".to_owned(),

@@ -8,7 +8,7 @@ use godebug_tests::{Host, Output, scenario::Scenario};
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::support::{SOON, Session, leaves_nothing, refused, text};
+use crate::support::{SOON, Session, leaves_nothing, listen_address, refused, text};
 
 pub(crate) const ALL: &[Scenario] = &[
     Scenario::new("consent_of_two_and_of_nobody_to_what_they_want_themselves", two_consent).main(),
@@ -223,6 +223,17 @@ fn requests_end(host: &Host) -> Result<()> {
         attach.interrupt()?;
         attach.wait(SOON)?.exits(0)?;
 
+        // Left waiting, for a laptop; and taken up in the foreground all the same.
+        let line = format!("attach myapp --ttl 60s --detach --from {}", host.laptop_address());
+        let id = text(&ctl(host, "dev", &line)?.exits(0)?.json()?, "id")?;
+        ctl(host, "lea", &format!("approve {id}"))?.exits(0)?;
+        let mut claimed = host.spawn_as("dev", &format!("exec godebugctl --json claim {id}"))?;
+        let listening = claimed.wait_for_line("\"listen\"", SOON)?;
+        let answer = asked_by_dev(host, listen_address(&listening)?.port())?;
+        ensure!(answer.contains("\"id\":1"), "dlv says {answer}: {}", claimed.stderr());
+        claimed.interrupt()?;
+        claimed.wait(SOON)?.exits(0)?;
+
         // Whoever does not wait for it does not want it.
         let mut attach = host.spawn_as("dev", "exec godebugctl attach myapp --ttl 60s")?;
         let id = wait_for_request(host)?;
@@ -243,6 +254,18 @@ fn requests_end(host: &Host) -> Result<()> {
         ensure!(ended(&id)?["state"] == "closed");
         puts_back(host)
     })
+}
+
+/// What dlv answers to a program of dev's own: nobody else's may use dev's local port.
+fn asked_by_dev(host: &Host, port: u16) -> Result<String> {
+    const PROGRAM: &str = r#"
+import socket, sys
+stream = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
+stream.sendall(b'{"method":"RPCServer.SetApiVersion","params":[{"APIVersion":2}],"id":1}\n')
+print(stream.recv(4096).decode())
+"#;
+    host.write_file("/tmp/asks.py", PROGRAM)?;
+    host.run_as("dev", &format!("python3 /tmp/asks.py {port}"))?.ok()
 }
 
 fn wait_for_request(host: &Host) -> Result<String> {

@@ -218,7 +218,6 @@ impl Scan {
                 (true, _) if self.escaped => self.escaped = false,
                 (true, b'\\') => self.escaped = true,
                 (true, b'"') => self.in_string = false,
-                (true, _) => {}
                 (false, b'"') => self.in_string = true,
                 (false, b'{' | b'[') => self.depth += 1,
                 (false, b'}' | b']') => {
@@ -227,10 +226,21 @@ impl Scan {
                         return Some(self.at);
                     }
                 }
-                (false, _) => {}
+                _ => self.at += self.dull(&bytes[self.at..]),
             }
         }
         None
+    }
+}
+
+impl Scan {
+    /// How many of these bytes can be passed over: most are.
+    fn dull(&self, bytes: &[u8]) -> usize {
+        let next = match self.in_string {
+            true => bytes.iter().position(|byte| matches!(byte, b'"' | b'\\')),
+            false => bytes.iter().position(|byte| matches!(byte, b'"' | b'{' | b'[' | b'}' | b']')),
+        };
+        next.unwrap_or(bytes.len())
     }
 }
 

@@ -160,7 +160,8 @@ impl Vm {
 
     /// Suspends it to memory, and wakes it after `time`.
     pub fn suspend(&self, time: Duration) -> Result<()> {
-        self.begin("echo mem >/sys/power/state", "/run/harness/suspended")?;
+        // The shell has to answer before everything stands.
+        self.begin("sleep 2; echo mem >/sys/power/state", "/run/harness/suspended")?;
         let mut qemu = self.lock()?;
         qemu.await_status("suspended", COMMAND_LIMIT)?;
         // It is the passing of time that is tried.

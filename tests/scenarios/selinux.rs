@@ -18,7 +18,6 @@ pub(crate) const ALL: &[VmScenario] = &[
     VmScenario::new("session_turns_the_boolean_and_its_end_turns_it_back", Lsm::Selinux, whole),
     VmScenario::new("service_in_its_own_domain_is_debugged_or_refused", Lsm::Selinux, own_domain),
     VmScenario::new("image_is_taken_with_the_boolean_off", Lsm::Selinux, image),
-    VmScenario::new("policy_comes_and_goes_with_the_package", Lsm::Selinux, comes_and_goes),
     VmScenario::new("booleans_of_the_site_get_their_values_back", Lsm::Selinux, of_the_site),
     VmScenario::new("boolean_survives_neither_a_killed_daemon_nor_a_boot", Lsm::Selinux, lost),
 ];
@@ -201,32 +200,6 @@ fn image(vm: &Vm) -> Result<()> {
         let commits = vm.run("grep -c 'bool=debugger_can_network' /var/log/audit/audit.log")?;
         ensure!(commits.stdout.trim() == "0", "the boolean was turned for an image");
         no_denials(vm)?;
-        nothing_left_on(vm, &before)
-    })
-}
-
-/// What the package's scripts call. Without the policy sessions work as well, and `doctor` says what lacks.
-fn comes_and_goes(vm: &Vm) -> Result<()> {
-    const POLICY: &str = "/usr/lib/godebug/selinux-policy";
-    told(vm, || {
-        start_ticker(vm)?;
-        let before = VmSnapshot::take(vm, &["ticker"])?;
-        vm.ok(&format!("{POLICY} unload && systemctl stop godebugd"))?;
-        ensure!(
-            !vm.exists(&format!("/sys/fs/selinux/booleans/{GATE}"))?,
-            "the boolean is still there"
-        );
-        let doctor = vm.run("godebugctl doctor")?.stdout;
-        ensure!(doctor.contains("without godebug's policy"), "doctor does not tell: {doctor}");
-        let session = open(vm, "ticker", "10m")?;
-        debugged(vm, &session)?;
-        session.stop(vm)?;
-
-        vm.ok(&format!("systemctl stop godebugd && {POLICY} load"))?;
-        ensure!(!is_on(vm, GATE)?, "the policy was loaded with the boolean on");
-        let session = open(vm, "ticker", "10m")?;
-        domains(vm, &session)?;
-        session.stop(vm)?;
         nothing_left_on(vm, &before)
     })
 }

@@ -17,7 +17,7 @@ use crate::{
 pub(crate) const ALL: &[VmScenario] = &[
     VmScenario::new("session_opens_the_profile_and_its_end_locks_it", Lsm::AppArmor, whole_session),
     VmScenario::new("confined_service_is_refused_or_debugged", Lsm::AppArmor, confined_service),
-    VmScenario::new("nothing_survives_a_power_loss_or_a_killed_daemon", Lsm::AppArmor, lost),
+    VmScenario::new("nothing_survives_a_boot_or_a_killed_daemon", Lsm::AppArmor, lost),
 ];
 
 const LOCK: &str = "apparmor_parser --replace --skip-cache /etc/apparmor.d/godebug-gateway";
@@ -196,6 +196,13 @@ fn lost(vm: &Vm) -> Result<()> {
         session.is_gone_within(vm, IN_TIME)?;
         ensure!(!is_open(vm)?, "the dead man has not locked the profile");
         vm.ok("systemctl unmask --runtime godebugd")?;
+        nothing_left_on(vm, &before)?;
+
+        open(vm, "ticker", "10m")?;
+        vm.reboot()?;
+        ensure!(!is_open(vm)?, "the profile is open after a reboot");
+        start_ticker(vm)?;
+        let before = before.with_processes_as_now(vm)?;
         nothing_left_on(vm, &before)?;
 
         open(vm, "ticker", "10m")?;

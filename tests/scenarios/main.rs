@@ -9,6 +9,7 @@ mod attach;
 mod audit;
 mod authority;
 mod bad_input;
+mod boots;
 mod chain;
 mod clock;
 mod consent;
@@ -71,6 +72,6 @@ fn main() {
             generations::ALL,
         ]
         .concat(),
-        &[apparmor::ALL, clock::ALL, selinux::ALL].concat(),
+        &[apparmor::ALL, boots::ALL, clock::ALL, selinux::ALL].concat(),
     );
 }

@@ -1,6 +1,7 @@
 //! The real host behind the engine: each kind of grant by its own driver.
 
 pub mod apparmor;
+pub mod confinement;
 pub mod firewalld;
 pub mod gateway;
 pub mod nftables;

@@ -2,12 +2,12 @@
 //! to whoever asked. No byte of an answer passes through godebugd.
 
 use super::life::{Beginning, Life};
-use super::prepare::{confinement, has_symbols, is_still, new_id, not_twice, policy_lets_debug};
+use super::prepare::{has_symbols, is_still, new_id, not_twice};
 use super::{Sessions, Symbols, fitting_debugger};
 use crate::authority::rules::{self, Denied};
 use crate::authority::{Authorized, Caller, Permitted};
 use crate::host::systemd::UnitFacts;
-use crate::host::{ImageMaterial, Material};
+use crate::host::{ImageMaterial, Material, confinement};
 use crate::target::find::{self, Target};
 use crate::target::process::{self, Process};
 use godebug_api::documents::SessionInfo;
@@ -76,8 +76,8 @@ impl Sessions {
         is_still(unit, &target)?;
         not_twice(&self.list(), &target)?;
         find::traceable(&target)?;
-        let confinement = confinement()?;
-        policy_lets_debug(&target, confinement)?;
+        let confinement = confinement::of_this_host()?;
+        confinement::lets_debug(target.process.pid, target.unit.as_str(), confinement)?;
         parent_takes_copies(&target)?;
         let facts = systemd
             .properties(target.unit.as_str())

@@ -4,7 +4,7 @@ use super::Sessions;
 use crate::authority::Caller;
 use crate::config::Config;
 use crate::freeze;
-use crate::host::{apparmor, nftables, routes, selinux, units};
+use crate::host::{confinement, nftables, routes, selinux, units};
 use crate::paths;
 use crate::target::executable::{DebugSize, SymbolFile};
 use crate::target::find::{self, Target};
@@ -18,7 +18,7 @@ use godebug_api::{
 use godebug_core::delve::{self, Debugger};
 use godebug_core::forecast::{Objection, Work, megabytes};
 use godebug_core::ledger::Opened;
-use godebug_core::plan::{self, Confinement, Facts, Firewall, Plan, Wanted};
+use godebug_core::plan::{self, Facts, Firewall, Plan, Wanted};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
@@ -68,8 +68,8 @@ pub async fn prepare(
     is_still(unit, &target)?;
     not_twice(&sessions.list(), &target)?;
     find::traceable(&target)?;
-    let confinement = confinement()?;
-    policy_lets_debug(&target, confinement)?;
+    let confinement = confinement::of_this_host()?;
+    confinement::lets_debug(target.process.pid, target.unit.as_str(), confinement)?;
     let booleans = selinux::needed_booleans(&config.selinux_booleans)?;
     let debugger = fitting_debugger(&target).await?;
     let symbols = has_symbols(&target, symbols)?;
@@ -404,25 +404,6 @@ async fn firewall(sessions: &Sessions, sources: &[Cidr], port: Port) -> Result<F
         .await
         .map_err(|error| failed(error.to_string()))?;
     Ok(Firewall::Firewalld { version: firewalld.version, zones })
-}
-
-/// Refuses a target that the host's security module does not let dlv trace.
-pub(super) fn policy_lets_debug(target: &Target, confinement: Confinement) -> Result<(), Refusal> {
-    let (pid, unit) = (target.process.pid, target.unit.as_str());
-    apparmor::target_lets_debug(pid, unit, confinement)?;
-    selinux::target_lets_debug(pid, unit)
-}
-
-pub(super) fn confinement() -> Result<Confinement, Refusal> {
-    if selinux::is_active() {
-        return Ok(selinux::confinement());
-    }
-    apparmor::confinement().map_err(|error| {
-        Refusal::host(
-            format!("AppArmor is active but does not tell which profiles are loaded: {error}"),
-            "see that securityfs is mounted at /sys/kernel/security",
-        )
-    })
 }
 
 fn free_port(config: &Config, live: &[SessionInfo]) -> Result<Port, Refusal> {

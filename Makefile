@@ -51,7 +51,7 @@ install: $(if $(filter release,$(PROFILE)),all) target/selinux/godebug.pp
 	for f in units/systemd/*; do install -D -m 0644 $$f $(DESTDIR)$(PREFIX)/lib/systemd/system/$$(basename $$f); done
 	for d in sysusers.d tmpfiles.d; do install -D -m 0644 units/$$d/godebug.conf $(DESTDIR)$(PREFIX)/lib/$$d/godebug.conf; done
 	install -D -m 0644 packaging/logrotate.d/godebug $(DESTDIR)/etc/logrotate.d/godebug
-	install -D -m 0755 docs/examples/webhook $(SHARE)/doc/godebug/examples/webhook
+	install -D -m 0755 docs/examples/webhook $(LIB)/hooks/webhook
 	install -D -m 0644 units/dbus-1/system-services/org.godebug1.service $(SHARE)/dbus-1/system-services/org.godebug1.service
 	install -D -m 0644 policy/dbus-1/system.d/org.godebug1.conf $(SHARE)/dbus-1/system.d/org.godebug1.conf
 	for f in daemon/api/introspection/*.xml; do install -D -m 0644 $$f $(SHARE)/dbus-1/interfaces/$$(basename $$f); done

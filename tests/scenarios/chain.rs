@@ -41,7 +41,7 @@ fn tampering(host: &Host) -> Result<()> {
         ensure!(intact["keys"][0] == key.trim(), "{intact}");
         host.ok(&format!("journalctl -o json MESSAGE_ID={CHECKPOINT} >/root/elsewhere"))?;
         verified(host, &format!("--checkpoint /root/elsewhere --key {}", key.trim()))?;
-        let modes = host.ok(&format!("stat -c %a {STATE} {STATE}/audit.key"))?;
+        let modes = host.ok(&format!("stat -c %a {STATE} {STATE}/audit.key*"))?;
         ensure!(modes == "700\n600\n", "{modes}");
         ensure!(!host.run_as("alice", "godebugctl audit verify")?.success());
 

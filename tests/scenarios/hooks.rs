@@ -80,7 +80,7 @@ run = ["/usr/local/bin/keep", "/root/told"]
 user = "root"
 [[hook]]
 events = ["opened"]
-run = ["/usr/share/doc/godebug/examples/webhook", "http://127.0.0.1:8999/"]
+run = ["/usr/lib/godebug/hooks/webhook", "http://127.0.0.1:8999/"]
 [[hook]]
 events = ["opened"]
 unit = "page@.service"

@@ -4,6 +4,7 @@ pub mod audit;
 pub mod authority;
 pub mod bus;
 pub mod certificates;
+mod child;
 pub mod config;
 pub mod doctor;
 pub mod engine;

@@ -200,6 +200,9 @@ fn image(vm: &Vm) -> Result<()> {
         ensure!(shown.contains("main.tick"), "nothing is shown: {shown}");
         let commits = vm.run("grep -c 'bool=debugger_can_network' /var/log/audit/audit.log")?;
         ensure!(commits.stdout.trim() == "0", "the boolean was turned for an image");
+        // Had it been, the kernel would have said so in these words.
+        vm.ok(&format!("setsebool {GATE} on; setsebool {GATE} off"))?;
+        vm.ok("grep -q 'bool=debugger_can_network' /var/log/audit/audit.log")?;
         no_denials(vm)?;
         nothing_left_on(vm, &before)
     })

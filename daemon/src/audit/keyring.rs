@@ -5,12 +5,16 @@
 //! running host has the key either way.
 
 use super::checkpoints::open;
+use crate::child;
 use rustix::fs::OFlags;
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
+/// It takes milliseconds. Checkpoints are written when a session ends, and must not hold its end up.
+const PATIENCE: Duration = Duration::from_secs(5);
 const CREDENTIAL: &str = "godebug-audit-key";
 /// What systemd-creds encrypts with; without it nothing is tried, since it could not be made here.
 const HOST_KEY: &str = "/var/lib/systemd/credential.secret";
@@ -96,8 +100,13 @@ fn systemd_creds(words: &[&str], input: &[u8]) -> io::Result<Vec<u8>> {
         // A failure to write shows in its own answer.
         let _ = stdin.write_all(input);
     }
+    let Some(status) = child::ends_within(&mut child, PATIENCE)? else {
+        let late = format!("systemd-creds took longer than {} s", PATIENCE.as_secs());
+        return Err(io::Error::new(ErrorKind::TimedOut, late));
+    };
+    // Its pipes hold all of what it has said.
     let output = child.wait_with_output()?;
-    if output.status.success() && !output.stdout.is_empty() {
+    if status.success() && !output.stdout.is_empty() {
         return Ok(output.stdout);
     }
     let said = String::from_utf8_lossy(&output.stderr);

@@ -20,6 +20,7 @@ use godebug_core::ledger::Opened;
 use serde::Serialize;
 use std::sync::{Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 /// What a hook reads.
 #[derive(Serialize)]
@@ -29,6 +30,11 @@ struct Document<'a> {
     #[serde(flatten)]
     entry: &'a serde_json::Value,
 }
+
+/// What all hooks together may take that a session waits for. A dead man has two minutes for all of its
+/// work (`host::units::dead_man`), and hooks are the last of it.
+const DRAIN: Duration = Duration::from_secs(600);
+const UNDRAIN: Duration = Duration::from_secs(60);
 
 /// Those that are running.
 static RUNNING: Mutex<Vec<JoinHandle<()>>> = Mutex::new(Vec::new());
@@ -79,7 +85,9 @@ enum Task {
 impl Task {
     fn run(&self, event: Event, session: &str, document: &[u8]) {
         let (name, done) = match self {
-            Self::Hook(hook) => (hook.to_string(), run::run(hook, event, session, document)),
+            Self::Hook(hook) => {
+                (hook.to_string(), run::run(hook, (event, hook.timeout), session, document))
+            }
             Self::Wall(message) => ("wall".to_owned(), run::wall(session, message)),
         };
         if let Err(why) = done {
@@ -91,11 +99,11 @@ impl Task {
     }
 }
 
-/// Asks the hooks for `event` about a session, one after the other.
+/// Asks the hooks for `event` about a session, one after the other, for `at_most` in all.
 ///
 /// # Errors
 /// The first that failed and is required.
-async fn ask(event: Event, session: &Opened) -> Result<(), String> {
+async fn ask(event: Event, session: &Opened, at_most: Duration) -> Result<(), String> {
     let hooks = Config::load().map_err(|refusal| refusal.message)?.hooks;
     let hooks: Vec<Hook> =
         hooks.into_iter().filter(|hook| hook.is_for(event, Some(&session.unit))).collect();
@@ -106,9 +114,15 @@ async fn ask(event: Event, session: &Opened) -> Result<(), String> {
             .session(&session.id)
             .details(details);
     let (text, id) = (document(event, &entry), session.id.clone());
+    let until = Instant::now() + at_most;
     let asked = tokio::task::spawn_blocking(move || {
         for hook in &hooks {
-            let Err(why) = run::run(hook, event, id.as_str(), &text) else { continue };
+            let left = until.saturating_duration_since(Instant::now());
+            let done = match left.as_secs() {
+                0 => Err(format!("all hooks together may take {} s", at_most.as_secs())),
+                _ => run::run(hook, (event, left), id.as_str(), &text),
+            };
+            let Err(why) = done else { continue };
             let why = format!("the hook {hook} for {event} failed: {why}");
             tracing::error!(godebug_session = id.as_str(), "session {id}: {why}");
             if hook.required {
@@ -125,7 +139,7 @@ async fn ask(event: Event, session: &Opened) -> Result<(), String> {
 /// # Errors
 /// When a hook that is required says no.
 pub async fn drain(session: &Opened) -> Result<(), Refusal> {
-    ask(Event::Drain, session).await.map_err(|why| {
+    ask(Event::Drain, session, DRAIN).await.map_err(|why| {
         Refusal::host(
             format!("{} was not taken out of its pool: {why}", session.unit),
             "see `journalctl -t godebugd`; the host's godebugd.toml says that this refuses sessions",
@@ -138,7 +152,7 @@ pub async fn drain(session: &Opened) -> Result<(), Refusal> {
 /// # Errors
 /// When a hook that is required fails; it is to be tried again.
 pub async fn undrain(session: &Opened) -> Result<(), String> {
-    ask(Event::Undrain, session).await
+    ask(Event::Undrain, session, UNDRAIN).await
 }
 
 fn document(event: Event, entry: &Entry) -> Vec<u8> {

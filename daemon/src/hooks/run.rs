@@ -3,13 +3,12 @@
 
 use super::config::What;
 use super::{Event, Hook};
-use crate::kept;
-use crate::paths;
+use crate::{child, kept, paths};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// What systemd itself may take, besides the hook.
 const MARGIN: Duration = Duration::from_secs(10);
@@ -17,11 +16,17 @@ const WALL: &str = "/usr/bin/wall";
 /// How the files begin that hooks read.
 const PREFIX: &str = "hook-";
 
-/// Runs a hook to its end.
+/// Runs a hook to its end, for no longer than its own time and `limit`.
 ///
 /// # Errors
 /// What went wrong, for the journal.
-pub(super) fn run(hook: &Hook, event: Event, session: &str, document: &[u8]) -> Result<(), String> {
+pub(super) fn run(
+    hook: &Hook,
+    (event, limit): (Event, Duration),
+    session: &str,
+    document: &[u8],
+) -> Result<(), String> {
+    let timeout = hook.timeout.min(limit);
     let name = name(session, &event.to_string());
     let input = Input::write(&name, document)?;
     match &hook.what {
@@ -32,11 +37,11 @@ pub(super) fn run(hook: &Hook, event: Event, session: &str, document: &[u8]) -> 
                 None => "DynamicUser=yes".to_owned(),
             };
             let input = format!("StandardInput=file:{}", input.0.display());
-            as_unit(&name, hook.timeout, &[&whom, &input], command)
+            as_unit(&name, timeout, &[&whom, &input], command)
         }
         What::Template(template) => {
             let unit = template.replace("@.", &format!("@{name}."));
-            started(&unit, hook.timeout)
+            started(&unit, timeout)
         }
     }
 }
@@ -126,20 +131,8 @@ fn ends_well(mut command: Command, timeout: Duration, unit: &str) -> Result<(), 
         .stderr(Stdio::piped())
         .spawn();
     let mut child = child.map_err(|error| format!("systemd cannot be asked: {error}"))?;
-    let until = Instant::now() + timeout;
-    let status = loop {
-        match child.try_wait() {
-            Ok(Some(status)) => break status,
-            Ok(None) if Instant::now() >= until => {
-                let _ = child.kill();
-                let _ = child.wait();
-                return Err(format!("it took longer than {} s", timeout.as_secs()));
-            }
-            // There is no waiting for a process with an end to it.
-            Ok(None) => std::thread::sleep(Duration::from_millis(20)),
-            Err(error) => return Err(error.to_string()),
-        }
-    };
+    let ended = child::ends_within(&mut child, timeout).map_err(|error| error.to_string())?;
+    let status = ended.ok_or_else(|| format!("it took longer than {} s", timeout.as_secs()))?;
     if status.success() {
         return Ok(());
     }

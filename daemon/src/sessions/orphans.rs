@@ -120,7 +120,9 @@ pub async fn revoke_by_name(host: &RealHost, id: &SessionId) -> Result<(), Strin
             true => Grant::debugger(id, opened.pid),
             false => Grant::image(id, opened.pid),
         };
-        for grant in gateway.iter().chain([&tracer]) {
+        // Whether it was drained stands in what was lost; an undrain bears being run for nothing.
+        let drained = opened.has_gateway().then_some(Grant::Drained);
+        for grant in gateway.iter().chain([&tracer]).chain(&drained) {
             failures.extend(host.undo(opened, grant).await.err());
         }
         let read = host.read_back(opened, &tracer).await;

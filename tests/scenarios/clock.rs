@@ -1,5 +1,5 @@
-//! Steps of the wall clock, and the sleep of the whole host, which need a machine with a clock of its own: a
-//! session ends no later for them, whichever way the clock goes.
+//! Steps of the wall clock, which need a machine with a clock of its own: a session ends no later for
+//! them, whichever way the clock goes.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -15,10 +15,8 @@ use crate::{
     support::Session,
 };
 
-pub(crate) const ALL: &[VmScenario] = &[
-    VmScenario::new("clock_that_is_stepped_makes_no_session_longer", Lsm::AppArmor, steps),
-    VmScenario::new("host_that_was_suspended_revokes_when_it_wakes", Lsm::AppArmor, sleep),
-];
+pub(crate) const ALL: &[VmScenario] =
+    &[VmScenario::new("clock_that_is_stepped_makes_no_session_longer", Lsm::AppArmor, steps)];
 
 fn steps(vm: &Vm) -> Result<()> {
     told(vm, || {
@@ -41,34 +39,6 @@ fn steps(vm: &Vm) -> Result<()> {
         let session = open(vm, "20m")?;
         vm.set_clock(SystemTime::now() + hour)?;
         session.ends(vm, "expired", IN_TIME)?;
-        nothing_left_on(vm, &before)
-    })
-}
-
-/// The time passes while the host sleeps. One session has its godebugd, the other just the dead man.
-fn sleep(vm: &Vm) -> Result<()> {
-    told(vm, || {
-        start_ticker(vm)?;
-        let before = VmSnapshot::take(vm, &["ticker"])?;
-        let ttl = Duration::from_secs(60);
-
-        let session = open(vm, "60s")?;
-        vm.suspend(ttl)?;
-        let woke = Instant::now();
-        session.ends(vm, "expired", IN_TIME)?;
-        let late = woke.elapsed();
-        // Generous, for an emulated machine; that it began after waking is what the time before it proves.
-        ensure!(late < ttl / 2, "it ended {late:?} after the host woke");
-        nothing_left_on(vm, &before)?;
-
-        let session = open(vm, "60s")?;
-        vm.ok("systemctl mask --runtime --now godebugd && systemctl kill --signal=KILL godebugd || true")?;
-        vm.suspend(ttl)?;
-        let woke = Instant::now();
-        session.is_gone_within(vm, IN_TIME)?;
-        let late = woke.elapsed();
-        ensure!(late < ttl / 2, "the dead man was done {late:?} after the host woke");
-        vm.ok("systemctl unmask --runtime godebugd")?;
         nothing_left_on(vm, &before)
     })
 }

@@ -158,18 +158,6 @@ impl Vm {
         self.set_clock(SystemTime::now())
     }
 
-    /// Suspends it to memory, and wakes it after `time`.
-    pub fn suspend(&self, time: Duration) -> Result<()> {
-        // The shell has to answer before everything stands.
-        self.begin("sleep 2; echo mem >/sys/power/state", "/run/harness/suspended")?;
-        let mut qemu = self.lock()?;
-        qemu.await_status("suspended", COMMAND_LIMIT)?;
-        // It is the passing of time that is tried.
-        std::thread::sleep(time);
-        qemu.monitor("system_wakeup", json!({}))?;
-        qemu.await_status("running", COMMAND_LIMIT)
-    }
-
     /// Reboots it in good order.
     pub fn reboot(&self) -> Result<()> {
         self.begin("systemctl reboot", "/run/harness/reboot")?;

@@ -167,19 +167,6 @@ impl Qemu {
         }
     }
 
-    /// Waits until QEMU says that the machine is in this state.
-    pub(super) fn await_status(&mut self, wanted: &str, limit: Duration) -> Result<()> {
-        let deadline = Instant::now() + limit;
-        loop {
-            let status = self.status()?;
-            if status == wanted {
-                return Ok(());
-            }
-            ensure!(Instant::now() < deadline, "QEMU is {status} instead of {wanted}");
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
-
     /// Waits until the memory that it was started with has been read, and lets it run.
     pub(super) fn resume(&mut self) -> Result<()> {
         let deadline = Instant::now() + Duration::from_secs(120);

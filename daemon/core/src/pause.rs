@@ -107,6 +107,11 @@ impl Meter {
         (self.due(now, attended), None)
     }
 
+    /// There are no more looks: for how long the stop has lasted in which the last one found the target.
+    pub fn end(&mut self) -> Option<Duration> {
+        self.stop.take().map(|stop| stop.last_look.saturating_duration_since(stop.since))
+    }
+
     /// A client has let the target run, or step: what follows is another stop, although no look may
     /// have seen it run.
     pub fn resumed(&mut self, now: Instant) {
@@ -166,6 +171,14 @@ mod tests {
         let over = meter.look(begun + SECOND * 6, false, true);
         assert_eq!(over, (Due::Nothing, Some(SECOND * 6)));
         assert_eq!(meter.look(begun + SECOND * 7, true, true).0, Due::Nothing);
+    }
+
+    #[test]
+    fn a_stop_that_no_look_has_seen_end_is_told_at_the_end() {
+        let (mut meter, begun) = meter(10, 100);
+        assert_eq!(meter.end(), None);
+        stands(&mut meter, begun, 0, 3);
+        assert_eq!((meter.end(), meter.end()), (Some(SECOND * 3), None));
     }
 
     #[test]

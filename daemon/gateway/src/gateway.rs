@@ -218,6 +218,9 @@ impl Shared {
     }
 
     fn record_end(&self, end: End) {
+        if let Some(stood) = self.keeper.last_stop() {
+            self.transcript.record(&Entry::Stood { ms: milliseconds(stood) });
+        }
         let (stood, longest_stop, let_go) = self.keeper.figures();
         self.transcript.end(&Entry::Ended {
             why: end.text(),

@@ -111,6 +111,11 @@ impl Keeper {
         (meter.total(), meter.longest(), self.let_go.load(Relaxed))
     }
 
+    /// The session ends: the stop in which the last look found the target, if it is worth a record.
+    pub(crate) fn last_stop(&self) -> Option<Duration> {
+        self.meter().end().filter(|stood| *stood >= WORTH_A_RECORD)
+    }
+
     /// What is due now; `None` when there is nothing to look at any more.
     fn look(&self, attended: bool) -> Option<Look> {
         let stands = match self.target.look()? {

@@ -18,7 +18,7 @@ use godebug_api::control::{GatewayConfig, Reply, Request};
 use godebug_api::documents::{Opened as OpenedDocument, SessionInfo, ShareRequest};
 use godebug_api::{CloseReason, Deadline, Mode, Refusal, SessionId, State, Ttl, clock};
 use godebug_core::forecast::{Measured, Work};
-use godebug_core::grant::Grant;
+use godebug_core::grant::{Grant, image_unit};
 use godebug_core::ledger::{Opened, Record, VERSION};
 use godebug_core::plan::{self, Plan};
 use godebug_core::{Event, next};
@@ -31,6 +31,9 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 const LOCK_PATIENCE: Duration = Duration::from_secs(5);
 /// A gateway answers at once; one that somebody has stopped must not keep the ledger locked.
 const GATEWAY_PATIENCE: Duration = Duration::from_secs(2);
+/// A unit that has begun to end is waited for, for this long in all.
+const UNIT_END_LOOK: Duration = Duration::from_millis(50);
+const UNIT_END_LOOKS: u32 = 100;
 /// The bounds of one gateway.
 const MAX_CONNECTIONS: usize = 8;
 const MAX_HANDSHAKES: usize = 16;
@@ -293,7 +296,7 @@ impl Life {
                     }
                     Some(Command::Stop { detail }) => {
                         let stopped = (CloseReason::Stopped, detail);
-                        return self.images_ended().unwrap_or(stopped);
+                        return self.images_ended_before().await.unwrap_or(stopped);
                     }
                     None => return (CloseReason::Stopped, "godebugd is ending".to_owned()),
                 },
@@ -373,6 +376,29 @@ impl Life {
             }
             result => (CloseReason::Failed, format!("godebug-image has ended: {result}")),
         })
+    }
+
+    /// The same for a session that is stopped, since its client goes, and says so, as soon as the answer
+    /// breaks off: a unit that is ending by itself is waited for. `None` when it was at work.
+    async fn images_ended_before(&self) -> Option<(CloseReason, String)> {
+        if self.session.has_gateway() {
+            return None;
+        }
+        let unit = image_unit(&self.session.id);
+        for _ in 0..UNIT_END_LOOKS {
+            match self.sessions.shared().host.unit_state(&unit).await {
+                Ok(Some(state)) if matches!(state.as_str(), "active" | "activating") => {
+                    return self.images_ended();
+                }
+                Ok(Some(state)) if state == "deactivating" => {}
+                Ok(_) => break,
+                Err(error) => tracing::debug!(%error, unit, "how it has ended"),
+            }
+            tokio::time::sleep(UNIT_END_LOOK).await;
+        }
+        // A kill of the whole unit takes what would have written its result, too.
+        let killed = || (CloseReason::Failed, "godebug-image was killed".to_owned());
+        Some(self.images_ended().unwrap_or_else(killed))
     }
 
     async fn target_is_stopping(&self) -> bool {
@@ -1008,7 +1034,7 @@ impl Watched {
                     godebug_core::grant::debugger_unit(&session.id),
                     godebug_core::grant::gateway_unit(&session.id),
                 ],
-                false => vec![godebug_core::grant::image_unit(&session.id)],
+                false => vec![image_unit(&session.id)],
             },
             target,
             units_gone: shared.units_gone.subscribe(),

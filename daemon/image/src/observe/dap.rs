@@ -143,7 +143,7 @@ impl Ide {
                         }
                     }
                 },
-                Event::Dlv(round, said) if round == self.round => self.from_dlv(said)?,
+                Event::Dlv(round, said) if round == self.round => self.dlv_says(said)?,
                 Event::Taken(round, taken) if round == self.round => self.taken(taken)?,
                 Event::Dlv(..) | Event::Taken(..) => {}
             }
@@ -290,7 +290,7 @@ impl Ide {
         Ok(())
     }
 
-    fn from_dlv(&mut self, said: Option<Value>) -> io::Result<()> {
+    fn dlv_says(&mut self, said: Option<Value>) -> io::Result<()> {
         let Some(mut message) = said else {
             self.leave_the_image()?;
             return self

@@ -130,6 +130,20 @@ impl Desk {
         if addresses.is_empty() { Due::Nothing } else { Due::At(addresses.into_iter().collect()) }
     }
 
+    /// What is waited for besides the line that has this address; `None` when that is all.
+    pub(crate) fn others_than(&self, address: u64) -> Option<Vec<u64>> {
+        let line = self.name_of(address)?;
+        let state = self.state();
+        let mut others = BTreeSet::new();
+        for ordered in state.orders.values() {
+            if let Order::At(places) = &ordered.order {
+                let other = places.iter().filter(|(_, name)| **name != line);
+                others.extend(other.map(|(address, _)| *address));
+            }
+        }
+        (!others.is_empty()).then(|| others.into_iter().collect())
+    }
+
     /// Gives an image to all who wanted one now, or at this address; the record has it, too.
     pub(crate) fn deliver(&self, image: Image, address: Option<u64>) {
         let place = address.and_then(|address| self.name_of(address)).unwrap_or_default();
@@ -260,6 +274,15 @@ mod tests {
         desk.refuse(&Due::Now, &over());
         assert!(matches!(changed.try_recv(), Ok(Taken::Refused(_))));
         assert_eq!(desk.due(), Due::Nothing);
+    }
+
+    #[test]
+    fn a_line_that_was_reached_lets_others_go_first() {
+        let desk = Desk::new().unwrap();
+        let _waits = told(&desk, 1, at(&[4, 5]));
+        assert_eq!(desk.others_than(4), Some(vec![5]));
+        let _only = told(&desk, 1, at(&[4]));
+        assert_eq!((desk.others_than(4), desk.others_than(9)), (None, None));
     }
 
     #[test]

@@ -29,7 +29,10 @@ impl Finder {
             if refusal.code == Code::Failed {
                 self.dlv = None;
             }
-            refusal.to_string()
+            match refusal.remedy.as_str() {
+                "" => refusal.message,
+                remedy => format!("{}; {remedy}", refusal.message),
+            }
         })
     }
 

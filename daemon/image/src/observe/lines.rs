@@ -217,7 +217,7 @@ impl HitCondition {
             Operator::AtMost => hits <= self.number,
             Operator::More => hits > self.number,
             Operator::AtLeast => hits >= self.number,
-            Operator::Every => hits % self.number == 0,
+            Operator::Every => hits.is_multiple_of(self.number),
         }
     }
 }
@@ -270,7 +270,10 @@ impl LogMessage {
                 Part::Expression(expression) => match evaluate(dlv, goroutine, 0, expression) {
                     Ok(value) => {
                         let shown = value.shown();
-                        text.push_str(shown.unreadable.as_deref().unwrap_or(&shown.value));
+                        match shown.unreadable {
+                            Some(why) => text.push_str(&format!("(unreadable {why})")),
+                            None => text.push_str(&shown.value),
+                        }
                     }
                     Err(Answerless::Refused(why)) => text.push_str(&format!("{{eval err: {why}}}")),
                     Err(broken) => return Err(broken.into()),

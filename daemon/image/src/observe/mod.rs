@@ -32,6 +32,9 @@ const BETWEEN: Duration = Duration::from_millis(100);
 const SHARE: u32 = 20;
 /// How long a line is armed before the target is looked at anew: its memory may have grown.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
+/// After an image at one line others come first for so long: one that is reached all the time, with a
+/// condition that is never true, would take all images for itself.
+const OTHERS_FIRST: Duration = Duration::from_secs(1);
 /// Connections at a time; the gateway has no more.
 const MOST_CONNECTIONS: usize = 16;
 
@@ -129,6 +132,7 @@ fn converse(office: &Arc<Office>, client: UnixStream) -> io::Result<()> {
 fn take_images(office: &Office, wakeups: &mut Wakeups) -> Result<(), Refusal> {
     let Office { desk, target, .. } = office;
     let mut next = Instant::now();
+    let mut last = None;
     loop {
         wakeups.go_on()?;
         wakeups.was_called();
@@ -139,9 +143,11 @@ fn take_images(office: &Office, wakeups: &mut Wakeups) -> Result<(), Refusal> {
             wakeups.sleep(Instant::now() + soon);
             continue;
         }
-        match take(&due, target, wakeups) {
+        let others = last.take().and_then(|last| desk.others_than(last));
+        match take(&due, others, target, wakeups) {
             Ok(None) => {}
             Ok(Some((image, address))) => {
+                last = address;
                 let pause = image.pause;
                 next = Instant::now() + BETWEEN.max(pause * SHARE);
                 desk.deliver(image, address);
@@ -158,6 +164,7 @@ fn take_images(office: &Office, wakeups: &mut Wakeups) -> Result<(), Refusal> {
 
 fn take(
     due: &Due,
+    others: Option<Vec<u64>>,
     target: &Target,
     wakeups: &mut Wakeups,
 ) -> Result<Option<(crate::target::Image, Option<u64>)>, Refusal> {
@@ -167,6 +174,12 @@ fn take(
             target.is_ready()?;
             target.image(wakeups).map(|image| Some((image, None)))
         }
-        Due::At(addresses) => target.image_at(wakeups, addresses, Instant::now() + LOOK_AGAIN),
+        Due::At(all) => {
+            let (addresses, patience) = match &others {
+                Some(others) => (others, OTHERS_FIRST),
+                None => (all, LOOK_AGAIN),
+            };
+            target.image_at(wakeups, addresses, Instant::now() + patience)
+        }
     }
 }

@@ -8,12 +8,16 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::ides::vscode_is_here;
 use crate::support::{Laptop, SOON, Session, is_answered, leaves_nothing, line_of, order, refused};
 
 pub(crate) const ALL: &[Scenario] = &[
     Scenario::new("observer_looks_at_images_of_a_service_that_runs", ide).main().shared(),
     Scenario::new("observer_has_conditions_counts_and_log_messages", conditions).shared(),
     Scenario::new("observer_by_dlv_connect_has_the_next_image", json_rpc).main().shared(),
+    Scenario::new("observer_by_vscode_sees_a_busy_service_at_its_lines", vscode).main().shared(),
+    Scenario::new("observer_by_dlvs_own_client_goes_from_hit_to_hit", dlv_connect).shared(),
+    Scenario::new("observer_of_a_hot_line_disturbs_nothing", hot).main().shared(),
     Scenario::new("observer_changes_and_stops_nothing", changes_nothing).shared(),
     Scenario::new("observer_whose_images_are_ended_by_force_harms_nobody", killed).main().shared(),
 ];
@@ -115,9 +119,8 @@ fn is_recorded(host: &Host, session: &Session) -> Result<()> {
     {
         ensure!(shown.contains(word), "the record does not tell {word:?}:\n{shown}");
     }
+    is_within_the_bound(host, session)?;
     let end = session.show(host)?;
-    let longest = end["transcript"]["longest_stop_ms"].as_u64().context("no longest stop")?;
-    ensure!(longest < 2000, "{end}");
     ensure!(end["pause"].is_null() && end["freeze_ms"].is_null(), "nobody held it: {end}");
     Ok(())
 }
@@ -237,6 +240,85 @@ fn json_rpc(host: &Host) -> Result<()> {
         ensure!(rpc.answer("Command", waiting)?["State"]["Running"] == false);
         drop(rpc);
         session.stop(host)
+    })
+}
+
+/// Four clients that order all the time.
+fn busy(host: &Host) -> Result<Spawned> {
+    host.spawn(
+        "for client in 1 2 3 4; do \
+           while curl -s -m 20 -o /dev/null 'http://127.0.0.1:8080/order?id=3' || true; do sleep 0.02; done & \
+         done; wait",
+    )
+}
+
+fn vscode(host: &Host) -> Result<()> {
+    let (folder, here) = vscode_is_here()?;
+    leaves_nothing(host, &["myapp"], |_| {
+        let session = open(host)?;
+        let laptop = Laptop::connect(host, &session)?;
+        let _busy = busy(host)?;
+        let (line, later) = (line_of("discounts := map")?, line_of("return finish(")?);
+        let (folder, here, port) = (folder.display(), here.display(), laptop.address.port());
+        let mut code = host.laptop_spawn(&format!(
+            "NODE_PATH={folder}/node_modules exec node {here}/vscode_observe.js {port} {SOURCE} {line} {later}"
+        ))?;
+        let said = code.wait(SOON * 4)?.ok()?;
+        ensure!(said.contains("OK"), "it did not come to its end: {said}");
+        is_answered(order(host, 8080)?)?;
+        session.stop(host)?;
+        is_within_the_bound(host, &session)
+    })
+}
+
+/// No image has stopped the service for longer than it may.
+fn is_within_the_bound(host: &Host, session: &Session) -> Result<()> {
+    let end = session.show(host)?;
+    let longest = end["transcript"]["longest_stop_ms"].as_u64().context("no longest stop")?;
+    ensure!(longest < 2000, "an image took longer than its bound: {end}");
+    Ok(())
+}
+
+fn dlv_connect(host: &Host) -> Result<()> {
+    leaves_nothing(host, &["myapp"], |_| {
+        let session = open(host)?;
+        let laptop = Laptop::connect(host, &session)?;
+        let _busy = busy(host)?;
+        let lines = "break main.finish\ncontinue\nprint label\ncontinue\nprint total\nnext\nclearall\nexit -c\n";
+        let mut client = laptop.dlv_connect(lines)?;
+        let printed = client.dlv.wait(SOON * 2)?.exits(0)?.stdout;
+        for part in ["> [Breakpoint 1] main.finish", "\"CUSTOMER-3/3\"", "1297", "--mode step"] {
+            ensure!(printed.contains(part), "dlv did not print {part}:\n{printed}");
+        }
+        is_answered(order(host, 8080)?)?;
+        session.stop(host)
+    })
+}
+
+fn hot(host: &Host) -> Result<()> {
+    leaves_nothing(host, &["myapp"], |_| {
+        let session = open(host)?;
+        let laptop = Laptop::connect(host, &session)?;
+        let _load = host.spawn(
+            "for client in 1 2 3 4 5 6 7 8; do \
+               while curl -s -m 20 -o /dev/null 'http://127.0.0.1:8080/hot?n=20000000' || true; do :; done & \
+             done; wait",
+        )?;
+        let mut ide = laptop.dap()?;
+        ide.attach()?;
+        ide.set_function_breakpoints(&["main.tiny"])?;
+        ide.configuration_done()?;
+        for _ in 0..5 {
+            let (goroutine, event) = next(&mut ide)?;
+            ensure!(event["reason"] == "breakpoint", "{event}");
+            ensure!(ide.stack_trace(goroutine)?[0]["name"] == "main.tiny");
+            ide.resume(goroutine)?;
+        }
+        // In the middle of waiting for the next one.
+        drop(ide);
+        is_answered(order(host, 8080)?)?;
+        session.stop(host)?;
+        is_within_the_bound(host, &session)
     })
 }
 

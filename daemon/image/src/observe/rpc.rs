@@ -321,7 +321,14 @@ impl Person {
         if let Some(breakpoint) = breakpoint
             && state["State"]["currentThread"].is_object()
         {
-            state["State"]["currentThread"]["breakPoint"] = breakpoint;
+            let thread = state["State"]["currentThread"]["id"].clone();
+            state["State"]["currentThread"]["breakPoint"] = breakpoint.clone();
+            // dlv's client looks for it there, where a goroutine is selected.
+            for other in state["State"]["Threads"].as_array_mut().into_iter().flatten() {
+                if other["id"] == thread {
+                    other["breakPoint"] = breakpoint.clone();
+                }
+            }
         }
         self.answer(id, &state)
     }

@@ -303,7 +303,8 @@ pub(crate) struct Attach {
     #[arg(long, default_value = "30m")]
     pub(crate) ttl: Ttl,
     /// What the session may do to the service: `step` looks, stops and steps and changes nothing;
-    /// `modify` also sets variables and calls functions; `observe` is not there yet
+    /// `modify` also sets variables and calls functions; `observe` never stops it: breakpoints are lines
+    /// at which an image of it is taken and shown
     #[arg(long, default_value = "step")]
     pub(crate) mode: Mode,
     /// Why, for the record

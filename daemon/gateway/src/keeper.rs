@@ -113,13 +113,15 @@ impl Keeper {
         let meter = self.meter();
         let (images, longest) = *unpoisoned(&self.images);
         let let_go = self.let_go.load(Relaxed);
-        (meter.total() + images, meter.longest().max(longest), let_go)
+        (meter.total() + images.max(longest), meter.longest().max(longest), let_go)
     }
 
     /// The target stood for an image.
     pub(crate) fn imaged(&self, pause: Duration) {
         let mut images = unpoisoned(&self.images);
-        *images = (images.0 + pause, images.1.max(pause));
+        // In whole milliseconds, as they are told: none that was taken shall look as if it took nothing.
+        let longest = Duration::from_millis(milliseconds(images.1.max(pause)).max(1));
+        *images = (images.0 + pause, longest);
     }
 
     /// The session ends: the stop in which the last look found the target, if it is worth a record.

@@ -256,6 +256,7 @@ impl Claim {
             dry_run: false,
             pid: None,
             pause_budget: None,
+            max_pause: PauseLimit::default(),
             break_glass: false,
             way: self.way.clone(),
         }
@@ -302,7 +303,8 @@ pub(crate) struct Attach {
     #[arg(long, default_value = "30m")]
     pub(crate) ttl: Ttl,
     /// What the session may do to the service: `step` looks, stops and steps and changes nothing;
-    /// `modify` also sets variables and calls functions; `observe` is not there yet
+    /// `modify` also sets variables and calls functions; `observe` never stops it: breakpoints are lines
+    /// at which an image of it is taken and shown
     #[arg(long, default_value = "step")]
     pub(crate) mode: Mode,
     /// Why, for the record
@@ -322,6 +324,9 @@ pub(crate) struct Attach {
     /// [default: what the host says, 30s]
     #[arg(long, value_name = "DURATION")]
     pub(crate) pause_budget: Option<Ttl>,
+    /// In mode observe: for how long one image may stop the service
+    #[arg(long, value_name = "DURATION", default_value_t)]
+    pub(crate) max_pause: PauseLimit,
     /// Go ahead without the approval that the host's rule wants, where it lets you: others are alarmed
     /// at once, and somebody has to look at it afterwards
     #[arg(long, requires = "reason")]

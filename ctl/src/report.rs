@@ -9,7 +9,7 @@ use godebug_api::documents::{
     Check, DebugInformation, Diagnosis, Inspection, PlanDocument, Proof, SessionInfo, Verdict,
 };
 use godebug_api::forecast::{megabytes, seconds};
-use godebug_api::{Cidr, Forecast, PauseBudget, Refusal, State};
+use godebug_api::{Cidr, Forecast, Mode, PauseBudget, Refusal, State};
 use std::time::Duration;
 
 /// Reasons in `list` are cut to this; `show` has them whole.
@@ -66,7 +66,12 @@ pub(crate) fn request(request: &SessionInfo) -> String {
         ("clients from", sources(&request.sources)),
     ];
     if let Some(forecast) = request.freeze_forecast_ms {
-        rows.push(("freeze", format!("{} while dlv attaches", about(forecast))));
+        rows.push(match request.mode {
+            Mode::Observe => ("freeze", each_image(forecast)),
+            Mode::Step | Mode::Modify => {
+                ("freeze", format!("{} while dlv attaches", about(forecast)))
+            }
+        });
     }
     rows.extend(consent(request));
     pairs(&rows)
@@ -155,9 +160,17 @@ pub(crate) fn session(session: &SessionInfo) -> String {
 
 /// For how long attaching froze the target, and for how long it was expected to.
 fn freeze(session: &SessionInfo) -> String {
+    if session.mode == Mode::Observe {
+        return session.freeze_forecast_ms.map_or("not known".to_owned(), each_image);
+    }
     let forecast = session.freeze_forecast_ms;
     let forecast = forecast.map(|forecast| format!(" (forecast: {forecast})")).unwrap_or_default();
     frozen(session).unwrap_or_else(|| "not measured".to_owned()) + &forecast
+}
+
+/// What each image of a session of mode `observe` costs.
+fn each_image(forecast: Forecast) -> String {
+    format!("none but for images, each about {} ms", forecast.as_millis())
 }
 
 /// For how long the target may stand.
@@ -175,6 +188,9 @@ fn stood(session: &SessionInfo) -> Option<String> {
         1 => ", let go once because its time was up".to_owned(),
         more => format!(", let go {more} times because its time was up"),
     };
+    if session.mode == Mode::Observe {
+        return Some(format!("{stood} ms in all, {longest} ms at most for one image"));
+    }
     Some(format!("{} in all, {} at the longest stop{let_go}", seconds(stood), seconds(longest)))
 }
 
@@ -242,7 +258,7 @@ pub(crate) fn proof(proof: &[Proof]) -> String {
 
 /// `attach --dry-run`.
 pub(crate) fn plan(plan: &PlanDocument) -> String {
-    let mut text = pairs(&[
+    let mut rows = vec![
         ("unit", plan.unit.to_string()),
         ("process", format!("{} of user {}", plan.pid, safe(&plan.user))),
         ("go version", safe(&plan.go_version)),
@@ -253,9 +269,18 @@ pub(crate) fn plan(plan: &PlanDocument) -> String {
         ("clients from", sources(&plan.sources)),
         ("firewall", safe(&plan.firewall)),
         ("allowed by", plan.rule.as_ref().map_or("-".to_owned(), safe)),
-        ("freeze", plan.freeze_forecast_ms.map_or("not known".to_owned(), about)),
-        ("may stand", plan.pause.map_or("not known".to_owned(), pauses)),
-    ]);
+    ];
+    rows.extend(match plan.mode {
+        Mode::Observe => [
+            ("freeze", plan.freeze_forecast_ms.map_or("not known".to_owned(), each_image)),
+            ("may stand", "never: debuggers are shown images".to_owned()),
+        ],
+        Mode::Step | Mode::Modify => [
+            ("freeze", plan.freeze_forecast_ms.map_or("not known".to_owned(), about)),
+            ("may stand", plan.pause.map_or("not known".to_owned(), pauses)),
+        ],
+    });
+    let mut text = pairs(&rows);
     text.push('\n');
     for (number, step) in plan.plan.steps.iter().enumerate() {
         text.push_str(&format!(

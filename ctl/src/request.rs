@@ -64,6 +64,7 @@ pub(crate) fn open_request(arguments: &Attach, csr: String, ssh: Ssh) -> OpenReq
         accept_freeze: arguments.way.yes,
         pause: arguments.pause_budget,
         break_glass: arguments.break_glass,
+        max_pause: arguments.max_pause,
     }
 }
 

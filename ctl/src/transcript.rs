@@ -133,6 +133,8 @@ struct Line {
     left_ms: u64,
     stood_ms: u64,
     longest_stop_ms: u64,
+    pause_ms: f64,
+    place: String,
     breakpoint: String,
     breakpoints_off: u64,
     breakpoints_cleared: u64,
@@ -159,6 +161,14 @@ fn said(line: &Line) -> String {
         }
         "operation" => operation(line),
         "stood" => format!("the service stood for {}", seconds(line.ms)),
+        "image" if line.place.is_empty() => {
+            format!("an image was taken; the service stood for {} ms", line.pause_ms)
+        }
+        "image" => format!(
+            "an image was taken at {}; the service stood for {} ms",
+            safe(&line.place),
+            line.pause_ms
+        ),
         "warned" => format!("the IDE was told that {} are left", seconds(line.left_ms)),
         "let-go" => format!(
             "{} {}; breakpoints turned off: {}",

@@ -39,7 +39,6 @@ const REQUESTS: &[Case<'_>] = &[
     ("myapp --from nonsense", 2, "usage", "--from"),
     ("myapp --from 0.0.0.0/0", 2, "usage", "internet"),
     ("myapp --from 10.1.2.3/8", 2, "usage", "--from"),
-    ("myapp --mode observe", 3, "refused", "--mode step"),
     ("myapp --mode everything", 2, "usage", "--mode"),
     ("../../etc/passwd", 2, "usage", "unit name"),
     ("a/b", 2, "usage", "unit name"),

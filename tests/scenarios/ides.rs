@@ -5,7 +5,10 @@
 
 use anyhow::{Context, Result, ensure};
 use godebug_tests::{Host, scenario::Scenario};
-use std::{path::Path, process::Command};
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use crate::support::{Laptop, SOON, Session, is_answered, leaves_nothing, line_of, order};
 
@@ -29,11 +32,17 @@ pub(crate) fn with_nvim() -> Vec<Scenario> {
 
 const SOURCE: &str = "/opt/samples/src/shop/main.go";
 
-fn vscode(host: &Host, mode: &str) -> Result<()> {
+/// Installs Visual Studio Code's client; gives its folder, and that of our scripts.
+pub(crate) fn vscode_is_here() -> Result<(PathBuf, PathBuf)> {
     let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("ide");
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/ide");
     let ready = Command::new(here.join("ready")).arg(&folder).status();
     ensure!(ready.context("installing the client")?.success(), "the client cannot be installed");
+    Ok((folder, here))
+}
+
+fn vscode(host: &Host, mode: &str) -> Result<()> {
+    let (folder, here) = vscode_is_here()?;
     client(host, mode, |port, line| {
         let (folder, here) = (folder.display(), here.display());
         format!(

@@ -25,6 +25,7 @@ mod hooks;
 mod hot;
 mod ides;
 mod login;
+mod observe;
 mod on_vm;
 mod outside;
 mod pauses;
@@ -47,6 +48,7 @@ fn main() {
             ends::ALL,
             survival::ALL,
             snapshot::ALL,
+            observe::ALL,
             outside::ALL,
             bad_input::ALL,
             authority::ALL,

@@ -415,6 +415,11 @@ fn operation(line: &Operation) -> String {
             String::new(),
             line.ms.map(seconds).unwrap_or_default(),
         ),
+        "image" => (
+            "an image was taken".to_owned(),
+            text(&line.place),
+            line.pause_ms.map(|ms| format!("the service stood for {ms} ms")).unwrap_or_default(),
+        ),
         "let-go" => (
             "the service was let go".to_owned(),
             text(&line.why),

@@ -27,6 +27,8 @@ pub(super) struct Operation {
     pub(super) why: String,
     pub(super) mode: String,
     pub(super) ms: Option<u64>,
+    pub(super) pause_ms: Option<f64>,
+    pub(super) place: String,
     pub(super) stood_ms: Option<u64>,
     pub(super) longest_stop_ms: Option<u64>,
     pub(super) breakpoints_off: Option<u64>,

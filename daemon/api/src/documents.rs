@@ -1,6 +1,7 @@
 //! The documents on the bus: JSON, the same that `--json` prints and the audit log keeps, so that
 //! there is one description of a session and not three.
 
+use crate::image::PauseLimit;
 use godebug_core::plan::Plan;
 use godebug_core::{
     Approval, Cidr, CloseReason, Forecast, FreezeLimit, GuestName, Login, Mode, PauseBudget, Pid,
@@ -47,6 +48,9 @@ pub struct OpenRequest {
     /// Without the consent of others that the rule wants, as an alarm.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub break_glass: bool,
+    /// For how long one image may stop the target, in mode observe.
+    #[serde(default, rename = "max_pause_ms", skip_serializing_if = "PauseLimit::is_default")]
+    pub max_pause: PauseLimit,
 }
 
 /// What whoever has asked brings along when the session is opened that others have consented to. Of

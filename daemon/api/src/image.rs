@@ -4,6 +4,7 @@
 use godebug_core::{Pid, Reason, Refusal, UnitName, WordError};
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -189,6 +190,13 @@ bounded!(
     /// For how many seconds a line is waited at.
     Patience, 1..=3600, 30, "it must be 1s to 1h"
 );
+impl PauseLimit {
+    /// Whether it is what holds without a word of anybody.
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 as_number!(Count, Depth);
 as_duration!(PauseLimit, 1_000_000);
 as_duration!(Patience, 1_000_000_000);
@@ -205,7 +213,53 @@ pub struct ImageConfig {
     pub debugger: String,
     /// A guard watches over this process, and must be there before the target is touched.
     pub guarded: bool,
-    pub request: ImageRequest,
+    pub work: ImageWork,
+}
+
+/// What that unit does. No client can ask for the second: it is how a session of mode `observe` is made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum ImageWork {
+    /// Answers one request on standard output, and ends.
+    Answer(ImageRequest),
+    /// Listens in dlv's place, and shows debuggers one image after the other.
+    Serve {
+        socket: PathBuf,
+        #[serde(rename = "max_pause_ms")]
+        max_pause: PauseLimit,
+    },
+}
+
+impl ImageWork {
+    pub fn max_pause(&self) -> PauseLimit {
+        match self {
+            Self::Answer(request) => request.max_pause,
+            Self::Serve { max_pause, .. } => *max_pause,
+        }
+    }
+}
+
+/// What has become of the target meanwhile, for the record of a session of mode `observe`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct News {
+    /// For how long it stood still for an image.
+    pub pause_ms: f64,
+    /// The line, or empty for one that somebody wanted at once.
+    #[serde(default)]
+    pub place: String,
+}
+
+/// How that is asked for, on the same socket and in dlv's JSON-RPC: with the number of the last answer; it
+/// takes as long as there is nothing to tell, up to [`NEWS_PATIENCE`].
+pub const NEWS_METHOD: &str = "Observer.News";
+pub const NEWS_PATIENCE: Duration = Duration::from_secs(20);
+
+/// The answer.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct NewsAnswer {
+    /// To ask with next.
+    pub number: u64,
+    pub news: Vec<News>,
 }
 
 /// One line of an answer.

@@ -303,13 +303,13 @@ impl Objection {
     pub fn remedy(&self) -> &'static str {
         match self {
             Self::Limit(_) => {
-                "accept the freeze with --yes, or allow more with --max-freeze; a program with less \
-                 debug information, or a quieter hour, makes it shorter or less felt"
+                "look at images of it instead, with --mode observe, which stop it for about a millisecond; \
+                 or accept the freeze with --yes, or allow more with --max-freeze"
             }
             Self::Watchdog(_) => {
-                "systemd is told that the service is alive meanwhile, but load balancers, health \
-                 checks and leases are not: accept that with --yes (--max-freeze does not lift this \
-                 bound), or raise WatchdogSec="
+                "look at images of it instead, with --mode observe. Or accept it with --yes (--max-freeze \
+                 does not lift this bound): systemd is told that the service is alive meanwhile, but load \
+                 balancers, health checks and leases are not"
             }
         }
     }

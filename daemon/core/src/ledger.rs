@@ -7,7 +7,7 @@
 use crate::consent::{Approval, Login};
 use crate::deadline::Deadline;
 use crate::forecast::Forecast;
-use crate::grant::Grant;
+use crate::grant::{Grant, debugger_unit, image_unit};
 use crate::pause::PauseBudget;
 use crate::program::Program;
 use crate::state::CloseReason;
@@ -73,6 +73,16 @@ impl Opened {
     /// takes images, and answers through a pipe.
     pub fn has_gateway(&self) -> bool {
         self.port.is_some()
+    }
+
+    /// Whether the target is only ever copied: no dlv attaches to it.
+    pub fn takes_images(&self) -> bool {
+        self.mode == Mode::Observe
+    }
+
+    /// The unit of whatever traces the target.
+    pub fn tracer_unit(&self) -> String {
+        if self.takes_images() { image_unit(&self.id) } else { debugger_unit(&self.id) }
     }
 }
 

@@ -100,10 +100,15 @@ pub struct Plan {
 pub fn plan(wanted: &Wanted, facts: &Facts) -> Plan {
     let remote = wanted.sources.iter().any(|source| !source.is_loopback());
     let mut steps = vec![dead_man(&wanted.id)];
-    if facts.drains {
-        steps.push(drained(facts));
+    if wanted.mode == Mode::Observe {
+        steps.extend([guard(&wanted.id), observer(wanted, facts)]);
+    } else {
+        // A service that does not stand need not leave its pool.
+        if facts.drains {
+            steps.push(drained(facts));
+        }
+        steps.extend([debugger(wanted, facts), guard(&wanted.id)]);
     }
-    steps.extend([debugger(wanted, facts), guard(&wanted.id)]);
     if remote {
         steps.push(fence(wanted));
     }
@@ -176,6 +181,21 @@ fn debugger(wanted: &Wanted, facts: &Facts) -> Step {
         ),
         undo: "cut its clients, halt, clear breakpoints, detach, check the program's text"
             .to_owned(),
+        ends_by_itself: "systemd's RuntimeMaxSec, by the same orderly way".to_owned(),
+    }
+}
+
+/// It waits for its guard before it touches the target.
+fn observer(wanted: &Wanted, facts: &Facts) -> Step {
+    Step {
+        grant: Grant::image(&wanted.id, facts.pid),
+        start: Start::InOrder,
+        does: format!(
+            "take images of process {} of {} when a debugger wants one, as user {}, and let dlv {} ({}) \
+             read them; the process stands about a millisecond for each",
+            facts.pid, facts.unit, facts.user, facts.debugger.version, facts.debugger.path
+        ),
+        undo: "stop it, check the program's text".to_owned(),
         ends_by_itself: "systemd's RuntimeMaxSec, by the same orderly way".to_owned(),
     }
 }
@@ -340,6 +360,23 @@ mod tests {
         );
         let grants: Vec<&Grant> = plan.steps.iter().map(|step| &step.grant).collect();
         let [Grant::DeadMan { .. }, Grant::Guard { .. }, Grant::Image { .. }] = grants.as_slice()
+        else {
+            panic!("{grants:?}");
+        };
+    }
+
+    #[test]
+    fn an_observer_comes_after_its_guard_and_nothing_attaches_or_drains() {
+        let wanted = Wanted { mode: Mode::Observe, ..wanted(&["10.0.0.1"]) };
+        let plan = plan(&wanted, &Facts { drains: true, ..facts(Firewall::Nftables) });
+        let grants: Vec<&Grant> = plan.steps.iter().map(|step| &step.grant).collect();
+        let [
+            Grant::DeadMan { .. },
+            Grant::Guard { .. },
+            Grant::Image { .. },
+            Grant::Fence { .. },
+            Grant::Gateway { .. },
+        ] = grants.as_slice()
         else {
             panic!("{grants:?}");
         };

@@ -15,7 +15,7 @@ use crate::target::Target;
 use crate::tls::{Doors, TlsError};
 use crate::traffic::Totals;
 use crate::transcript::{Entry, Transcript};
-use crate::{control, notify};
+use crate::{control, images, notify};
 use godebug_api::control::Reply;
 use godebug_api::{Cidr, Deadline, Mode, clock};
 use std::fmt::Display;
@@ -134,8 +134,13 @@ impl Gateway {
     pub async fn run(self, stop: impl Future<Output = ()>) -> End {
         let Self { shared, listeners, control, control_path } = self;
         shared.tasks.spawn(accept_until_cut(Arc::clone(&shared), listeners));
-        let (cut, keeper) = (shared.cut.clone(), keep(Arc::clone(&shared)));
-        shared.tasks.spawn(async move { cut.run_until_cancelled(keeper).await });
+        let (cut, kept) = (shared.cut.clone(), Arc::clone(&shared));
+        shared.tasks.spawn(async move {
+            match kept.mode {
+                Mode::Observe => cut.run_until_cancelled(images::record(kept)).await,
+                Mode::Step | Mode::Modify => cut.run_until_cancelled(keep(kept)).await,
+            }
+        });
         let end = tokio::select! {
             biased;
             () = shared.deadline_passed() => End::Deadline,

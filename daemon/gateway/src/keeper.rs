@@ -36,6 +36,8 @@ pub(crate) struct Keeper {
     /// The target was let go, and has not stopped since.
     is_let_go: AtomicBool,
     let_go: AtomicU64,
+    /// How long it stood for images: all of them, and the longest.
+    images: Mutex<(Duration, Duration)>,
 }
 
 impl Keeper {
@@ -49,6 +51,7 @@ impl Keeper {
             has_begun: AtomicBool::new(false),
             is_let_go: AtomicBool::new(false),
             let_go: AtomicU64::new(0),
+            images: Mutex::default(),
         }
     }
 
@@ -108,7 +111,17 @@ impl Keeper {
     /// For how long the target has stood, the longest stop, and how often it was let go.
     pub(crate) fn figures(&self) -> (Duration, Duration, u64) {
         let meter = self.meter();
-        (meter.total(), meter.longest(), self.let_go.load(Relaxed))
+        let (images, longest) = *unpoisoned(&self.images);
+        let let_go = self.let_go.load(Relaxed);
+        (meter.total() + images.max(longest), meter.longest().max(longest), let_go)
+    }
+
+    /// The target stood for an image.
+    pub(crate) fn imaged(&self, pause: Duration) {
+        let mut images = unpoisoned(&self.images);
+        // In whole milliseconds, as they are told: none that was taken shall look as if it took nothing.
+        let longest = Duration::from_millis(milliseconds(images.1.max(pause)).max(1));
+        *images = (images.0 + pause, longest);
     }
 
     /// The session ends: the stop in which the last look found the target, if it is worth a record.

@@ -25,6 +25,7 @@ mod gateway;
 mod guests;
 #[cfg(test)]
 mod hostile;
+mod images;
 mod keeper;
 mod limits;
 mod line;

@@ -353,7 +353,7 @@ impl Judge {
             _ => tracing::info!(client, operation, ?subject),
         }
         // All but what is known to look only: better one release too many than a service left standing.
-        let watches = self.person.part == Part::Watches;
+        let watches = self.person.part == Part::Watches || self.mode == Mode::Observe;
         if !watches
             && !matches!(*operation, "request" | "variables" | "stack" | "read-memory" | "find")
         {

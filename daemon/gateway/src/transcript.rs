@@ -67,6 +67,13 @@ pub(crate) enum Entry<'a> {
     Stood {
         ms: u64,
     },
+    /// The target was copied, and stood for that.
+    Image {
+        pause_ms: f64,
+        /// At the breakpoint, or empty when somebody wanted one at once.
+        #[serde(skip_serializing_if = "str::is_empty")]
+        place: &'a str,
+    },
     /// Half of what a stop may last is over, and the IDE was told.
     Warned {
         left_ms: u64,

@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -20,6 +20,7 @@ const ANSWER: Duration = Duration::from_secs(60);
 /// A dlv with a core loaded. It ends with this value.
 pub(crate) struct Delve {
     child: Child,
+    socket: PathBuf,
     connection: Connection,
     output: File,
 }
@@ -28,6 +29,8 @@ pub(crate) struct Delve {
 pub(crate) struct Start<'a> {
     pub(crate) program: &'a str,
     pub(crate) folder: &'a Path,
+    /// Whoever starts it lives as long as it does, and has given up what it must not have.
+    pub(crate) by_this_thread: bool,
 }
 
 impl Start<'_> {
@@ -42,7 +45,7 @@ impl Start<'_> {
             Refusal::host(format!("{} cannot be run: {error}", self.program), "")
         })?;
         match connect(&socket, &mut child) {
-            Ok(connection) => Ok(Delve { child, connection, output }),
+            Ok(connection) => Ok(Delve { child, socket, connection, output }),
             Err(why) => {
                 let _ = child.kill();
                 let _ = child.wait();
@@ -76,7 +79,8 @@ impl Start<'_> {
         let mut command = Command::new(self.program);
         command
             .args(["core", &by_number(executable.as_fd()), &by_number(core.as_fd())])
-            .args(["--headless", "--api-version=2"])
+            // Several connections: the client's own beside ours.
+            .args(["--headless", "--api-version=2", "--accept-multiclient"])
             .arg(format!("--listen=unix:{}", socket.display()))
             .env_clear()
             .env("XDG_CONFIG_HOME", self.folder)
@@ -89,21 +93,29 @@ impl Start<'_> {
             .stderr(output.try_clone()?);
         // A thread's own ambient capabilities and priority are what its child gets; reading a core
         // needs none of the first and is in no hurry.
-        let spawned = std::thread::scope(|scope| {
-            scope
-                .spawn(|| {
-                    let _ = rustix::thread::clear_ambient_capability_set();
-                    crate::after_services(rustix::thread::gettid());
-                    command.spawn()
-                })
-                .join()
-        });
-        let child =
-            spawned.map_err(|_| std::io::Error::other("the thread that starts it ended"))??;
+        let child = if self.by_this_thread {
+            command.spawn()?
+        } else {
+            let spawned = std::thread::scope(|scope| {
+                scope
+                    .spawn(|| {
+                        give_up_privilege();
+                        command.spawn()
+                    })
+                    .join()
+            });
+            spawned.map_err(|_| std::io::Error::other("the thread that starts it ended"))??
+        };
         // When memory is short, the answer goes and not what holds the target.
         let _ = std::fs::write(format!("/proc/{}/oom_score_adj", child.id()), "800");
         Ok(child)
     }
+}
+
+/// What this thread's children must not have, and need not be: as privileged, as urgent.
+pub(crate) fn give_up_privilege() {
+    let _ = rustix::thread::clear_ambient_capability_set();
+    crate::after_services(rustix::thread::gettid());
 }
 
 /// A descriptor that a child inherits, for as long as this value is there.
@@ -146,6 +158,11 @@ fn last_words(output: &File) -> String {
 }
 
 impl Delve {
+    /// Where it listens, for more connections.
+    pub(crate) fn socket(&self) -> &Path {
+        &self.socket
+    }
+
     /// One question.
     ///
     /// # Errors

@@ -1,15 +1,16 @@
 //! godebug-image: takes images of a running Go process, each in about a millisecond, and has dlv read
 //! them. Run in a unit of its own, as the target's user, with CAP_SYS_PTRACE and little else.
 //!
-//! What it is to do comes as a document on standard input (`image::ImageConfig`); what it finds goes
-//! to standard output, a line each (`image::Line`), refusals too. Exit status: 0 when all was told, 3
-//! when nobody reads it any more.
+//! What it is to do comes as a document on standard input (`image::ImageConfig`). Either what it finds goes
+//! to standard output, a line each (`image::Line`), refusals too; exit status: 0 when all was told, 3
+//! when nobody reads it any more. Or it serves debuggers on a socket, as dlv would.
 
 mod core;
 mod delve;
 mod goroutines;
 mod headroom;
 mod memory;
+mod observe;
 mod places;
 mod report;
 mod snapshot;
@@ -18,8 +19,8 @@ mod trace;
 mod values;
 
 use delve::Start;
-use godebug_api::Refusal;
-use godebug_api::image::{ImageConfig, ImageTask, Line};
+use godebug_api::image::{ImageConfig, ImageRequest, ImageTask, ImageWork, Line};
+use godebug_api::{Code, Refusal};
 use report::Report;
 use std::io::Read;
 use std::path::PathBuf;
@@ -36,27 +37,51 @@ const GUARD_PATIENCE: Duration = Duration::from_secs(20);
 const LONGEST_CONFIGURATION: u64 = 256 * 1024;
 
 fn main() -> ExitCode {
-    let mut report = Report::new();
-    let told = match run(&mut report) {
-        Ok(()) => Ok(()),
-        Err(error) => {
-            eprintln!("{error}");
-            report.line(&Line::Refused { error })
-        }
+    let config = match configuration() {
+        Ok(config) => config,
+        Err(error) => return tell(&mut Report::new(), error),
     };
-    if told.is_ok() { ExitCode::SUCCESS } else { ExitCode::from(NOBODY_READS) }
+    match &config.work {
+        ImageWork::Answer(request) => {
+            let mut report = Report::new();
+            match answer(&config, request, &mut report) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => tell(&mut report, error),
+            }
+        }
+        ImageWork::Serve { socket, .. } => match observe::serve(&config, socket) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) if error.code == Code::Ended => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("{error}");
+                ExitCode::FAILURE
+            }
+        },
+    }
 }
 
-fn run(report: &mut Report) -> Result<(), Refusal> {
-    let config = configuration()?;
+/// Why there is no answer, to whoever asked and to the journal.
+fn tell(report: &mut Report, error: Refusal) -> ExitCode {
+    eprintln!("{error}");
+    match report.line(&Line::Refused { error }) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::from(NOBODY_READS),
+    }
+}
+
+fn answer(
+    config: &ImageConfig,
+    request: &ImageRequest,
+    report: &mut Report,
+) -> Result<(), Refusal> {
     let mut wakeups = Wakeups::new()?;
     if config.guarded {
         await_guard(&mut wakeups)?;
     }
-    let target = Target::open(&config)?;
+    let target = Target::open(config)?;
     let folder = folder()?;
-    let start = Start { program: &config.debugger, folder: &folder };
-    let done = match &config.request.task {
+    let start = Start { program: &config.debugger, folder: &folder, by_this_thread: false };
+    let done = match &request.task {
         ImageTask::Goroutines => {
             target.is_ready()?;
             let image = target.image(&mut wakeups)?;
@@ -72,7 +97,7 @@ fn run(report: &mut Report) -> Result<(), Refusal> {
                 condition: condition.as_ref(),
                 count: *count,
                 stack: *stack,
-                patience: config.request.patience,
+                patience: request.patience,
             };
             snapshot::run(&wanted, &target, &mut wakeups, &start, report)
         }

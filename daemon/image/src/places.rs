@@ -41,27 +41,50 @@ const GOS_INSIDE: [&str; 4] = ["runtime.", "runtime/", "syscall.", "internal/run
 /// # Errors
 /// A usage refusal with names that are meant perhaps.
 pub(crate) fn find(target: &Target, start: &Start<'_>, name: &Phrase) -> Result<Found, Refusal> {
-    let mut dlv = start.on(&target.executable, &target.thin_core()?)?;
-    let question = json!({
-        "Scope": { "GoroutineID": -1, "Frame": 0 },
-        "Loc": name.as_str(),
-        "IncludeNonExecutableLines": false,
-    });
-    let found: Locations = match dlv.ask("RPCServer.FindLocation", &question) {
+    find_with(&mut start.on(&target.executable, &target.thin_core()?)?, name)
+}
+
+/// The same by a dlv that is there.
+pub(crate) fn find_with(dlv: &mut Delve, name: &Phrase) -> Result<Found, Refusal> {
+    let found = match locations(dlv, name.as_str()) {
         Ok(found) => found,
-        Err(Answerless::Refused(why)) => return Err(not_found(&mut dlv, name, &why)),
+        Err(Answerless::Refused(why)) => return Err(not_found(dlv, name, &why)),
         Err(broken) => return Err(broken.into()),
     };
-    let found: Vec<Location> = found.locations.unwrap_or_default();
-    usable(name, &found)
+    let found = usable(name, &found)?;
+    // Other ways to name a place give the beginnings of statements; an address can be any.
+    if name.as_str().starts_with('*') {
+        found.places.iter().try_for_each(|place| begins(dlv, place, &found.addresses))?;
+    }
+    Ok(found)
+}
+
+fn locations(dlv: &mut Delve, name: &str) -> Result<Vec<Location>, Answerless> {
+    let question = json!({
+        "Scope": { "GoroutineID": -1, "Frame": 0 },
+        "Loc": name,
+        "IncludeNonExecutableLines": false,
+    });
+    let found: Locations = dlv.ask("RPCServer.FindLocation", &question)?;
+    Ok(found.locations.unwrap_or_default())
+}
+
+/// A breakpoint in the middle of an instruction would change what the program does.
+fn begins(dlv: &mut Delve, place: &Place, addresses: &[u64]) -> Result<(), Refusal> {
+    let line = format!("{}:{}", place.file, place.line);
+    let known: Vec<u64> =
+        locations(dlv, &line).unwrap_or_default().iter().flat_map(Location::counters).collect();
+    if addresses.iter().all(|address| known.contains(address)) {
+        return Ok(());
+    }
+    Err(Refusal::usage(
+        format!("an image can be taken where a statement begins, not within {line}"),
+        format!("name the line: {line}"),
+    ))
 }
 
 fn usable(name: &Phrase, found: &[Location]) -> Result<Found, Refusal> {
-    let mut addresses: Vec<u64> = found
-        .iter()
-        .flat_map(|location| location.pcs.iter().copied().chain([location.pc]))
-        .filter(|pc| *pc != 0)
-        .collect();
+    let mut addresses: Vec<u64> = found.iter().flat_map(Location::counters).collect();
     addresses.sort_unstable();
     addresses.dedup();
     let mut places: Vec<Place> = found.iter().map(Location::place).collect();

@@ -4,8 +4,8 @@ use crate::delve::{Answerless, Delve, Start};
 use crate::goroutines::{evaluate, stack};
 use crate::places;
 use crate::report::Report;
-use crate::target::{Image, Target, again};
-use crate::trace::{Threads, Wakeups};
+use crate::target::{Image, Target};
+use crate::trace::Wakeups;
 use crate::values::{LOAD, StackFrame, Variable};
 use godebug_api::image::{Armed, Count, Depth, Done, Hit, Line, Patience, Phrase, Value};
 use godebug_api::{Refusal, UnitName};
@@ -38,16 +38,16 @@ struct StateAnswer {
 }
 
 #[derive(Deserialize)]
-struct State {
+pub(crate) struct State {
     #[serde(rename = "currentGoroutine")]
-    current: Option<Id>,
+    pub(crate) current: Option<Id>,
     #[serde(rename = "Threads")]
     threads: Option<Vec<OnThread>>,
 }
 
 #[derive(Deserialize)]
-struct Id {
-    id: i64,
+pub(crate) struct Id {
+    pub(crate) id: i64,
 }
 
 #[derive(Deserialize)]
@@ -95,7 +95,7 @@ fn now(
 }
 
 /// The goroutine of a thread that is in the program's own code, else the main one.
-fn worth_seeing(dlv: &mut Delve) -> Result<i64, Refusal> {
+pub(crate) fn worth_seeing(dlv: &mut Delve) -> Result<i64, Refusal> {
     let state = state(dlv)?;
     for thread in state.threads.unwrap_or_default() {
         if thread.goroutine > 0 && is_in_own_code(dlv, thread.goroutine) {
@@ -109,7 +109,7 @@ fn is_in_own_code(dlv: &mut Delve, goroutine: i64) -> bool {
     stack(dlv, goroutine, LOOK_FOR_OWN).is_ok_and(|stack| stack.iter().any(StackFrame::is_own))
 }
 
-fn state(dlv: &mut Delve) -> Result<State, Refusal> {
+pub(crate) fn state(dlv: &mut Delve) -> Result<State, Refusal> {
     let answer: StateAnswer = dlv.ask("RPCServer.State", json!({ "NonBlocking": true }))?;
     Ok(answer.state)
 }
@@ -131,7 +131,7 @@ fn at_a_line(
     while done.hits < wanted.count.get() {
         wakeups.go_on()?;
         let next = Instant::now() + BETWEEN;
-        let Some(image) = next_image(target, wakeups, &found.addresses, until)? else {
+        let Some((image, _)) = target.image_at(wakeups, &found.addresses, until)? else {
             done.because = Some(format!("no more in {}", wanted.patience));
             break;
         };
@@ -150,24 +150,6 @@ fn at_a_line(
         }
     }
     report.line(&Line::Done { done })
-}
-
-/// Arms the line for one image. `None` when nobody comes by in time.
-fn next_image(
-    target: &Target,
-    wakeups: &mut Wakeups,
-    addresses: &[u64],
-    until: Instant,
-) -> Result<Option<Image>, Refusal> {
-    target.is_ready()?;
-    again(|| {
-        let mut threads = Threads::seize(target.pid(), wakeups)?;
-        threads.arm(addresses)?;
-        match threads.await_hit(until, target.longest_stop())? {
-            None => Ok(None),
-            Some(hit) => target.image_of(threads, Some(hit)).map(Some),
-        }
-    })
 }
 
 /// What is to be seen of one goroutine; `None` when the condition is not true.

@@ -31,6 +31,15 @@ pub(crate) struct Image {
     pub(crate) monotonic_ns: i64,
 }
 
+#[cfg(test)]
+impl Image {
+    /// One of nothing.
+    pub(crate) fn for_tests() -> Self {
+        let core = File::open("/dev/null").expect("it is there");
+        Self { core, pause: Duration::ZERO, time: String::new(), monotonic_ns: 0 }
+    }
+}
+
 impl Target {
     pub(crate) fn open(config: &ImageConfig) -> Result<Self, Refusal> {
         let number = i32::try_from(config.pid.get()).unwrap_or(0);
@@ -42,7 +51,7 @@ impl Target {
         let executable = File::open(path("exe")).map_err(unreadable)?;
         let auxv = std::fs::read(path("auxv")).map_err(unreadable)?;
         let program = memory::program(number, &executable).map_err(unreadable)?;
-        let (start_ticks, max_pause) = (config.start_ticks, config.request.max_pause);
+        let (start_ticks, max_pause) = (config.start_ticks, config.work.max_pause());
         let target = Self { pid, start_ticks, max_pause, executable, auxv, program };
         target.is_same()?;
         Ok(target)
@@ -95,6 +104,28 @@ impl Target {
         })
     }
 
+    /// Arms these places for one image, and tells at which of them it was taken. `None` when nobody comes
+    /// by in time, or the bell has been rung.
+    pub(crate) fn image_at(
+        &self,
+        wakeups: &mut Wakeups,
+        addresses: &[u64],
+        until: Instant,
+    ) -> Result<Option<(Image, Option<u64>)>, Refusal> {
+        self.is_ready()?;
+        again(|| {
+            let mut threads = Threads::seize(self.pid, wakeups)?;
+            threads.arm(addresses)?;
+            match threads.await_hit(until, self.longest_stop())? {
+                None => Ok(None),
+                Some(hit) => {
+                    let address = threads.address_of(hit);
+                    self.image_of(threads, Some(hit)).map(|image| Some((image, address)))
+                }
+            }
+        })
+    }
+
     /// An image of the process, whose threads all stand. They go on here.
     pub(crate) fn image_of(
         &self,
@@ -125,7 +156,7 @@ impl Target {
 
 /// A thread can be in the kernel just then, where it cannot be stopped: one that waits for a disk, or
 /// for a child to have another program. All were let go then, and the next try usually does it.
-pub(crate) fn again<T>(mut take: impl FnMut() -> Result<T, Refusal>) -> Result<T, Refusal> {
+fn again<T>(mut take: impl FnMut() -> Result<T, Refusal>) -> Result<T, Refusal> {
     const TRIES: usize = 5;
     for _ in 1..TRIES {
         match take() {

@@ -44,6 +44,11 @@ pub(crate) struct Location {
 }
 
 impl Location {
+    /// The addresses of all copies.
+    pub(crate) fn counters(&self) -> impl Iterator<Item = u64> {
+        self.pcs.iter().copied().chain([self.pc]).filter(|counter| *counter != 0)
+    }
+
     pub(crate) fn place(&self) -> Place {
         let function = self.function.as_ref().map(|function| function.name.clone());
         Place {

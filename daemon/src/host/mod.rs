@@ -21,11 +21,13 @@ use crate::{hooks, rescue, transcripts};
 use apparmor::Variant;
 use firewalld::Firewalld;
 use godebug_api::control::GatewayConfig;
+use godebug_api::image::ImageWork;
 use godebug_api::{Deadline, Port, Refusal, SessionId, clock};
 use godebug_core::grant::{Grant, guard_unit, repair_unit};
 use godebug_core::ledger::Opened;
 use std::io::{Seek, SeekFrom};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
 use std::time::Duration;
 use systemd::{Systemd, SystemdError};
 use zbus::Connection;
@@ -49,8 +51,8 @@ pub struct ImageMaterial {
     pub target_is_starting: bool,
     pub confinement: godebug_core::plan::Confinement,
     pub config: godebug_api::image::ImageConfig,
-    /// The end of the pipe that the unit writes to.
-    pub output: std::os::fd::OwnedFd,
+    /// The end of the pipe that the unit writes to, if it answers through one.
+    pub output: Option<std::os::fd::OwnedFd>,
 }
 
 pub struct SessionMaterial {
@@ -192,13 +194,13 @@ impl RealHost {
     }
 
     async fn take_guard(&self, unit: &str, material: &Material) -> Result<(), Refusal> {
-        let properties = match (&material.session, &material.image) {
-            (Some(SessionMaterial { debugger, .. }), _) => {
+        let properties = match (&material.image, &material.session) {
+            // Nothing stands for so long that it would have to be told of.
+            (Some(image), _) => units::guard(&image.id, &image.target, false),
+            (None, Some(SessionMaterial { debugger, .. })) => {
                 let speaks = debugger.target_has_demands || debugger.target_is_starting;
                 units::guard(&debugger.id, &debugger.target, speaks)
             }
-            // Nothing stands for so long that it would have to be told of.
-            (None, Some(image)) => units::guard(&image.id, &image.target, false),
             (None, None) => return Err(only_when_opening(unit)),
         };
         self.systemd()?
@@ -238,11 +240,37 @@ impl RealHost {
             target_is_starting: image.target_is_starting,
             confinement: image.confinement,
             configuration: configuration.into(),
-            output: image.output.try_clone().map_err(failed)?.into(),
+            output: match &image.output {
+                Some(pipe) => Some(pipe.try_clone().map_err(failed)?.into()),
+                None => None,
+            },
         });
         let timeout = Duration::from_secs(15);
         let started = self.systemd()?.start_transient(unit, properties, Vec::new(), timeout).await;
-        started.map_err(|error| systemd_failed(&error))
+        started.map_err(|error| systemd_failed(&error))?;
+        if let ImageWork::Serve { socket, .. } = &image.config.work {
+            self.await_socket(unit, socket).await?;
+            let link = SessionPaths::of(&image.id).debugger_socket_link();
+            std::os::unix::fs::symlink("dlv/socket", link).map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    /// It is there, by its name, when debuggers are served.
+    async fn await_socket(&self, unit: &str, socket: &Path) -> Result<(), Refusal> {
+        let limit = tokio::time::Instant::now() + units::START_TIMEOUT;
+        while !socket.exists() {
+            let state = self.unit_state(unit).await.ok().flatten();
+            let is_ending = !matches!(state.as_deref(), Some("active" | "activating"));
+            if is_ending || tokio::time::Instant::now() > limit {
+                return Err(Refusal::target(
+                    format!("{unit} did not get to where it takes images"),
+                    format!("see why with `journalctl -u {unit}`"),
+                ));
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Ok(())
     }
 
     async fn take_gateway(
@@ -271,6 +299,7 @@ impl RealHost {
             id: &session.gateway.id,
             port,
             sources: &session.gateway.sources,
+            tracer: &session.opened.tracer_unit(),
             at_most: session.debugger.at_most,
             confinement: session.debugger.confinement,
             handover: handover.into(),

@@ -201,8 +201,8 @@ pub struct ImageUnit<'a> {
     pub confinement: Confinement,
     /// The sealed memfd with what it is to do.
     pub configuration: OwnedFd,
-    /// The pipe to whoever asked.
-    pub output: OwnedFd,
+    /// The pipe to whoever asked; `None` for one that serves debuggers on a socket.
+    pub output: Option<OwnedFd>,
 }
 
 /// The process that takes images of the target, and the dlv that reads them.
@@ -232,7 +232,6 @@ pub fn image(unit: ImageUnit<'_>) -> Properties {
         // A core of what holds the core of the target would be one of the target.
         ("LimitCORE", 0_u64.into()),
         ("StandardInputFileDescriptor", Variant::Fd(unit.configuration.into())),
-        ("StandardOutputFileDescriptor", Variant::Fd(unit.output.into())),
         // Else what it says of itself would go to the client too: systemd compares the two settings
         // and duplicates the descriptor when they are the same (exec-invoke.c, setup_output).
         ("StandardOutput", "null".into()),
@@ -242,6 +241,15 @@ pub fn image(unit: ImageUnit<'_>) -> Properties {
         // The target stands while it works; whatever does not hold the target it makes last.
         ("Nice", (-20_i32).into()),
     ]);
+    match unit.output {
+        Some(pipe) => {
+            properties.push(("StandardOutputFileDescriptor", Variant::Fd(pipe.into())));
+        }
+        None => {
+            let folder = SessionPaths::of(unit.id).debugger_directory();
+            properties.push(("ReadWritePaths", strings(&[&folder.to_string_lossy()])));
+        }
+    }
     properties.extend(confined(unit.confinement, apparmor::DEBUGGER, selinux::DEBUGGER));
     if !unit.target_is_starting {
         for name in ["BindsTo", "Requisite", "After"] {
@@ -257,6 +265,8 @@ pub struct GatewayUnit<'a> {
     pub id: &'a SessionId,
     pub port: Port,
     pub sources: &'a [Cidr],
+    /// The unit without which it has nothing to serve.
+    pub tracer: &'a str,
     pub at_most: Duration,
     pub confinement: Confinement,
     /// The socket that holds what it is given.
@@ -276,8 +286,8 @@ pub fn gateway(unit: GatewayUnit<'_>) -> Properties {
         ("TimeoutStartUSec", micros(START_TIMEOUT)),
         ("TimeoutStopUSec", micros(Duration::from_secs(5))),
         ("RuntimeMaxUSec", micros(unit.at_most)),
-        // Without dlv it has nothing to serve. No After=: it starts while dlv attaches.
-        ("BindsTo", strings(&[&godebug_core::grant::debugger_unit(unit.id)])),
+        // No After=: it starts while dlv attaches.
+        ("BindsTo", strings(&[unit.tracer])),
         ("DynamicUser", true.into()),
         ("CapabilityBoundingSet", 0_u64.into()),
         ("RestrictAddressFamilies", allow(&["AF_INET", "AF_INET6", "AF_UNIX"])),

@@ -30,13 +30,14 @@ const PATIENCE: Duration = Duration::from_secs(70);
 pub fn guard(id: &SessionId) -> Result<(), String> {
     let Some((session, target)) = target_of(id)? else { return Ok(()) };
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-    if session.has_gateway() {
+    // For an image nothing stands for so long that systemd would have to be told.
+    if !session.takes_images() {
         keep_alive(&session)?;
     }
     repair_what_an_earlier_guard_could_not(id, &session, &target)?;
-    let awaited = match session.has_gateway() {
-        true => await_tracer(id, &target)?,
-        false => await_imager(id, &target)?,
+    let awaited = match session.takes_images() {
+        false => await_tracer(id, &target)?,
+        true => await_imager(id, &target)?,
     };
     let Some(tracer) = awaited else { return Ok(()) };
     ptrace::seize(tracer, ptrace::Options::PTRACE_O_TRACEEXIT)

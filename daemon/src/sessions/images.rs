@@ -6,12 +6,12 @@ use super::prepare::{has_symbols, is_still, new_id, not_twice};
 use super::{Sessions, Symbols, fitting_debugger};
 use crate::authority::rules::{self, Denied};
 use crate::authority::{Authorized, Caller, Permitted};
-use crate::host::systemd::UnitFacts;
+use crate::host::systemd::{Systemd, UnitFacts};
 use crate::host::{ImageMaterial, Material, confinement};
 use crate::target::find::{self, Target};
 use crate::target::process::{self, Process};
 use godebug_api::documents::SessionInfo;
-use godebug_api::image::{ImageConfig, ImageRequest, ImageTask};
+use godebug_api::image::{ImageConfig, ImageRequest, ImageTask, ImageWork, PauseLimit};
 use godebug_api::rules::engine::{Permit, RedactRules};
 use godebug_api::{Code, Deadline, Forecast, Mode, Pid, Refusal, UnitName, clock};
 use godebug_core::delve::Debugger;
@@ -78,15 +78,10 @@ impl Sessions {
         find::traceable(&target)?;
         let confinement = confinement::of_this_host()?;
         confinement::lets_debug(target.process.pid, target.unit.as_str(), confinement)?;
-        parent_takes_copies(&target)?;
-        let facts = systemd
-            .properties(target.unit.as_str())
-            .await
-            .map_err(|error| Refusal::host(error.to_string(), "is systemd running here?"))?;
-        filter_allows_copies(&target, &facts)?;
+        can_be_copied(systemd, &target).await?;
         let debugger = fitting_debugger(&target).await?;
         has_symbols(&target, Symbols::None)?;
-        let forecast = forecast(&target, request)?;
+        let forecast = forecast(&target, request.max_pause)?;
         Ok(Prepared { target, debugger, forecast, confinement })
     }
 }
@@ -104,6 +99,19 @@ fn hides_nothing(permit: &Permit, request: &ImageRequest) -> Result<(), Refusal>
         ),
         "use `godebugctl goroutines`, which shows no values, or `godebugctl attach`",
     ))
+}
+
+/// What an image needs of its target, beside what a debugger does.
+///
+/// # Errors
+/// Why none can be taken, with the remedy.
+pub(super) async fn can_be_copied(systemd: &Systemd, target: &Target) -> Result<(), Refusal> {
+    parent_takes_copies(target)?;
+    let facts = systemd
+        .properties(target.unit.as_str())
+        .await
+        .map_err(|error| Refusal::host(error.to_string(), "is systemd running here?"))?;
+    filter_allows_copies(target, &facts)
 }
 
 /// A copy is a child of the target's parent, which has to take its end. systemd takes everybody's.
@@ -184,10 +192,12 @@ fn filter_allows_copies(target: &Target, facts: &UnitFacts) -> Result<(), Refusa
     ))
 }
 
-fn forecast(target: &Target, request: &ImageRequest) -> Result<Forecast, Refusal> {
+/// # Errors
+/// When an image would take longer than this.
+pub(super) fn forecast(target: &Target, max_pause: PauseLimit) -> Result<Forecast, Refusal> {
     let resident = target.process.status().ok().and_then(|status| status.vm_rss_kb).unwrap_or(0);
     let forecast = Forecast::of_image(resident * 1024);
-    if forecast.as_millis() <= u64::from(request.max_pause.get()) {
+    if forecast.as_millis() <= u64::from(max_pause.get()) {
         return Ok(forecast);
     }
     Err(Refusal::new(
@@ -197,7 +207,7 @@ fn forecast(target: &Target, request: &ImageRequest) -> Result<Forecast, Refusal
             target.unit,
             forecast.as_millis(),
             godebug_api::forecast::megabytes(resident * 1024),
-            request.max_pause
+            max_pause
         ),
         format!("allow it with --max-pause {}ms", forecast.as_millis()),
     ))
@@ -259,9 +269,9 @@ fn beginning(
             start_ticks: target.process.start_ticks,
             debugger: debugger.path,
             guarded: true,
-            request,
+            work: ImageWork::Answer(request),
         },
-        output,
+        output: Some(output),
     };
     let plan = plan::image_plan(&id, &session.unit, session.pid);
     let material = Material { deadline, session: None, image: Some(image) };

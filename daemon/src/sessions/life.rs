@@ -8,7 +8,7 @@ use crate::config::Config;
 use crate::engine::{self, End};
 use crate::freeze;
 use crate::host::firewalld::Firewalld;
-use crate::host::{Material, SessionMaterial, gateway, nftables, units};
+use crate::host::{ImageMaterial, Material, SessionMaterial, gateway, nftables, units};
 use crate::ledger::{Ledger, LedgerFileError, Locked};
 use crate::paths::SessionPaths;
 use crate::rescue::Baseline;
@@ -16,9 +16,10 @@ use crate::target::process::Process;
 use futures_util::StreamExt;
 use godebug_api::control::{GatewayConfig, Reply, Request};
 use godebug_api::documents::{Opened as OpenedDocument, SessionInfo, ShareRequest};
+use godebug_api::image::{ImageConfig, ImageWork};
 use godebug_api::{CloseReason, Deadline, Mode, Refusal, SessionId, State, Ttl, clock};
 use godebug_core::forecast::{Measured, Work};
-use godebug_core::grant::{Grant, image_unit};
+use godebug_core::grant::Grant;
 use godebug_core::ledger::{Opened, Record, VERSION};
 use godebug_core::plan::{self, Plan};
 use godebug_core::{Event, next};
@@ -334,15 +335,15 @@ impl Life {
             }
             // The gateway's unit is bound to dlv's, and may be seen to go first.
             Seen::UnitGone(unit) => {
-                let debugger = godebug_core::grant::debugger_unit(&self.session.id);
-                if self.is_there(&debugger).await {
+                if self.is_there(&self.session.tracer_unit()).await {
                     Some((CloseReason::Failed, format!("{unit} has ended")))
                 } else if self.target_is_stopping().await {
                     // systemd stops dlv, and with it the gateway, before the target, whose end is
                     // what is seen next. A stop that is taken back leaves dlv's unit to be seen gone.
                     None
                 } else {
-                    Some((CloseReason::DebuggerExited, "dlv has ended".to_owned()))
+                    let what = if self.session.takes_images() { "godebug-image" } else { "dlv" };
+                    Some((CloseReason::DebuggerExited, format!("{what} has ended")))
                 }
             }
             Seen::HolderGone => Some((
@@ -384,7 +385,7 @@ impl Life {
         if self.session.has_gateway() {
             return None;
         }
-        let unit = image_unit(&self.session.id);
+        let unit = self.session.tracer_unit();
         for _ in 0..UNIT_END_LOOKS {
             match self.sessions.shared().host.unit_state(&unit).await {
                 Ok(Some(state)) if matches!(state.as_str(), "active" | "activating") => {
@@ -509,7 +510,7 @@ impl Life {
             Refusal::host(format!("the session's ledger cannot be locked: {error}"), "try again")
         })?;
         // What an image takes is measured where it is taken, each time, and told to whoever asked.
-        let freeze = if self.session.has_gateway() { freeze.measured().await } else { None };
+        let freeze = if self.session.takes_images() { None } else { freeze.measured().await };
         let freeze_ms = freeze.map(milliseconds);
         self.info.send_modify(|info| info.freeze_ms = freeze_ms);
         let endpoint = self.info.borrow().endpoint.clone();
@@ -926,7 +927,26 @@ fn material(
     let program = prepared.target.process.exe_link().map(|(path, _)| path).unwrap_or_default();
     Material {
         deadline,
-        image: None,
+        image: prepared.observes.map(|observes| ImageMaterial {
+            id: session.id.clone(),
+            target: session.unit.clone(),
+            user: prepared.target.user.clone(),
+            at_most: session.at_most_until.remaining(clock::now()),
+            target_is_starting: prepared.target.starting,
+            confinement: prepared.facts.confinement,
+            config: ImageConfig {
+                unit: session.unit.clone(),
+                pid: session.pid,
+                start_ticks: session.start_ticks,
+                debugger: session.debugger.clone(),
+                guarded: true,
+                work: ImageWork::Serve {
+                    socket: paths.debugger_socket(),
+                    max_pause: observes.max_pause,
+                },
+            },
+            output: None,
+        }),
         session: Some(SessionMaterial {
             opened: session.clone(),
             debugger: units::DebuggerUnit {
@@ -1030,11 +1050,10 @@ impl Watched {
         }
         Ok(Self {
             units: match session.has_gateway() {
-                true => vec![
-                    godebug_core::grant::debugger_unit(&session.id),
-                    godebug_core::grant::gateway_unit(&session.id),
-                ],
-                false => vec![image_unit(&session.id)],
+                true => {
+                    vec![session.tracer_unit(), godebug_core::grant::gateway_unit(&session.id)]
+                }
+                false => vec![session.tracer_unit()],
             },
             target,
             units_gone: shared.units_gone.subscribe(),

@@ -116,12 +116,12 @@ pub async fn revoke_by_name(host: &RealHost, id: &SessionId) -> Result<(), Strin
     let opened = ledger.as_ref().and_then(|ledger| ledger.without_lock().opened().ok().flatten());
     if let Some(opened) = &opened {
         let gateway = opened.port.map(|port| Grant::gateway(id, port));
-        let tracer = match opened.has_gateway() {
-            true => Grant::debugger(id, opened.pid),
-            false => Grant::image(id, opened.pid),
+        let tracer = match opened.takes_images() {
+            false => Grant::debugger(id, opened.pid),
+            true => Grant::image(id, opened.pid),
         };
         // Whether it was drained stands in what was lost; an undrain bears being run for nothing.
-        let drained = opened.has_gateway().then_some(Grant::Drained);
+        let drained = (!opened.takes_images()).then_some(Grant::Drained);
         for grant in gateway.iter().chain([&tracer]).chain(&drained) {
             failures.extend(host.undo(opened, grant).await.err());
         }

@@ -1,6 +1,7 @@
 //! Everything that is found out and decided before the first change to the host.
 
 use super::Sessions;
+use super::images::{self, can_be_copied};
 use crate::authority::Caller;
 use crate::config::Config;
 use crate::freeze;
@@ -10,6 +11,7 @@ use crate::target::executable::{DebugSize, SymbolFile};
 use crate::target::find::{self, Target};
 use crate::target::{debuggers, process};
 use godebug_api::documents::{DebugInformation, OpenRequest, PlanDocument, SessionInfo};
+use godebug_api::image::PauseLimit;
 use godebug_api::rules::engine::{Consent, Permit};
 use godebug_api::{
     Approval, Cidr, Code, Deadline, Forecast, Mode, PauseBudget, Port, Refusal, SessionId, Ttl,
@@ -41,6 +43,15 @@ pub struct Prepared {
     /// `None` when it cannot be told: a plan does not look into a symbols file.
     pub freeze: Option<Freeze>,
     pub pause: PauseBudget,
+    /// Of a session that takes images.
+    pub observes: Option<Observes>,
+}
+
+/// What images will do to the target.
+#[derive(Debug, Clone, Copy)]
+pub struct Observes {
+    pub max_pause: PauseLimit,
+    pub forecast: Forecast,
 }
 
 /// What attaching will do to the target.
@@ -72,8 +83,18 @@ pub async fn prepare(
     confinement::lets_debug(target.process.pid, target.unit.as_str(), confinement)?;
     let booleans = selinux::needed_booleans(&config.selinux_booleans)?;
     let debugger = fitting_debugger(&target).await?;
+    let observes = match request.mode {
+        Mode::Observe => {
+            can_be_copied(host.systemd()?, &target).await?;
+            without_symbols(&target, symbols)?;
+            let max_pause = request.max_pause;
+            Some(Observes { max_pause, forecast: images::forecast(&target, max_pause)? })
+        }
+        Mode::Step | Mode::Modify => None,
+    };
     let symbols = has_symbols(&target, symbols)?;
-    let work = target.work(symbols);
+    // Nothing attaches to a target of which images are taken.
+    let work = target.work(symbols).filter(|_| observes.is_none());
     let freeze = work.map(|work| Freeze { work, forecast: freeze::forecast(work) });
     let sources = match request.from.as_slice() {
         [] => vec![Cidr::LOOPBACK_4],
@@ -95,7 +116,7 @@ pub async fn prepare(
     let plan = plan::plan(&wanted, &facts);
     let endpoint_host = endpoint_host(request, &wanted.sources);
     let pause = pause_budget(config, request);
-    Ok(Prepared { target, wanted, facts, plan, endpoint_host, freeze, pause })
+    Ok(Prepared { target, wanted, facts, plan, endpoint_host, freeze, pause, observes })
 }
 
 impl Prepared {
@@ -119,6 +140,17 @@ impl Prepared {
         let freeze = self.freeze.filter(|_| !request.accept_freeze)?;
         let watchdog = self.target.watchdog();
         Some((freeze, Objection::to(freeze.forecast, request.max_freeze, watchdog)?))
+    }
+
+    /// For how long attaching, or one image, stops the target.
+    fn stands_for(&self) -> Option<Forecast> {
+        let of_image = self.observes.map(|observes| observes.forecast);
+        of_image.or(self.freeze.map(|freeze| freeze.forecast))
+    }
+
+    /// Nobody holds a target of which images are taken.
+    fn may_stand(&self) -> Option<PauseBudget> {
+        Some(self.pause).filter(|_| self.observes.is_none())
     }
 
     /// The first record of the session's ledger.
@@ -152,8 +184,8 @@ impl Prepared {
             go_version: self.target.executable.go_version_text.clone(),
             watchdog_usec: self.target.watchdog_usec,
             target_is_starting: self.target.starting,
-            freeze_forecast_ms: self.freeze.map(|freeze| freeze.forecast),
-            pause: Some(self.pause),
+            freeze_forecast_ms: self.stands_for(),
+            pause: self.may_stand(),
             rule: Some(permit.name()),
             program: Some(self.target.program()),
             login: caller.login.clone(),
@@ -184,8 +216,8 @@ impl Prepared {
             go_version: self.target.executable.go_version_text.clone(),
             debugger: format!("dlv {} ({})", self.facts.debugger.version, self.facts.debugger.path),
             firewall,
-            freeze_forecast_ms: self.freeze.map(|freeze| freeze.forecast),
-            pause: Some(self.pause),
+            freeze_forecast_ms: self.stands_for(),
+            pause: self.may_stand(),
             rule: Some(permit.name()),
             plan: self.plan.clone(),
             warnings: self.warnings(request, permit),
@@ -223,13 +255,6 @@ impl Prepared {
 }
 
 fn within_the_rules(config: &Config, request: &OpenRequest) -> Result<(), Refusal> {
-    if request.mode == Mode::Observe {
-        return Err(Refusal::refused(
-            "mode observe works on images of the process, which this version does not serve to IDEs",
-            "see `godebugctl snapshot` and `godebugctl goroutines`, or use --mode step: it can stop \
-             the process and changes nothing",
-        ));
-    }
     if request.ttl.get() > config.max_ttl {
         return Err(Refusal::refused(
             format!(
@@ -250,6 +275,17 @@ fn within_the_rules(config: &Config, request: &OpenRequest) -> Result<(), Refusa
         ));
     }
     Ok(())
+}
+
+/// dlv finds a separate file by the name of the program, which an image does not have.
+fn without_symbols(target: &Target, symbols: Symbols<'_>) -> Result<(), Refusal> {
+    if matches!(symbols, Symbols::None) {
+        return Ok(());
+    }
+    Err(Refusal::target(
+        format!("symbols from a file cannot be used with images of {}", target.unit),
+        "use --mode step, which takes them",
+    ))
 }
 
 fn pause_budget(config: &Config, request: &OpenRequest) -> PauseBudget {

@@ -62,19 +62,21 @@ fn decide(mode: Mode, command: &str, arguments: &Arguments) -> Result<Verdict, R
         | "completions"
         | "breakpointLocations"
         | "stepInTargets" => {}
-        "attach" => return attach(mode, arguments),
+        "attach" => return attach(arguments),
         "disconnect" => return disconnect(arguments),
-        "continue" | "next" | "stepIn" | "stepOut" | "pause" => {
-            needs(mode, Mode::Step, "running and stopping the process")?;
+        // To whom only images are shown, the next one is.
+        "continue" | "pause" => {}
+        "restart" if mode == Mode::Observe => {
+            return Ok(Verdict::Rewrite(Arguments::new(), "the next image"));
         }
-        "setBreakpoints"
-        | "setFunctionBreakpoints"
-        | "setInstructionBreakpoints"
-        | "setDataBreakpoints" => {
-            needs(mode, Mode::Step, "a breakpoint")?;
+        "next" | "stepIn" | "stepOut" => needs(mode, Mode::Step, "a step")?,
+        // Or one of each time that this line is reached.
+        "setBreakpoints" | "setFunctionBreakpoints" => breakpoints(arguments)?,
+        "setExceptionBreakpoints" => {}
+        "setInstructionBreakpoints" | "setDataBreakpoints" => {
+            needs(mode, Mode::Step, "a breakpoint of this kind")?;
             breakpoints(arguments)?;
         }
-        "setExceptionBreakpoints" => needs(mode, Mode::Step, "a breakpoint")?,
         "dataBreakpointInfo" => each_text(arguments, &[("name", expressions::location)])?,
         "evaluate" => {
             if let Some(text) = strict::text(arguments, "expression").map_err(Refused::never)? {
@@ -102,8 +104,7 @@ fn decide(mode: Mode, command: &str, arguments: &Arguments) -> Result<Verdict, R
     Ok(Verdict::Forward)
 }
 
-fn attach(mode: Mode, arguments: &Arguments) -> Result<Verdict, Refused> {
-    needs(mode, Mode::Step, "attaching an IDE")?;
+fn attach(arguments: &Arguments) -> Result<Verdict, Refused> {
     if strict::text(arguments, "mode").map_err(Refused::never)? != Some("remote") {
         return Err(Refused::never(
             "the debugger is attached already; use a configuration with \"mode\": \"remote\"",
@@ -157,7 +158,8 @@ fn breakpoints(arguments: &Arguments) -> Result<(), Refused> {
 pub(crate) fn cut_capabilities(mode: Mode, capabilities: &mut Map<String, Value>) -> bool {
     let before = capabilities.len();
     capabilities.retain(|name, _| {
-        !NEVER.contains(&name.as_str())
+        let next_image = mode == Mode::Observe && name == "supportsRestartRequest";
+        (next_image || !NEVER.contains(&name.as_str()))
             && (mode >= Mode::Modify || !MODIFY_ONLY.contains(&name.as_str()))
     });
     capabilities.len() != before
@@ -181,7 +183,9 @@ pub(crate) fn meaning(command: &str, arguments: &Arguments) -> Meaning {
             if command == "readMemory" { "read-memory" } else { "write-memory" },
             word("memoryReference"),
         ),
-        "continue" | "next" | "stepIn" | "stepOut" | "pause" => Meaning::new("run", command),
+        "continue" | "next" | "stepIn" | "stepOut" | "pause" | "restart" => {
+            Meaning::new("run", command)
+        }
         "attach" | "disconnect" | "initialize" => Meaning::new("connection", command),
         "variables" => Meaning::new(
             "variables",
@@ -272,7 +276,33 @@ mod tests {
         assert!(matches!(info, Verdict::Refuse(_)));
         let plain = json!({"breakpoints": [{"line": 2, "condition": "o.Id == 3"}]});
         assert_eq!(verdict(Mode::Step, "setBreakpoints", &plain), Verdict::Forward);
-        assert!(matches!(verdict(Mode::Observe, "setBreakpoints", &plain), Verdict::Refuse(_)));
+    }
+
+    #[test]
+    fn who_observes_has_lines_and_images_and_no_step() {
+        let line = json!({"breakpoints": [{"line": 2, "condition": "o.Id == 3"}]});
+        for (command, arguments) in [
+            ("attach", json!({"mode": "remote"})),
+            ("setBreakpoints", line.clone()),
+            ("setFunctionBreakpoints", json!({"breakpoints": [{"name": "main.f"}]})),
+            ("continue", json!({})),
+            ("pause", json!({})),
+        ] {
+            assert_eq!(verdict(Mode::Observe, command, &arguments), Verdict::Forward, "{command}");
+        }
+        for command in ["next", "stepIn", "stepOut", "setDataBreakpoints", "setVariable"] {
+            let refused = verdict(Mode::Observe, command, &line);
+            assert!(
+                matches!(&refused, Verdict::Refuse(why) if why.allowed_in.is_some()),
+                "{command}"
+            );
+        }
+        let restart =
+            verdict(Mode::Observe, "restart", &json!({"arguments": {"program": "/bin/sh"}}));
+        assert!(matches!(restart, Verdict::Rewrite(kept, _) if kept.is_empty()));
+        let mut shown = json!({"supportsRestartRequest": true, "supportsSetVariable": true});
+        cut_capabilities(Mode::Observe, shown.as_object_mut().unwrap());
+        assert_eq!(shown, json!({"supportsRestartRequest": true}));
     }
 
     #[test]

@@ -118,7 +118,7 @@ pub(crate) fn needs(mode: Mode, least: Mode, what: &str) -> Result<(), Refused> 
     }
     let why = match least {
         Mode::Modify => format!("{what} changes the process"),
-        _ => format!("{what} stops the process"),
+        _ => format!("{what} needs the live process, and would stop it"),
     };
     Err(Refused { why, allowed_in: Some(least) })
 }

@@ -24,6 +24,8 @@ pub(crate) trait Arch {
     fn result(registers: &Self::Registers) -> i64;
     /// Whether the kernel will have the thread begin its system call anew.
     fn is_in_system_call(registers: &Self::Registers) -> bool;
+    /// The instruction that the thread executes next.
+    fn counter(registers: &Self::Registers) -> u64;
     /// Where a breakpoint stands that the thread has just executed.
     fn executed(registers: &Self::Registers) -> u64;
     /// The registers of a thread that shall execute what stood at `at`.
@@ -77,6 +79,10 @@ impl Arch for Here {
         registers.orig_rax.cast_signed() >= 0
     }
 
+    fn counter(registers: &Self::Registers) -> u64 {
+        registers.rip
+    }
+
     fn executed(registers: &Self::Registers) -> u64 {
         registers.rip.wrapping_sub(1)
     }
@@ -126,6 +132,10 @@ impl Arch for Here {
     /// The kernel has wound the thread back to its system call before it stops it.
     fn is_in_system_call(_: &Self::Registers) -> bool {
         false
+    }
+
+    fn counter(registers: &Self::Registers) -> u64 {
+        registers.pc
     }
 
     fn executed(registers: &Self::Registers) -> u64 {

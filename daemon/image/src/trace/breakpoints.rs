@@ -89,7 +89,8 @@ impl Threads<'_> {
     }
 
     /// Lets the program run until a thread reaches the line, and stops all others. The line is not
-    /// armed any more then. `None` when nobody has reached it by `until`; the program runs then.
+    /// armed any more then. `None` when nobody has reached it by `until`, or the bell has been rung;
+    /// the program runs then.
     pub(crate) fn await_hit(
         &mut self,
         until: Instant,
@@ -100,7 +101,7 @@ impl Threads<'_> {
                 break hit;
             }
             self.wakeups.go_on()?;
-            if Instant::now() >= until {
+            if Instant::now() >= until || self.wakeups.is_called() {
                 return Ok(None);
             }
             // Often enough to see an order to end, whatever the threads do.
@@ -119,6 +120,13 @@ impl Threads<'_> {
         self.put_back();
         // It may have ended just then.
         Ok(Some(hit).filter(|hit| self.threads.contains_key(&hit.as_raw())))
+    }
+
+    /// Where a thread stands that has hit the line, and was put back before it.
+    pub(crate) fn address_of(&self, hit: Pid) -> Option<u64> {
+        let places = self.armed.as_ref()?;
+        let at = Here::counter(&Here::registers(hit).ok()?);
+        places.has(at).then_some(at)
     }
 
     /// Lets every thread run that has stopped, but one that has reached the line.

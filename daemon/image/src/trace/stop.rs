@@ -10,6 +10,8 @@ const EVENT_CLONE: i32 = nix::libc::PTRACE_EVENT_CLONE;
 const EVENT_EXEC: i32 = nix::libc::PTRACE_EVENT_EXEC;
 /// __WALL: threads too.
 const WALL: u32 = 0x4000_0000;
+/// __WNOTHREAD: not the children of other threads, which wait for theirs themselves.
+const NOT_OTHERS: u32 = 0x2000_0000;
 pub(crate) const SIGTRAP: i32 = nix::libc::SIGTRAP;
 /// What PTRACE_O_TRACESYSGOOD makes of a stop at a system call.
 const SYSCALL_STOP: i32 = SIGTRAP | 0x80;
@@ -41,7 +43,7 @@ pub(crate) enum Change {
 
 /// The next thing that has happened to any thread that we trace, if there is one.
 pub(crate) fn next_change() -> Option<(Pid, Change)> {
-    let options = WaitOptions::NOHANG | WaitOptions::from_bits_retain(WALL);
+    let options = WaitOptions::NOHANG | WaitOptions::from_bits_retain(WALL | NOT_OTHERS);
     loop {
         match wait(options) {
             Ok(Some((pid, status))) => {

@@ -1,4 +1,5 @@
-//! What this process waits for: its tracees, an order to end, and the client's end.
+//! What this process waits for: its tracees, an order to end, and its client: that one's end, or for who
+//! serves many, a ring of their bell.
 
 use super::stop::Change;
 use super::stop::next_change;
@@ -8,18 +9,47 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::Pid;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::io::{self, Stdout};
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 pub(crate) struct Wakeups {
     signals: SignalFd,
-    client: Stdout,
+    client: Client,
+    /// The bell has been rung.
+    is_called: bool,
     /// Somebody has ordered us to end, or nobody reads what we find.
     over: Option<&'static str>,
 }
 
+/// For whom all this is.
+enum Client {
+    Reads(Stdout),
+    Rings(OwnedFd),
+}
+
 impl Wakeups {
-    /// Takes the signals over. Blocked, so that not even a guard that traces us is woken by them.
+    /// For who answers on standard output.
     pub(crate) fn new() -> Result<Self, Refusal> {
+        Self::with(Client::Reads(io::stdout()))
+    }
+
+    /// For who is called by a bell, an eventfd.
+    pub(crate) fn with_bell(bell: OwnedFd) -> Result<Self, Refusal> {
+        Self::with(Client::Rings(bell))
+    }
+
+    /// Whether the bell has been rung since the last time.
+    pub(crate) fn was_called(&mut self) -> bool {
+        std::mem::take(&mut self.is_called)
+    }
+
+    /// The same, and it stays so.
+    pub(crate) fn is_called(&self) -> bool {
+        self.is_called
+    }
+
+    /// Takes the signals over. Blocked, so that not even a guard that traces us is woken by them.
+    fn with(client: Client) -> Result<Self, Refusal> {
         let mut set = SigSet::empty();
         for signal in [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
             set.add(signal);
@@ -30,7 +60,7 @@ impl Wakeups {
         let signals = signals.map_err(|error| {
             Refusal::failed(format!("signals cannot be waited for: {error}"), "")
         })?;
-        Ok(Self { signals, client: io::stdout(), over: None })
+        Ok(Self { signals, client, is_called: false, over: None })
     }
 
     /// The next change of a tracee, or `None` at `by`.
@@ -58,13 +88,25 @@ impl Wakeups {
         let left = by.saturating_duration_since(Instant::now()).min(Duration::from_millis(100));
         let left = Timespec::try_from(left).unwrap_or(Timespec { tv_sec: 0, tv_nsec: 0 });
         // A client that is gone shows as an error on its pipe, which needs no asking for.
+        let (client, asked_for) = match &self.client {
+            Client::Reads(pipe) => (pipe.as_fd(), PollFlags::empty()),
+            Client::Rings(bell) => (bell.as_fd(), PollFlags::IN),
+        };
         let mut fds = [
             PollFd::new(&self.signals, PollFlags::IN),
-            PollFd::new(&self.client, PollFlags::empty()),
+            PollFd::from_borrowed_fd(client, asked_for),
         ];
         let _ = poll(&mut fds, Some(&left));
-        if fds[1].revents().intersects(PollFlags::ERR | PollFlags::HUP) {
-            self.over = Some("nobody reads the answer any more");
+        let seen = fds[1].revents();
+        match &self.client {
+            Client::Reads(_) if seen.intersects(PollFlags::ERR | PollFlags::HUP) => {
+                self.over = Some("nobody reads the answer any more");
+            }
+            Client::Rings(bell) if seen.contains(PollFlags::IN) => {
+                let _ = rustix::io::read(bell, &mut [0; 8]);
+                self.is_called = true;
+            }
+            _ => {}
         }
         while let Ok(Some(signal)) = self.signals.read_signal() {
             if i32::try_from(signal.ssi_signo) != Ok(Signal::SIGCHLD as i32) {

@@ -67,7 +67,7 @@ fn one(host: &Host, arguments: &[String], as_text: bool) -> Result<Answer, Refus
     let failed = |error: std::io::Error| {
         Refusal::failed(format!("this program cannot be run again: {error}"), "")
     };
-    let mut again = Command::new(std::env::current_exe().map_err(failed)?);
+    let mut again = Command::new("/proc/self/exe");
     again.args(["-H", host.as_str()]).args(arguments.iter().filter(|word| *word != "--json"));
     if !as_text {
         again.arg("--json");

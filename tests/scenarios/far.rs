@@ -1,7 +1,7 @@
 //! `-H`: a host is debugged from a laptop, by ssh to it.
 
 use anyhow::{Result, ensure};
-use godebug_tests::{Host, Output, Spawned, scenario::Scenario};
+use godebug_tests::{Host, Machine, Output, Spawned, scenario::Scenario};
 use serde_json::Value;
 use std::net::SocketAddr;
 
@@ -34,7 +34,7 @@ impl<'a> Ssh<'a> {
         let key = std::fs::read_to_string(folder.path().join("key.pub"))?;
         host.ok(&format!(
             "install -d -m 700 /root/.ssh; echo '{}' > /root/.ssh/authorized_keys; \
-             systemctl start ssh; systemd-run --collect --unit=jump -p RuntimeDirectory=sshd \
+             firewall-cmd --quiet --add-port={JUMP}/tcp; systemctl start ssh; systemd-run --collect --unit=jump -p RuntimeDirectory=sshd \
              /usr/sbin/sshd -D -p {JUMP}",
             key.trim()
         ))?;
@@ -78,13 +78,14 @@ impl<'a> Ssh<'a> {
     }
 
     fn end(self) -> Result<()> {
-        self.host.ok("systemctl stop jump ssh; rm -rf /root/.ssh").map(drop)
+        let close = format!("firewall-cmd --quiet --remove-port={JUMP}/tcp");
+        self.host.ok(&format!("{close}; systemctl stop jump ssh; rm -rf /root/.ssh")).map(drop)
     }
 }
 
 /// An IDE at the laptop's local port is at a breakpoint, and sees values.
 fn is_debugged(host: &Host, address: SocketAddr) -> Result<()> {
-    let wire = godebug_tests::Machine::connect_on_laptop(host, address)?;
+    let wire = Machine::connect_on_laptop(host, address)?;
     let mut ide = godebug_tests::dap::DapClient::new(wire);
     ide.attach()?;
     ide.set_function_breakpoints(&["main.priceOf"])?;
@@ -199,13 +200,13 @@ fn unreachable(host: &Host) -> Result<()> {
         let output = ssh.run(&format!("godebugctl -H {at} list"))?.exits(5)?;
         ensure!(output.stderr.contains("ssh does not reach"), "{output}");
         ensure!(output.stderr.contains(&format!("ssh {at} true")), "no remedy: {output}");
-        std::fs::write(&known, right)?;
-        // A host without the bridge, and one without godebug.
-        host.ok("mv /usr/bin/systemd-stdio-bridge /usr/bin/there")?;
-        let output = ssh.run(&format!("godebugctl -H {at} list"))?.exits(5)?;
-        ensure!(output.stderr.contains("no systemd-stdio-bridge"), "{output}");
-        host.ok("mv /usr/bin/there /usr/bin/systemd-stdio-bridge").map(drop)
+        std::fs::write(&known, right).map_err(Into::into)
     })?;
+    host.ok("mv /usr/bin/systemd-stdio-bridge /usr/bin/there")?;
+    let at = format!("root@{}", host.address());
+    let output = ssh.run(&format!("godebugctl -H {at} list"))?.exits(5)?;
+    ensure!(output.stderr.contains("no systemd-stdio-bridge"), "{output}");
+    host.ok("mv /usr/bin/there /usr/bin/systemd-stdio-bridge")?;
     ssh.end()
 }
 
@@ -216,7 +217,7 @@ fn cut(host: &Host) -> Result<()> {
         let mut attach = ssh.spawn(&format!("godebugctl {at} --json attach myapp --ttl 60s"))?;
         let line = attach.wait_for_line("\"listen\"", SOON)?;
         let session = Session::of(serde_json::from_str(&line)?)?;
-        host.ok("systemctl kill --signal=KILL ssh")?;
+        host.ok("pkill -KILL --exact systemd-stdio-b")?;
         session.ends(host, "client-gone", SOON)?;
         let output = attach.wait(SOON)?;
         ensure!(output.status == 6, "{output}");

@@ -27,7 +27,11 @@ static CHOSEN: OnceLock<Host> = OnceLock::new();
 
 /// `[USER@]HOST`, as ssh takes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Host(String);
+pub(crate) struct Host {
+    name: String,
+    /// ssh asks for nothing, says nothing, and does not wait for long.
+    is_unasked: bool,
+}
 
 /// Why it is none.
 #[derive(Debug, thiserror::Error)]
@@ -43,7 +47,7 @@ impl FromStr for Host {
         let host = text.rsplit('@').next().unwrap_or_default();
         let fits = !host.is_empty() && text.len() <= 300 && text.chars().all(good);
         match fits && !text.starts_with(['-', '@']) && !host.starts_with('-') {
-            true => Ok(Self(text.to_owned())),
+            true => Ok(Self { name: text.to_owned(), is_unasked: false }),
             false => Err(NoHost),
         }
     }
@@ -62,12 +66,20 @@ impl Host {
     }
 
     pub(crate) fn as_str(&self) -> &str {
-        &self.0
+        &self.name
+    }
+
+    /// The same, in the background.
+    pub(crate) fn unasked(&self) -> Self {
+        Self { is_unasked: true, ..self.clone() }
     }
 
     fn ssh(&self, options: &[&str], command: &str) -> Command {
         let mut ssh = Command::new("ssh");
-        ssh.args(options).arg("--").arg(&self.0);
+        if self.is_unasked {
+            ssh.args(["-q", "-oBatchMode=yes", "-oConnectTimeout=5"]);
+        }
+        ssh.args(options).arg("--").arg(&self.name);
         if !command.is_empty() {
             ssh.arg(command);
         }
@@ -121,7 +133,7 @@ impl Host {
     }
 
     fn explain(&self, ended: io::Result<ExitStatus>, otherwise: &str) -> Refusal {
-        let host = &self.0;
+        let host = &self.name;
         match ended.ok().and_then(|status| status.code()) {
             Some(SSH_FAILED) => Refusal::host(
                 format!("ssh does not reach {host}; what it said stands above"),
@@ -141,7 +153,7 @@ impl Host {
     /// The name by which ssh knows that host, which is what clients here reach it by.
     pub(crate) fn name(&self) -> Option<String> {
         let mut ssh = Command::new("ssh");
-        let told = ssh.args(["-G", "--", &self.0]).stdin(Stdio::null()).stderr(Stdio::null());
+        let told = ssh.args(["-G", "--", &self.name]).stdin(Stdio::null()).stderr(Stdio::null());
         let told = String::from_utf8(told.output().ok()?.stdout).ok()?;
         told.lines().find_map(|line| line.strip_prefix("hostname ")).map(str::to_owned)
     }
@@ -160,7 +172,7 @@ impl Host {
         match status.code() {
             Some(SSH_FAILED) => Err(self.explain(Ok(status), "")),
             Some(NOT_THERE) => Err(Refusal::host(
-                format!("there is no godebugctl on {}", self.0),
+                format!("there is no godebugctl on {}", self.name),
                 "install the package there",
             )),
             Some(code) => Ok(u8::try_from(code).unwrap_or(1)),

@@ -28,6 +28,17 @@ pub(crate) async fn manager_and_way() -> Result<(ManagerProxy<'static>, Ssh), Re
     Ok((ManagerProxy::new(&bus).await.map_err(unreachable)?, ssh))
 }
 
+/// The bus once more, after a connection to it has ended. Nobody is asked for anything.
+///
+/// # Errors
+/// When there is none yet.
+pub(crate) async fn bus_again() -> Result<Connection, Refusal> {
+    match Host::chosen() {
+        Some(host) => host.unasked().bus().await.map(|(bus, _)| bus),
+        None => Connection::system().await.map_err(|error| BusError::from(error).into()),
+    }
+}
+
 /// The document in an answer.
 ///
 /// # Errors

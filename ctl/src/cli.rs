@@ -49,6 +49,9 @@ pub(crate) enum Command {
     Snapshot(Snapshot),
     /// Show what all goroutines are doing, without stopping the service
     Goroutines(Goroutines),
+    /// Show what fills the memory, and which variables and goroutines hold it, without stopping the
+    /// service
+    Heap(Heap),
     /// List the sessions, and the requests that wait for somebody's approval
     List {
         /// Only what waits for approval
@@ -129,6 +132,7 @@ impl Command {
             self,
             Self::Snapshot(_)
                 | Self::Goroutines(_)
+                | Self::Heap(_)
                 | Self::Audit(Audit::Verify { .. } | Audit::Export { .. } | Audit::Key)
                 | Self::Rules(Rules::Check { .. })
         )
@@ -141,6 +145,7 @@ impl Command {
             Self::Claim(_)
             | Self::Snapshot(_)
             | Self::Goroutines(_)
+            | Self::Heap(_)
             | Self::Approve { .. }
             | Self::Deny { .. }
             | Self::Extend(_)
@@ -430,6 +435,17 @@ pub(crate) struct Goroutines {
     /// Whole stacks, and the goroutines of Go's runtime too
     #[arg(long)]
     pub(crate) full: bool,
+    #[command(flatten)]
+    pub(crate) image: Image,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Heap {
+    /// The unit, with or without `.service`
+    pub(crate) unit: UnitName,
+    /// How many of those that hold most to show
+    #[arg(long, value_name = "N", default_value = "20")]
+    pub(crate) top: Count,
     #[command(flatten)]
     pub(crate) image: Image,
 }

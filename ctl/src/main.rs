@@ -116,6 +116,7 @@ async fn run(output: &Output, command: &Command) -> Result<(), Refusal> {
         Command::Connect(arguments) => connect::connect(output, arguments).await,
         Command::Snapshot(arguments) => snapshot::snapshot(output, arguments).await,
         Command::Goroutines(arguments) => snapshot::goroutines(output, arguments).await,
+        Command::Heap(arguments) => snapshot::heap(output, arguments).await,
         Command::List { pending } => sessions::list(output, *pending).await,
         Command::Claim(arguments) => attach::claim(output, arguments).await,
         Command::Approve { id, yes } => approval::approve(output, id, *yes).await,

@@ -115,7 +115,7 @@ pub(crate) fn sessions_of_hosts(sessions: &[(&str, SessionInfo)]) -> String {
     let with = |host: &str, cells: Vec<String>| [vec![safe(host)], cells].concat();
     let mut rows = vec![with("HOST", SESSION_COLUMNS.map(str::to_owned).to_vec())];
     rows.extend(sessions.iter().map(|(host, session)| with(host, row(session))));
-    table(&rows) + "\n"
+    table(&rows)
 }
 
 const SESSION_COLUMNS: [&str; 9] =

@@ -3,9 +3,10 @@
 //! The lines come from a process that has the rights of the service, not from godebugd: each is read
 //! with bounds, understood whole or not at all, and shown by us.
 
+mod heap;
 mod render;
 
-use crate::cli::{Goroutines, Image, Snapshot};
+use crate::cli::{Goroutines, Heap, Image, Snapshot};
 use crate::manager::{answer, manager};
 use crate::output::{Output, ended_early};
 use crate::sessions::stuck;
@@ -38,6 +39,12 @@ pub(crate) async fn snapshot(output: &Output, arguments: &Snapshot) -> Result<()
 pub(crate) async fn goroutines(output: &Output, arguments: &Goroutines) -> Result<(), Refusal> {
     let request = request(ImageTask::Goroutines, &arguments.image, Patience::default());
     take(output, &arguments.unit, &request, arguments.full).await
+}
+
+pub(crate) async fn heap(output: &Output, arguments: &Heap) -> Result<(), Refusal> {
+    let task = ImageTask::Heap { top: arguments.top };
+    let request = request(task, &arguments.image, Patience::default());
+    take(output, &arguments.unit, &request, false).await
 }
 
 fn request(task: ImageTask, image: &Image, patience: Patience) -> ImageRequest {
@@ -150,6 +157,10 @@ impl Told {
             Line::Goroutines(all) => {
                 self.something = true;
                 output.result(&all, &render::goroutines(&all, full))?;
+            }
+            Line::Heap(heap) => {
+                self.something = true;
+                output.result(&heap, &heap::heap(&heap))?;
             }
         }
         Ok(())

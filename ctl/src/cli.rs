@@ -435,6 +435,9 @@ pub(crate) struct Goroutines {
     /// Whole stacks, and the goroutines of Go's runtime too
     #[arg(long)]
     pub(crate) full: bool,
+    /// Draw them all as a flame graph, into this new SVG file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) flame: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) image: Image,
 }

@@ -131,7 +131,8 @@ fn by_tls(host: &Host) -> Result<()> {
             .run(&format!("godebugctl {at} --json snapshot myapp --expr '1 + 1' --max-pause 2s"))?;
         let shown = shown.exits(0)?.json()?;
         ensure!(shown["variables"][0]["value"] == "2", "{shown}");
-        ssh.run(&format!("godebugctl {at} audit verify"))?.exits(0)?;
+        let key = ssh.run(&format!("godebugctl {at} audit key"))?.exits(0)?.stdout;
+        ensure!(!key.trim().is_empty(), "no key");
         let why = ssh.run(&format!("godebugctl {at} --json inspect nosuch"))?;
         refused(why, 4, "target").map(drop)
     })?;

@@ -165,7 +165,15 @@ fn goroutines(host: &Host) -> Result<()> {
         ensure!(!human.contains("runtime.gopark") && human.contains("--full"), "{human}");
         let human = host.ok(&format!("godebugctl goroutines myapp --full {PATIENT}"))?;
         ensure!(human.contains("runtime.gopark"), "{human}");
-        Ok(())
+        host.ok(&format!(
+            "rm -f /tmp/flame.svg; godebugctl goroutines myapp --flame /tmp/flame.svg {PATIENT}"
+        ))?;
+        let drawn = host.read_file("/tmp/flame.svg")?;
+        ensure!(drawn.starts_with("<svg ") && drawn.contains("<title>main.main: 1 ("), "{drawn}");
+        let again = host
+            .run(&format!("godebugctl --json goroutines myapp --flame /tmp/flame.svg {PATIENT}"))?;
+        ensure!(again.status == 2, "a file that is there was overwritten: {again}");
+        host.ok("rm /tmp/flame.svg").map(drop)
     })
 }
 

@@ -2,11 +2,12 @@
 //! ticket.
 
 use crate::cli::{Attach, Claim};
+use crate::far::Host;
 use crate::keys::Key;
-use crate::manager::{answer, manager};
+use crate::manager::{answer, manager, manager_and_way};
 use crate::output::Output;
 use crate::question::Question;
-use crate::request::{Ssh, open_request, open_symbols};
+use crate::request::{open_request, open_symbols};
 use crate::signals::Signals;
 use crate::waiting::Interrupted::{self, LeavesIt, TakesItBack};
 use crate::{detach, foreground, ports, report, tickets, waiting};
@@ -50,6 +51,12 @@ async fn open(
     request: Option<SessionInfo>,
 ) -> Result<(), Refusal> {
     let symbols = arguments.way.symbols.as_deref().map(open_symbols).transpose()?;
+    if symbols.is_some() && Host::chosen().is_some() {
+        return Err(Refusal::usage(
+            "--symbols cannot be brought along to another host",
+            "copy the file there, and use godebugctl on that host",
+        ));
+    }
     // Whatever can fail here fails before the host is changed.
     if let Some(path) = &arguments.way.ticket {
         tickets::check_place(path)?;
@@ -63,9 +70,11 @@ async fn open(
     };
     let mut signals = Signals::catch()?;
     let key = Key::generate()?;
-    let wanted = open_request(arguments, key.csr.clone(), Ssh::from_environment());
+    let far = Host::chosen();
+    let via = arguments.way.via(far.is_some())?;
+    let (manager, ssh) = manager_and_way().await?;
+    let wanted = open_request(arguments, key.csr.clone(), (far, ssh), via);
     let claim = ClaimRequest::of(&wanted);
-    let manager = manager().await?;
     let asking = Asking { output, manager: &manager, arguments, symbols };
     let opened = match request {
         Some(request) => asking.claimed(&mut signals, request, claim, LeavesIt).await?,
@@ -86,10 +95,11 @@ async fn open(
 }
 
 async fn dry_run(output: &Output, arguments: &Attach) -> Result<(), Refusal> {
-    let request = open_request(arguments, String::new(), Ssh::from_environment());
-    let request = as_json(&request)?;
-    let plan: PlanDocument =
-        answer(manager().await?.plan(arguments.unit.as_str(), &request).await)?;
+    let far = Host::chosen();
+    let via = arguments.way.via(far.is_some())?;
+    let (manager, ssh) = manager_and_way().await?;
+    let request = as_json(&open_request(arguments, String::new(), (far, ssh), via))?;
+    let plan: PlanDocument = answer(manager.plan(arguments.unit.as_str(), &request).await)?;
     output.result(&plan, &report::plan(&plan))
 }
 

@@ -25,6 +25,10 @@ pub(crate) struct Cli {
     /// Print one JSON document on standard output and nothing else there
     #[arg(long, global = true)]
     pub(crate) json: bool,
+    /// Do it on another host, through ssh; for list, inspect, doctor and stop also on several:
+    /// HOST,HOST, or @FILE with one on each line
+    #[arg(short = 'H', long, global = true, value_name = "[USER@]HOST")]
+    pub(crate) host: Option<String>,
     #[command(subcommand)]
     pub(crate) command: Command,
 }
@@ -45,6 +49,9 @@ pub(crate) enum Command {
     Snapshot(Snapshot),
     /// Show what all goroutines are doing, without stopping the service
     Goroutines(Goroutines),
+    /// Show what fills the memory, and which variables and goroutines hold it, without stopping the
+    /// service
+    Heap(Heap),
     /// List the sessions, and the requests that wait for somebody's approval
     List {
         /// Only what waits for approval
@@ -110,6 +117,27 @@ pub(crate) enum Command {
 }
 
 impl Command {
+    /// Whether it may be asked of several hosts at once.
+    pub(crate) fn may_be_asked_of_many(&self) -> bool {
+        matches!(
+            self,
+            Self::List { .. } | Self::Inspect { .. } | Self::Doctor { .. } | Self::Stop(_)
+        )
+    }
+
+    /// Whether it has to run on the host that it is about: it reads that host's files, or gets its
+    /// answer through a pipe.
+    pub(crate) fn runs_there(&self) -> bool {
+        matches!(
+            self,
+            Self::Snapshot(_)
+                | Self::Goroutines(_)
+                | Self::Heap(_)
+                | Self::Audit(Audit::Verify { .. } | Audit::Export { .. } | Audit::Key)
+                | Self::Rules(Rules::Check { .. })
+        )
+    }
+
     /// Whether polkit may want to know that it is really this person.
     pub(crate) fn may_be_authenticated(&self) -> bool {
         match self {
@@ -117,6 +145,7 @@ impl Command {
             Self::Claim(_)
             | Self::Snapshot(_)
             | Self::Goroutines(_)
+            | Self::Heap(_)
             | Self::Approve { .. }
             | Self::Deny { .. }
             | Self::Extend(_)
@@ -293,6 +322,44 @@ pub(crate) struct Way {
     /// that your ssh connection came to]
     #[arg(long, value_name = "HOST")]
     pub(crate) endpoint: Option<Endpoint>,
+    /// With -H, how the debugger reaches that host: `tls` straight to the gateway's port, or `ssh`
+    /// through the ssh connection, with no port open and no firewall rule [default: tls]
+    #[arg(long, value_name = "WAY")]
+    pub(crate) via: Option<Via>,
+}
+
+/// How a debugger's bytes get to the gateway.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Via {
+    Tls,
+    Ssh,
+    Local,
+}
+
+impl Way {
+    /// The way that holds, for a host that is this one or not.
+    ///
+    /// # Errors
+    /// When there is no such way to that host.
+    pub(crate) fn via(&self, is_far: bool) -> Result<Via, Refusal> {
+        via(self.via, is_far)
+    }
+}
+
+pub(crate) fn via(wanted: Option<Via>, is_far: bool) -> Result<Via, Refusal> {
+    match (wanted, is_far) {
+        (None | Some(Via::Local), false) => Ok(Via::Local),
+        (None | Some(Via::Tls), true) => Ok(Via::Tls),
+        (Some(Via::Ssh), true) => Ok(Via::Ssh),
+        (Some(Via::Tls | Via::Ssh), false) => Err(Refusal::usage(
+            "--via tls and --via ssh are ways to another host, and none is named",
+            "name it: godebugctl -H HOST attach …",
+        )),
+        (Some(Via::Local), true) => Err(Refusal::usage(
+            "--via local is for the host itself, and -H names another",
+            "leave one of them out",
+        )),
+    }
 }
 
 #[derive(Debug, Args)]
@@ -368,6 +435,20 @@ pub(crate) struct Goroutines {
     /// Whole stacks, and the goroutines of Go's runtime too
     #[arg(long)]
     pub(crate) full: bool,
+    /// Draw them all as a flame graph, into this new SVG file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) flame: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) image: Image,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Heap {
+    /// The unit, with or without `.service`
+    pub(crate) unit: UnitName,
+    /// How many of those that hold most to show
+    #[arg(long, value_name = "N", default_value = "20")]
+    pub(crate) top: Count,
     #[command(flatten)]
     pub(crate) image: Image,
 }
@@ -397,6 +478,9 @@ pub(crate) struct Connect {
     /// Print a configuration for this IDE
     #[arg(long)]
     pub(crate) ide: Option<Ide>,
+    /// With -H: `ssh` goes through the ssh connection, for the ticket of a session that was opened so
+    #[arg(long, value_name = "WAY")]
+    pub(crate) via: Option<Via>,
 }
 
 #[derive(Debug, Args)]
@@ -529,6 +613,24 @@ pub(crate) fn parse() -> Result<Cli, u8> {
     })
 }
 
+/// The words of a command line but `-H` and its host.
+pub(crate) fn without_host(words: impl Iterator<Item = String>) -> Vec<String> {
+    let (mut kept, mut words) = (Vec::new(), words);
+    while let Some(word) = words.next() {
+        match word.as_str() {
+            "-H" | "--host" => drop(words.next()),
+            _ if word.starts_with("-H") || word.starts_with("--host=") => {}
+            // All that follows are values.
+            "--" => {
+                kept.push(word);
+                kept.extend(words.by_ref());
+            }
+            _ => kept.push(word),
+        }
+    }
+    kept
+}
+
 /// A wrong command line as a refusal.
 fn usage(error: &clap::Error) -> Refusal {
     const HELP: &str = "`godebugctl --help` and `godebugctl COMMAND --help` show what there is";
@@ -574,6 +676,27 @@ mod tests {
         for bad in ["0.0.0.0:2345", "[::]:2345", "192.0.2.1:2345", "2345", "localhost", "x:1", ""] {
             assert!(bad.parse::<Listen>().is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_command_goes_to_another_host_without_its_name() {
+        let words = |line: &str| line.split(' ').map(str::to_owned).collect::<Vec<_>>();
+        for line in [
+            "-H web1 list --json",
+            "list -Hweb1 --json",
+            "list --host=web1 --json",
+            "--host web1 list --json",
+        ] {
+            assert_eq!(without_host(words(line).into_iter()), ["list", "--json"], "{line}");
+        }
+    }
+
+    #[test]
+    fn there_are_ways_to_another_host_and_one_to_this() {
+        assert_eq!(via(None, false), Ok(Via::Local));
+        assert_eq!(via(None, true), Ok(Via::Tls));
+        assert_eq!(via(Some(Via::Ssh), true), Ok(Via::Ssh));
+        assert!(via(Some(Via::Ssh), false).is_err() && via(Some(Via::Local), true).is_err());
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! `connect`: serves a local port through the gateway that a ticket names.
 
-use crate::cli::Connect;
+use crate::cli::{Connect, Via, via};
 use crate::countdown::{Countdown, in_words};
+use crate::far::Host;
 use crate::output::{Output, ended_early};
 use crate::ports::{self, LocalPort};
 use crate::signals::Signals;
@@ -30,6 +31,11 @@ pub(crate) async fn connect(output: &Output, arguments: &Connect) -> Result<(), 
         server_name: &ticket.server_name,
     };
     let gateway = Gateway::new(&ticket.host, ticket.port.get(), &credentials)?;
+    let far = Host::chosen();
+    let gateway = match (via(arguments.via, far.is_some())?, far) {
+        (Via::Ssh, Some(host)) => gateway.through(host),
+        _ => gateway,
+    };
     let port = match arguments.listen {
         Some(listen) => ports::bind_this(listen).await?,
         None => ports::bind_free().await?,

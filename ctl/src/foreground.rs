@@ -1,7 +1,8 @@
 //! `attach` in the foreground: serves the local port while the session lives, and ends it when the
 //! person leaves.
 
-use crate::cli::Attach;
+use crate::cli::{Attach, Via};
+use crate::far::Host;
 use crate::held::{Ending, Held};
 use crate::keys::Key;
 use crate::manager::{answer, manager};
@@ -82,7 +83,14 @@ async fn prepare(
         key: &key.private,
         server_name: &opened.server_name,
     };
-    let gateway = Gateway::new("127.0.0.1", opened.port, &credentials)?;
+    let far = Host::chosen();
+    let gateway = match (arguments.way.via(far.is_some())?, far) {
+        (Via::Tls, _) => Gateway::new(&opened.host, opened.port, &credentials)?,
+        (Via::Ssh, Some(host)) => {
+            Gateway::new("127.0.0.1", opened.port, &credentials)?.through(host)
+        }
+        _ => Gateway::new("127.0.0.1", opened.port, &credentials)?,
+    };
     let port = match port {
         Some(port) => port,
         None => ports::bind_free().await?,

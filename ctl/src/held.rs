@@ -1,6 +1,7 @@
 //! What a foreground `attach` knows of its session, and when that is a reason to leave.
 
 use crate::countdown::{Countdown, in_words};
+use crate::far::Host;
 use crate::live;
 use crate::output::Output;
 use crate::watch::News;
@@ -55,10 +56,16 @@ impl<'a> Held<'a> {
             News::Unknown(refusal) => return Some(Ending::Unknown(refusal)),
             News::Away => {
                 if !std::mem::replace(&mut self.away, true) {
-                    self.output.note(
-                        "godebugd is away. The session goes on, and ends at its time; \
-                         looking for godebugd meanwhile",
-                    );
+                    self.output.note(&match Host::chosen() {
+                        None => "godebugd is away. The session goes on, and ends at its time; \
+                                 looking for godebugd meanwhile"
+                            .to_owned(),
+                        Some(host) => format!(
+                            "the connection to {} has broken off. The session ends when that host notices, \
+                             at its time at the latest; trying to hear how",
+                            host.as_str()
+                        ),
+                    });
                 }
                 return None;
             }
@@ -108,7 +115,11 @@ impl<'a> Held<'a> {
                 self.session.id
             ));
         }
-        let target = live::target(self.session.pid);
+        // Another host's processes cannot be seen from here.
+        let target = match Host::chosen() {
+            None => live::target(self.session.pid),
+            Some(host) => host.as_str(),
+        };
         let state = if self.ending_since.is_some() { "ending" } else { target };
         let (id, unit) = (&self.session.id, &self.session.unit);
         self.output.live(&live::line(id, unit, left, clients, Some(state)));

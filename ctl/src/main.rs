@@ -10,12 +10,14 @@ mod connect;
 mod countdown;
 mod detach;
 mod export;
+mod far;
 mod foreground;
 mod held;
 mod ide;
 mod keys;
 mod live;
 mod manager;
+mod many;
 mod output;
 mod peer;
 mod ports;
@@ -38,8 +40,10 @@ mod watch;
 
 use clap::CommandFactory;
 use cli::{Audit, Cli, Command, Rules};
+use far::Host;
 use godebug_api::Refusal;
 use output::Output;
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -49,14 +53,53 @@ fn main() -> ExitCode {
         Err(status) => return ExitCode::from(status),
     };
     let output = Output::new(cli.json);
+    match elsewhere(&output, &cli) {
+        Ok(Some(status)) => return ExitCode::from(status),
+        Ok(None) => {}
+        Err(refusal) => return ExitCode::from(output.refusal(&refusal)),
+    }
     match start(&output, &cli.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(refusal) => ExitCode::from(output.refusal(&refusal)),
     }
 }
 
+/// Does what `-H` asks for where that is not done from here; gives the exit status then.
+fn elsewhere(output: &Output, cli: &Cli) -> Result<Option<u8>, Refusal> {
+    let Some(named) = &cli.host else { return Ok(None) };
+    let hosts =
+        match named.strip_prefix('@') {
+            Some(path) => many::in_file(path)?,
+            None => named.split(',').map(str::parse).collect::<Result<Vec<Host>, _>>().map_err(
+                |error| Refusal::usage(format!("-H: {error}"), "several are separated by commas"),
+            )?,
+        };
+    let command = &cli.command;
+    let words = cli::without_host(std::env::args().skip(1));
+    match hosts.as_slice() {
+        [host] if command.runs_there() => {
+            let on_terminal = !cli.json && std::io::stdin().is_terminal();
+            host.run(&words, on_terminal).map(Some)
+        }
+        [host] => {
+            host.clone().choose();
+            Ok(None)
+        }
+        _ if command.may_be_asked_of_many() => {
+            let is_list = matches!(command, Command::List { pending: false });
+            many::ask(output, &hosts, &words, is_list).map(Some)
+        }
+        _ => Err(Refusal::usage(
+            "only list, inspect, doctor and stop can be asked of several hosts",
+            "name one host",
+        )),
+    }
+}
+
 fn start(output: &Output, command: &Command) -> Result<(), Refusal> {
-    let _agent = command.may_be_authenticated().then(agent::Agent::on_this_terminal);
+    // What polkit of another host wants to know, nobody here can be asked.
+    let here = Host::chosen().is_none();
+    let _agent = (here && command.may_be_authenticated()).then(agent::Agent::on_this_terminal);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| {
         Refusal::failed(format!("this program cannot start its event loop: {error}"), "")
@@ -73,6 +116,7 @@ async fn run(output: &Output, command: &Command) -> Result<(), Refusal> {
         Command::Connect(arguments) => connect::connect(output, arguments).await,
         Command::Snapshot(arguments) => snapshot::snapshot(output, arguments).await,
         Command::Goroutines(arguments) => snapshot::goroutines(output, arguments).await,
+        Command::Heap(arguments) => snapshot::heap(output, arguments).await,
         Command::List { pending } => sessions::list(output, *pending).await,
         Command::Claim(arguments) => attach::claim(output, arguments).await,
         Command::Approve { id, yes } => approval::approve(output, id, *yes).await,

@@ -1,17 +1,42 @@
 //! Calls to godebugd: the connection, and its answers as documents.
 
+use crate::far::Host;
+use crate::request::Ssh;
 use godebug_api::Refusal;
 use godebug_api::bus::{BusError, ManagerProxy};
 use serde::de::DeserializeOwned;
 use zbus::Connection;
 
-/// The manager on the system bus.
+/// The manager on the system bus, of the host that the command is about.
 ///
 /// # Errors
 /// When there is no bus.
 pub(crate) async fn manager() -> Result<ManagerProxy<'static>, Refusal> {
-    let connect = async { ManagerProxy::new(&Connection::system().await?).await };
-    connect.await.map_err(|error| Refusal::from(BusError::from(error)))
+    manager_and_way().await.map(|(manager, _)| manager)
+}
+
+/// The same, with the ssh connection by which the person has come to that host.
+///
+/// # Errors
+/// When there is no bus.
+pub(crate) async fn manager_and_way() -> Result<(ManagerProxy<'static>, Ssh), Refusal> {
+    let unreachable = |error: zbus::Error| Refusal::from(BusError::from(error));
+    let (bus, ssh) = match Host::chosen() {
+        Some(host) => host.bus().await?,
+        None => (Connection::system().await.map_err(unreachable)?, Ssh::from_environment()),
+    };
+    Ok((ManagerProxy::new(&bus).await.map_err(unreachable)?, ssh))
+}
+
+/// The bus once more, after a connection to it has ended. Nobody is asked for anything.
+///
+/// # Errors
+/// When there is none yet.
+pub(crate) async fn bus_again() -> Result<Connection, Refusal> {
+    match Host::chosen() {
+        Some(host) => host.unasked().bus().await.map(|(bus, _)| bus),
+        None => Connection::system().await.map_err(|error| BusError::from(error).into()),
+    }
 }
 
 /// The document in an answer.

@@ -102,23 +102,38 @@ pub(crate) fn sessions(sessions: &[SessionInfo]) -> String {
     if sessions.is_empty() {
         return "no sessions".to_owned();
     }
-    let heading = ["ID", "UNIT", "STATE", "MODE", "PID", "ENDPOINT", "LEFT", "OPENED BY", "REASON"];
-    let mut rows = vec![heading.map(str::to_owned).to_vec()];
-    rows.extend(sessions.iter().map(|session| {
-        let reason = session.reason.as_ref().map(safe).unwrap_or_default();
-        vec![
-            session.id.to_string(),
-            session.unit.to_string(),
-            session.state.to_string(),
-            session.mode.to_string(),
-            session.pid.to_string(),
-            or_dash(&safe(&session.endpoint)),
-            left(session),
-            safe(&session.opened_by),
-            shortened(&reason, REASON_COLUMNS),
-        ]
-    }));
+    let mut rows = vec![SESSION_COLUMNS.map(str::to_owned).to_vec()];
+    rows.extend(sessions.iter().map(row));
     table(&rows)
+}
+
+/// The same of several hosts.
+pub(crate) fn sessions_of_hosts(sessions: &[(&str, SessionInfo)]) -> String {
+    if sessions.is_empty() {
+        return "no sessions\n".to_owned();
+    }
+    let with = |host: &str, cells: Vec<String>| [vec![safe(host)], cells].concat();
+    let mut rows = vec![with("HOST", SESSION_COLUMNS.map(str::to_owned).to_vec())];
+    rows.extend(sessions.iter().map(|(host, session)| with(host, row(session))));
+    table(&rows)
+}
+
+const SESSION_COLUMNS: [&str; 9] =
+    ["ID", "UNIT", "STATE", "MODE", "PID", "ENDPOINT", "LEFT", "OPENED BY", "REASON"];
+
+fn row(session: &SessionInfo) -> Vec<String> {
+    let reason = session.reason.as_ref().map(safe).unwrap_or_default();
+    vec![
+        session.id.to_string(),
+        session.unit.to_string(),
+        session.state.to_string(),
+        session.mode.to_string(),
+        session.pid.to_string(),
+        or_dash(&safe(&session.endpoint)),
+        left(session),
+        safe(&session.opened_by),
+        shortened(&reason, REASON_COLUMNS),
+    ]
 }
 
 /// `show`.

@@ -1,6 +1,7 @@
 //! What is asked of the daemon: the arguments, filled up with what the ssh connection tells.
 
-use crate::cli::Attach;
+use crate::cli::{Attach, Via};
+use crate::far::Host;
 use godebug_api::documents::OpenRequest;
 use godebug_api::{Cidr, Refusal};
 use rustix::fs::{FileType, Mode, OFlags};
@@ -24,7 +25,7 @@ impl Ssh {
 
     /// `CLIENT PORT SERVER PORT`; whatever is not an address counts as not there. So does an
     /// address with a zone (`fe80::1%eth0`), which means nothing on another machine.
-    fn parse(text: &str) -> Self {
+    pub(crate) fn parse(text: &str) -> Self {
         let mut words = text.split(' ');
         let mut address = || words.next()?.parse::<IpAddr>().ok().map(|a| a.to_canonical());
         let client = address();
@@ -34,22 +35,31 @@ impl Ssh {
 }
 
 /// The request for `arguments`, with the client's certificate signing request (empty for a plan).
-pub(crate) fn open_request(arguments: &Attach, csr: String, ssh: Ssh) -> OpenRequest {
+pub(crate) fn open_request(
+    arguments: &Attach,
+    csr: String,
+    (far, ssh): (Option<&Host>, Ssh),
+    via: Via,
+) -> OpenRequest {
     let mut from = arguments.from.clone();
-    if from.is_empty() {
+    if from.is_empty() && via != Via::Ssh {
         from.extend(ssh.client.map(Cidr::host));
     }
-    if !arguments.way.detach {
-        // In the foreground godebugctl itself is a client, from this host.
-        from.push(Cidr::LOOPBACK_4);
+    match via {
+        Via::Tls => {}
+        Via::Local if arguments.way.detach => {}
+        // godebugctl itself is a client, or ssh, from that host.
+        Via::Local | Via::Ssh => from.push(Cidr::LOOPBACK_4),
     }
     let endpoint = arguments
         .way
         .endpoint
         .as_ref()
         .map(|endpoint| endpoint.0.clone())
+        .or_else(|| (via == Via::Ssh).then(|| "127.0.0.1".to_owned()))
+        .or_else(|| far.and_then(Host::name))
         .or_else(|| ssh.server.map(|address| address.to_string()))
-        .or_else(|| from.iter().find_map(own_address_towards));
+        .or_else(|| from.iter().filter(|_| far.is_none()).find_map(own_address_towards));
     OpenRequest {
         ttl: arguments.ttl,
         mode: arguments.mode,
@@ -119,7 +129,7 @@ mod tests {
         let Command::Attach(arguments) = Cli::try_parse_from(words).unwrap().command else {
             panic!("not attach");
         };
-        open_request(&arguments, String::new(), Ssh::parse(ssh))
+        open_request(&arguments, String::new(), (None, Ssh::parse(ssh)), Via::Local)
     }
 
     fn sources(request: &OpenRequest) -> Vec<String> {

@@ -3,9 +3,11 @@
 //! The lines come from a process that has the rights of the service, not from godebugd: each is read
 //! with bounds, understood whole or not at all, and shown by us.
 
+mod flame;
+mod heap;
 mod render;
 
-use crate::cli::{Goroutines, Image, Snapshot};
+use crate::cli::{Goroutines, Heap, Image, Snapshot};
 use crate::manager::{answer, manager};
 use crate::output::{Output, ended_early};
 use crate::sessions::stuck;
@@ -17,6 +19,7 @@ use godebug_api::{CloseReason, Refusal, SessionId, UnitName};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::time::Duration;
 use tokio::sync::mpsc;
 
@@ -32,12 +35,26 @@ pub(crate) async fn snapshot(output: &Output, arguments: &Snapshot) -> Result<()
         stack: arguments.stack,
     };
     let request = request(task, &arguments.image, arguments.timeout);
-    take(output, &arguments.unit, &request, false).await
+    take(output, &arguments.unit, &request, Look::default()).await
 }
 
 pub(crate) async fn goroutines(output: &Output, arguments: &Goroutines) -> Result<(), Refusal> {
     let request = request(ImageTask::Goroutines, &arguments.image, Patience::default());
-    take(output, &arguments.unit, &request, arguments.full).await
+    let look = Look { full: arguments.full, flame: arguments.flame.as_deref() };
+    take(output, &arguments.unit, &request, look).await
+}
+
+pub(crate) async fn heap(output: &Output, arguments: &Heap) -> Result<(), Refusal> {
+    let task = ImageTask::Heap { top: arguments.top };
+    let request = request(task, &arguments.image, Patience::default());
+    take(output, &arguments.unit, &request, Look::default()).await
+}
+
+/// How goroutines are looked at.
+#[derive(Clone, Copy, Default)]
+struct Look<'a> {
+    full: bool,
+    flame: Option<&'a Path>,
 }
 
 fn request(task: ImageTask, image: &Image, patience: Patience) -> ImageRequest {
@@ -55,7 +72,7 @@ async fn take(
     output: &Output,
     unit: &UnitName,
     request: &ImageRequest,
-    full: bool,
+    look: Look<'_>,
 ) -> Result<(), Refusal> {
     let request = serde_json::to_string(request).map_err(|error| {
         Refusal::failed(format!("the request cannot be written: {error}"), "report this as a bug")
@@ -79,7 +96,7 @@ async fn take(
         };
         match line {
             Some(Ok(line)) => {
-                if let Err(refusal) = told.show(output, line, full) {
+                if let Err(refusal) = told.show(output, line, look) {
                     break Err(refusal);
                 }
             }
@@ -136,7 +153,7 @@ struct Told {
 }
 
 impl Told {
-    fn show(&mut self, output: &Output, line: Line, full: bool) -> Result<(), Refusal> {
+    fn show(&mut self, output: &Output, line: Line, look: Look<'_>) -> Result<(), Refusal> {
         match line {
             Line::Refused { error } => self.refusal = Some(error),
             Line::Armed { armed } => output.note(&render::armed(&armed)),
@@ -149,7 +166,15 @@ impl Told {
             }
             Line::Goroutines(all) => {
                 self.something = true;
-                output.result(&all, &render::goroutines(&all, full))?;
+                output.result(&all, &render::goroutines(&all, look.full))?;
+                if let Some(path) = look.flame {
+                    flame::write(&all, look.full, path)?;
+                    output.note(&format!("they are drawn in {}", path.display()));
+                }
+            }
+            Line::Heap(heap) => {
+                self.something = true;
+                output.result(&heap, &heap::heap(&heap))?;
             }
         }
         Ok(())
@@ -218,7 +243,7 @@ mod tests {
         let output = Output::new(true);
         let error = Refusal::usage("no", "yes");
         let mut told = Told::default();
-        told.show(&output, Line::Refused { error: error.clone() }, false).unwrap();
+        told.show(&output, Line::Refused { error: error.clone() }, Look::default()).unwrap();
         assert_eq!(told.outcome(), Err(error));
         assert!(Told::default().outcome().is_err());
     }

@@ -1,5 +1,6 @@
 //! From a plain connection on the local port to a mutual TLS connection with the gateway.
 
+use crate::far::Host;
 use crate::peer::Allowed;
 use godebug_api::Refusal;
 use rustls::pki_types::pem::PemObject;
@@ -10,8 +11,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
-use tokio::io::AsyncReadExt;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
@@ -39,7 +40,16 @@ pub(crate) struct Gateway {
     port: u16,
     connector: TlsConnector,
     server_name: ServerName<'static>,
+    /// The host whose ssh carries the stream.
+    through: Option<Host>,
 }
+
+/// What TLS goes over.
+trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
+
+type Encrypted = TlsStream<Box<dyn Duplex>>;
 
 /// Why there is no connection to the gateway.
 #[derive(Debug, thiserror::Error)]
@@ -114,11 +124,19 @@ impl Gateway {
         let server_name = ServerName::try_from(credentials.server_name.to_owned())
             .map_err(|error| damaged(error.to_string()))?;
         let connector = TlsConnector::from(Arc::new(config));
-        Ok(Self { host: host.to_owned(), port, connector, server_name })
+        Ok(Self { host: host.to_owned(), port, connector, server_name, through: None })
+    }
+
+    /// The same, reached by the ssh to that host.
+    pub(crate) fn through(self, host: &Host) -> Self {
+        Self { through: Some(host.clone()), ..self }
     }
 
     /// `HOST:PORT`, for people.
     pub(crate) fn endpoint(&self) -> String {
+        if let Some(host) = &self.through {
+            return format!("port {} of {}, through ssh", self.port, host.as_str());
+        }
         if self.host.contains(':') {
             format!("[{}]:{}", self.host, self.port)
         } else {
@@ -128,12 +146,11 @@ impl Gateway {
 
     /// A connection whose TLS handshake is done on our side. With TLS 1.3 the gateway's verdict on
     /// our certificate comes after that, with the first bytes that are read.
-    async fn connect(&self) -> Result<TlsStream<TcpStream>, Trouble> {
-        let stream = timeout(PATIENCE, TcpStream::connect((self.host.as_str(), self.port)))
+    async fn connect(&self) -> Result<Encrypted, Trouble> {
+        let stream = timeout(PATIENCE, self.dial())
             .await
             .map_err(|_| Trouble::Silent(self.endpoint()))?
             .map_err(|error| self.explain(error))?;
-        prepare(&stream);
         let handshake = self.connector.connect(self.server_name.clone(), stream);
         timeout(PATIENCE, handshake)
             .await
@@ -141,9 +158,20 @@ impl Gateway {
             .map_err(|error| self.explain(error))
     }
 
+    async fn dial(&self) -> io::Result<Box<dyn Duplex>> {
+        if let Some(host) = &self.through {
+            let stream = host.stream_to(self.port)?;
+            stream.set_nonblocking(true)?;
+            return Ok(Box::new(UnixStream::from_std(stream)?));
+        }
+        let stream = TcpStream::connect((self.host.as_str(), self.port)).await?;
+        prepare(&stream);
+        Ok(Box::new(stream))
+    }
+
     /// `connect`, and once more when it broke off or stayed silent: the client has said nothing yet,
     /// and for it this would be a connection reset without a reason.
-    async fn connect_or_again(&self) -> Result<TlsStream<TcpStream>, Trouble> {
+    async fn connect_or_again(&self) -> Result<Encrypted, Trouble> {
         match self.connect().await {
             Err(Trouble::TurnedAway(_) | Trouble::Silent(_)) => self.connect().await,
             first => first,

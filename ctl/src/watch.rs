@@ -1,5 +1,6 @@
 //! What becomes of a session, told as it happens, through restarts of godebugd and of the bus.
 
+use crate::manager::bus_again;
 use futures_util::StreamExt;
 use futures_util::stream::{BoxStream, select_all};
 use godebug_api::bus::{BusError, ManagerProxy, SessionProxy};
@@ -39,7 +40,7 @@ pub(crate) async fn follow(
         let _ = news.send(News::Away);
         loop {
             sleep(AWAY).await;
-            if let Ok(fresh) = Connection::system().await {
+            if let Ok(fresh) = bus_again().await {
                 connection = fresh;
                 break;
             }

@@ -54,6 +54,8 @@ settings() {
 	# A fixed identity: otherwise every boot is a first boot.
 	systemd-machine-id-setup
 	systemctl enable myapp.service harness-shell.service
+	# Those who come by ssh start it themselves.
+	systemctl disable ssh.service ssh.socket || true
 	# These fail in, or reach out of, a container.
 	systemctl mask systemd-modules-load.service apt-daily.timer apt-daily-upgrade.timer \
 		dpkg-db-backup.timer fstrim.timer console-getty.service getty@.service \

@@ -16,6 +16,7 @@ mod consent;
 mod differential;
 mod ends;
 mod export;
+mod far;
 mod forecast;
 mod gateway;
 mod generations;
@@ -49,6 +50,7 @@ fn main() {
             survival::ALL,
             snapshot::ALL,
             observe::ALL,
+            far::ALL,
             outside::ALL,
             bad_input::ALL,
             authority::ALL,

@@ -15,6 +15,7 @@ pub(crate) const ALL: &[Scenario] = &[
     Scenario::new("snapshot_at_a_hot_line_disturbs_nothing", hot_line).main().shared(),
     Scenario::new("snapshot_of_every_kind_of_service", kinds).shared(),
     Scenario::new("goroutines_are_told_in_groups", goroutines).main().shared(),
+    Scenario::new("heap_tells_who_holds_the_memory", heap).main().shared(),
     Scenario::new("snapshot_that_cannot_be_is_refused_with_a_remedy", cannot_be).shared(),
     Scenario::new("snapshot_is_not_for_everybody", not_for_everybody).main().shared(),
     Scenario::new("snapshot_whose_client_vanishes_leaves_nothing", client_vanishes).shared(),
@@ -164,8 +165,50 @@ fn goroutines(host: &Host) -> Result<()> {
         ensure!(!human.contains("runtime.gopark") && human.contains("--full"), "{human}");
         let human = host.ok(&format!("godebugctl goroutines myapp --full {PATIENT}"))?;
         ensure!(human.contains("runtime.gopark"), "{human}");
-        Ok(())
+        host.ok(&format!(
+            "rm -f /tmp/flame.svg; godebugctl goroutines myapp --flame /tmp/flame.svg {PATIENT}"
+        ))?;
+        let drawn = host.read_file("/tmp/flame.svg")?;
+        ensure!(drawn.starts_with("<svg ") && drawn.contains("<title>main.main: 1 ("), "{drawn}");
+        let again = host
+            .run(&format!("godebugctl --json goroutines myapp --flame /tmp/flame.svg {PATIENT}"))?;
+        ensure!(again.status == 2, "a file that is there was overwritten: {again}");
+        host.ok("rm /tmp/flame.svg").map(drop)
     })
+}
+
+fn heap(host: &Host) -> Result<()> {
+    const ENTRIES: u64 = 50_000;
+    start(host, "myapp")?;
+    host.ok(&format!(
+        "systemd-run --collect --unit=keeper -p User=shop /opt/samples/shop -listen 127.0.0.1:8099 -cache {ENTRIES}"
+    ))?;
+    host.wait_until("it listens", SOON, || {
+        Ok(host.http_from_host("http://127.0.0.1:8099/healthz").is_ok())
+    })?;
+    leaves_nothing(host, &["keeper"], |_| {
+        let all = host.run(&format!("godebugctl --json heap keeper --top 3 {PATIENT}"))?;
+        let all = all.exits(0)?.json()?;
+        let first = &all["holders"][0];
+        ensure!(
+            first["name"] == "main.cache" && first["type"] == "map[string]*main.order",
+            "{all}"
+        );
+        // An order, its customer and its key each.
+        let objects = first["objects"].as_u64().context("no number")?;
+        ensure!((3 * ENTRIES..3 * ENTRIES + 20_000).contains(&objects), "{all}");
+        let (held, used) = (first["bytes"].as_u64(), all["in_use_bytes"].as_u64());
+        ensure!(held > Some(ENTRIES * 200) && held <= used, "{all}");
+        ensure!(all["holders"].as_array().is_some_and(|all| all.len() == 3), "{all}");
+        is_recorded(host, "finished")?;
+        let human = host.ok(&format!("godebugctl heap keeper {PATIENT}"))?;
+        ensure!(
+            human.contains("main.cache") && human.contains("goroutine that began in"),
+            "{human}"
+        );
+        Ok(())
+    })?;
+    host.ok("systemctl stop keeper").map(drop)
 }
 
 fn cannot_be(host: &Host) -> Result<()> {

@@ -31,6 +31,7 @@ const PACKAGES: &[&str] = &[
     "procps",
     "passwd",
     "curl",
+    "openssh-server",
     "delve",
     "golang-go",
     "python3-minimal",

@@ -45,6 +45,11 @@ pub enum ImageTask {
     },
     /// What all goroutines are doing.
     Goroutines,
+    /// What fills the memory.
+    Heap {
+        /// How many of those that hold most are named.
+        top: Count,
+    },
 }
 
 /// Something that dlv reads: a location or an expression. One line of at most 1024 characters.
@@ -275,6 +280,7 @@ pub enum Line {
     },
     Hit(Box<Hit>),
     Goroutines(Box<Goroutines>),
+    Heap(Box<Heap>),
     /// The end of a snapshot at a line.
     Done {
         done: Done,
@@ -347,6 +353,57 @@ impl Value {
         let (name, kind, value) = (String::new(), String::new(), String::new());
         Self { name, kind, value, unreadable: Some(why) }
     }
+}
+
+/// What filled the memory. Sizes are in bytes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Heap {
+    pub time: String,
+    pub unit: UnitName,
+    pub pause_ms: f64,
+    /// Of all objects that are allocated, garbage that was not collected yet among them.
+    pub in_use_bytes: u64,
+    pub objects: u64,
+    /// Of the stacks of goroutines.
+    pub stack_bytes: u64,
+    /// Objects that nothing was found to hold: garbage, and what Go's runtime holds in its own way.
+    pub unheld_bytes: u64,
+    pub unheld_objects: u64,
+    /// Those that hold most first.
+    pub holders: Vec<Holder>,
+    /// Holders that are not named.
+    #[serde(default)]
+    pub left_out: usize,
+    /// The sizes of objects that take most first.
+    pub sizes: Vec<ObjectSize>,
+}
+
+/// A variable of a package, or the goroutines that began in one function, with all objects that are
+/// reached from there and from no other holder before.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holder {
+    pub name: String,
+    /// Of a variable.
+    #[serde(rename = "type", default, skip_serializing_if = "String::is_empty")]
+    pub kind: String,
+    pub bytes: u64,
+    pub objects: u64,
+    /// How many goroutines; 0 for a variable.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub goroutines: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+/// All objects of one size.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ObjectSize {
+    pub size: u64,
+    pub bytes: u64,
+    pub objects: u64,
 }
 
 /// What all goroutines were doing.

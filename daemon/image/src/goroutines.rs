@@ -32,6 +32,13 @@ pub(crate) struct Goroutine {
     start_loc: Location,
 }
 
+impl Goroutine {
+    /// The function that it began with.
+    pub(crate) fn begun_in(&self) -> String {
+        self.start_loc.place().function
+    }
+}
+
 #[derive(Deserialize)]
 struct Listed {
     #[serde(rename = "Goroutines")]
@@ -99,7 +106,7 @@ pub(crate) fn summary(
 }
 
 /// All goroutines; a number that grows without end is cut.
-fn list(dlv: &mut Delve) -> Result<Vec<Goroutine>, Refusal> {
+pub(crate) fn list(dlv: &mut Delve) -> Result<Vec<Goroutine>, Refusal> {
     let mut all = Vec::new();
     let mut start = 0;
     loop {

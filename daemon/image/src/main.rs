@@ -9,6 +9,7 @@ mod core;
 mod delve;
 mod goroutines;
 mod headroom;
+mod heap;
 mod memory;
 mod observe;
 mod places;
@@ -88,6 +89,14 @@ fn answer(
             let mut dlv = start.on(&target.executable, &image.core)?;
             let all = goroutines::summary(&mut dlv, &image, &config.unit)?;
             report.line(&Line::Goroutines(Box::new(all)))
+        }
+        ImageTask::Heap { top } => {
+            target.is_ready()?;
+            let image = target.image(&mut wakeups)?;
+            let mut dlv = start.on(&target.executable, &image.core)?;
+            let top = usize::try_from(top.get()).unwrap_or(0);
+            let all = heap::summary(&mut dlv, &image, &config.unit, top)?;
+            report.line(&Line::Heap(Box::new(all)))
         }
         ImageTask::Snapshot { at, expressions, condition, count, stack } => {
             let wanted = snapshot::Wanted {

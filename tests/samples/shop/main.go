@@ -121,13 +121,28 @@ func pingWatchdog() {
 	}
 }
 
+// What a test of the heap looks for.
+var cache map[string]*order
+
+func remember(entries int) {
+	if entries == 0 {
+		return
+	}
+	cache = make(map[string]*order, entries)
+	for i := 0; i < entries; i++ {
+		cache["order-"+strconv.Itoa(i)] = &order{ID: i, Customer: strings.Repeat("x", 100)}
+	}
+}
+
 func main() {
 	address := os.Getenv("SHOP_LISTEN")
 	if address == "" {
 		address = "127.0.0.1:8080"
 	}
 	flag.StringVar(&address, "listen", address, "address to serve on")
+	entries := flag.Int("cache", 0, "orders to keep in memory")
 	flag.Parse()
+	remember(*entries)
 
 	http.HandleFunc("/order", serveOrder)
 	http.HandleFunc("/hot", serveHot)

@@ -19,6 +19,8 @@ const SIGTRAP_BIT: u64 = 1 << (SIGTRAP - 1);
 const BY_BREAKPOINT: [i32; 2] = [nix::libc::SI_KERNEL, nix::libc::TRAP_BRKPT];
 /// Signals of one thread that are handed on in a row, to get at the SIGTRAP behind them.
 const MOST_SIGNALS: usize = 8;
+/// How often somebody who may have an order is listened to.
+const ORDERS: Duration = Duration::from_millis(100);
 /// What the threads are given to be stopped and put back when all is over.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -96,16 +98,21 @@ impl Threads<'_> {
         until: Instant,
         longest_stop: Duration,
     ) -> Result<Option<Pid>, Refusal> {
+        let mut looked = Instant::now();
         let hit = loop {
             if let Some(hit) = self.resume_or_hit()? {
                 break hit;
+            }
+            // Threads that have changes without end must not keep us from an order.
+            if looked.elapsed() > ORDERS {
+                self.wakeups.sleep(Instant::now());
+                looked = Instant::now();
             }
             self.wakeups.go_on()?;
             if Instant::now() >= until || self.wakeups.is_called() {
                 return Ok(None);
             }
-            // Often enough to see an order to end, whatever the threads do.
-            let look = (Instant::now() + Duration::from_millis(100)).min(until);
+            let look = (Instant::now() + ORDERS).min(until);
             if let Some((tid, change)) = self.wakeups.next_change(look) {
                 self.note(tid, change);
             }

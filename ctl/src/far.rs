@@ -1,0 +1,256 @@
+//! `-H`: another host's godebugd, as `systemctl -H` reaches another systemd: its bus, through the real ssh and
+//! systemd-stdio-bridge. ssh's own settings hold (jumps, keys, known hosts), and it asks on the terminal what
+//! it has to ask.
+
+use crate::request::Ssh;
+use godebug_api::Refusal;
+use std::io::{self, Read};
+use std::net::Shutdown;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::str::FromStr;
+use std::sync::OnceLock;
+use zbus::Connection;
+
+/// Says where we come from, and then carries messages. A shell of whatever kind understands it.
+const BRIDGE: &str = "echo \"$SSH_CONNECTION\" && exec systemd-stdio-bridge";
+/// No line of `SSH_CONNECTION` is longer.
+const LONGEST_LINE: usize = 512;
+/// ssh's own exit status when it did not come through; every other is the far program's.
+const SSH_FAILED: i32 = 255;
+/// A shell's when there is no such program.
+const NOT_THERE: i32 = 127;
+
+/// The host that all commands of this run are about; empty when it is this one.
+static CHOSEN: OnceLock<Host> = OnceLock::new();
+
+/// `[USER@]HOST`, as ssh takes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Host {
+    name: String,
+    /// ssh asks for nothing, says nothing, and does not wait for long.
+    is_unasked: bool,
+}
+
+/// Why it is none.
+#[derive(Debug, thiserror::Error)]
+#[error("it must be [USER@]HOST, as ssh takes it")]
+pub(crate) struct NoHost;
+
+impl FromStr for Host {
+    type Err = NoHost;
+
+    fn from_str(text: &str) -> Result<Self, NoHost> {
+        // What begins with a dash would be an option of ssh's, and could run any program here.
+        let good = |c: char| c.is_ascii_alphanumeric() || "-._@:[]%+/".contains(c);
+        let host = text.rsplit('@').next().unwrap_or_default();
+        let fits = !host.is_empty() && text.len() <= 300 && text.chars().all(good);
+        match fits && !text.starts_with(['-', '@']) && !host.starts_with('-') {
+            true => Ok(Self { name: text.to_owned(), is_unasked: false }),
+            false => Err(NoHost),
+        }
+    }
+}
+
+impl Host {
+    /// All that is done from now on is done there.
+    pub(crate) fn choose(self) {
+        // Once, by `main`.
+        let _ = CHOSEN.set(self);
+    }
+
+    /// The one that was chosen, if it is not this one.
+    pub(crate) fn chosen() -> Option<&'static Self> {
+        CHOSEN.get()
+    }
+
+    pub(crate) fn as_str(&self) -> &str {
+        &self.name
+    }
+
+    /// The same, in the background.
+    pub(crate) fn unasked(&self) -> Self {
+        Self { is_unasked: true, ..self.clone() }
+    }
+
+    fn ssh(&self, options: &[&str], command: &str) -> Command {
+        let mut ssh = Command::new("ssh");
+        if self.is_unasked {
+            ssh.args(["-q", "-oBatchMode=yes", "-oConnectTimeout=5"]);
+        }
+        ssh.args(options).arg("--").arg(&self.name);
+        if !command.is_empty() {
+            ssh.arg(command);
+        }
+        ssh
+    }
+
+    /// The bus of that host, and where it sees us come from.
+    ///
+    /// # Errors
+    /// When ssh does not come through, or there is no bridge or no bus.
+    pub(crate) async fn bus(&self) -> Result<(Connection, Ssh), Refusal> {
+        let host = self.clone();
+        let bridged = tokio::task::spawn_blocking(move || host.bridge()).await;
+        let (stream, mut ssh, from) =
+            bridged.map_err(|error| Refusal::failed(error.to_string(), ""))??;
+        let connected = zbus::connection::Builder::unix_stream(stream).build().await;
+        match connected {
+            Ok(connection) => {
+                // It ends when the connection is closed.
+                std::thread::spawn(move || ssh.wait());
+                Ok((connection, from))
+            }
+            Err(error) => {
+                Err(self.explain(ssh.wait(), &format!("the bus does not answer: {error}")))
+            }
+        }
+    }
+
+    fn bridge(&self) -> Result<(UnixStream, Child, Ssh), Refusal> {
+        let failed = |error: io::Error| {
+            Refusal::host(
+                format!("ssh cannot be run: {error}"),
+                "install it: apt install openssh-client",
+            )
+        };
+        let (mut here, there) = UnixStream::pair().map_err(failed)?;
+        let input: OwnedFd = there.into();
+        let output = input.try_clone().map_err(failed)?;
+        let mut ssh = self.ssh(&["-xT"], BRIDGE);
+        ssh.stdin(Stdio::from(input)).stdout(Stdio::from(output));
+        let mut child = ssh.spawn().map_err(failed)?;
+        // With it our copies of its end: else a bridge that ends would not be noticed.
+        drop(ssh);
+        match line(&mut here) {
+            Ok(from) => Ok((here, child, Ssh::parse(&from))),
+            Err(error) => {
+                let _ = here.shutdown(Shutdown::Both);
+                Err(self.explain(child.wait(), &format!("it ended too early: {error}")))
+            }
+        }
+    }
+
+    fn explain(&self, ended: io::Result<ExitStatus>, otherwise: &str) -> Refusal {
+        let host = &self.name;
+        match ended.ok().and_then(|status| status.code()) {
+            Some(SSH_FAILED) => Refusal::host(
+                format!("ssh does not reach {host}; what it said stands above"),
+                format!("try it by itself: ssh {host} true"),
+            ),
+            Some(NOT_THERE) => Refusal::host(
+                format!("{host} has no systemd-stdio-bridge, by which its bus is reached"),
+                format!("use it there instead: ssh -t {host} godebugctl …"),
+            ),
+            _ => Refusal::host(
+                format!("the bus of {host} is not reached: {otherwise}"),
+                format!("try it by itself: ssh {host} busctl status org.godebug1"),
+            ),
+        }
+    }
+
+    /// The name by which ssh knows that host, which is what clients here reach it by.
+    pub(crate) fn name(&self) -> Option<String> {
+        let mut ssh = Command::new("ssh");
+        let told = ssh.args(["-G", "--", &self.name]).stdin(Stdio::null()).stderr(Stdio::null());
+        let told = String::from_utf8(told.output().ok()?.stdout).ok()?;
+        told.lines().find_map(|line| line.strip_prefix("hostname ")).map(str::to_owned)
+    }
+
+    /// Runs godebugctl there, for what cannot come through a bridge: files, and pipes.
+    ///
+    /// # Errors
+    /// When ssh does not come through. The status is godebugctl's own.
+    pub(crate) fn run(&self, arguments: &[String], on_terminal: bool) -> Result<u8, Refusal> {
+        let words: Vec<String> = arguments.iter().map(|word| quoted(word)).collect();
+        let options: &[&str] = if on_terminal { &["-xt", "-oLogLevel=QUIET"] } else { &["-xT"] };
+        let command = format!("godebugctl {}", words.join(" "));
+        let status = self.ssh(options, &command).status().map_err(|error| {
+            Refusal::host(format!("ssh cannot be run: {error}"), "apt install openssh-client")
+        })?;
+        match status.code() {
+            Some(SSH_FAILED) => Err(self.explain(Ok(status), "")),
+            Some(NOT_THERE) => Err(Refusal::host(
+                format!("there is no godebugctl on {}", self.name),
+                "install the package there",
+            )),
+            Some(code) => Ok(u8::try_from(code).unwrap_or(1)),
+            None => Err(Refusal::failed(format!("ssh was ended: {status}"), "")),
+        }
+    }
+
+    /// A stream to this port of that host's loopback, through ssh: no port has to be open to us.
+    ///
+    /// # Errors
+    /// When ssh cannot be run; that it does not come through shows as an end of the stream.
+    pub(crate) fn stream_to(&self, port: u16) -> io::Result<UnixStream> {
+        let (here, there) = UnixStream::pair()?;
+        let input: OwnedFd = there.into();
+        let output = input.try_clone()?;
+        let mut ssh = self.ssh(&["-xT", "-W", &format!("127.0.0.1:{port}")], "");
+        let mut child = ssh.stdin(Stdio::from(input)).stdout(Stdio::from(output)).spawn()?;
+        std::thread::spawn(move || child.wait());
+        Ok(here)
+    }
+}
+
+/// The next line, without a byte of what follows it.
+fn line(from: &mut UnixStream) -> io::Result<String> {
+    let (mut line, mut byte) = (Vec::new(), [0]);
+    while line.len() < LONGEST_LINE {
+        from.read_exact(&mut byte)?;
+        if byte == *b"\n" {
+            return Ok(String::from_utf8_lossy(&line).into_owned());
+        }
+        line.push(byte[0]);
+    }
+    Err(io::Error::new(io::ErrorKind::InvalidData, "what came first is too long"))
+}
+
+/// One word of a shell's command line, whatever is in it.
+fn quoted(word: &str) -> String {
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_is_no_option_of_ssh_and_no_command() {
+        for good in ["web1", "me@web1.example", "root@192.0.2.1", "[2001:db8::1]", "a_b@c-d"] {
+            assert!(good.parse::<Host>().is_ok(), "{good}");
+        }
+        let long = "x".repeat(400);
+        for bad in [
+            "",
+            "-oProxyCommand=x",
+            "me@-oProxyCommand",
+            "a b",
+            "a;b",
+            "a\nb",
+            "@a",
+            "a@",
+            "$(id)",
+            &long,
+        ] {
+            assert!(bad.parse::<Host>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_quoted_word_stays_one() {
+        assert_eq!(quoted("o.ID == 3"), "'o.ID == 3'");
+        assert_eq!(quoted("it's $(x)"), r"'it'\''s $(x)'");
+    }
+
+    #[test]
+    fn a_line_ends_where_the_messages_begin() {
+        let (mut here, mut there) = UnixStream::pair().unwrap();
+        io::Write::write_all(&mut there, b"10.0.0.1 5 10.0.0.2 22\nl").unwrap();
+        assert_eq!(line(&mut here).unwrap(), "10.0.0.1 5 10.0.0.2 22");
+        drop(there);
+        assert!(line(&mut here).is_err());
+    }
+}

@@ -1,0 +1,228 @@
+//! `-H`: a host is debugged from a laptop, by ssh to it.
+
+use anyhow::{Result, ensure};
+use godebug_tests::{Host, Machine, Output, Spawned, scenario::Scenario};
+use serde_json::Value;
+use std::net::SocketAddr;
+
+use crate::support::{
+    Laptop, SOON, Session, is_answered, leaves_nothing, listen_address, order, refused,
+};
+
+pub(crate) const ALL: &[Scenario] = &[
+    Scenario::new("far_host_is_debugged_from_the_laptop_by_ssh", by_tls).main().shared(),
+    Scenario::new("far_host_is_debugged_through_ssh_with_no_port_open", by_ssh).shared(),
+    Scenario::new("far_hosts_are_asked_all_at_once", many).shared(),
+    Scenario::new("far_host_that_ssh_does_not_reach_is_told_with_a_remedy", unreachable).shared(),
+    Scenario::new("far_session_ends_with_its_ssh", cut).shared(),
+];
+
+/// A laptop that may log in to the host as root, by a key.
+struct Ssh<'a> {
+    host: &'a Host,
+    folder: tempfile::TempDir,
+}
+
+/// A second sshd, to jump over.
+const JUMP: u16 = 2222;
+
+impl<'a> Ssh<'a> {
+    fn to(host: &'a Host) -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let at = folder.path().display();
+        host.laptop(&format!("ssh-keygen -q -t ed25519 -N '' -f {at}/key"))?.ok()?;
+        let key = std::fs::read_to_string(folder.path().join("key.pub"))?;
+        host.ok(&format!(
+            "install -d -m 700 /root/.ssh; echo '{}' > /root/.ssh/authorized_keys; \
+             firewall-cmd --quiet --add-port={JUMP}/tcp; systemctl start ssh; systemd-run --collect --unit=jump -p RuntimeDirectory=sshd \
+             /usr/sbin/sshd -D -p {JUMP}",
+            key.trim()
+        ))?;
+        let address = host.address();
+        let server = host.ok("cat /etc/ssh/ssh_host_ed25519_key.pub")?;
+        let server: Vec<&str> = server.split_whitespace().take(2).collect();
+        let known = |name: &str| format!("{name} {}\n", server.join(" "));
+        let names = [address.to_string(), format!("[{address}]:{JUMP}"), "inside".to_owned()];
+        let lines: String = names.iter().map(|name| known(name)).collect();
+        std::fs::write(folder.path().join("known"), lines)?;
+        let config = format!(
+            "Host jump\n HostName {address}\n Port {JUMP}\nHost inside\n HostName {address}\n \
+             HostKeyAlias inside\n ProxyJump root@jump\nHost *\n IdentityFile {at}/key\n \
+             UserKnownHostsFile {at}/known\n StrictHostKeyChecking yes\n BatchMode yes\n"
+        );
+        std::fs::write(folder.path().join("config"), config)?;
+        // ssh looks for its settings in the home of the account, which is the machine's own.
+        let ssh = format!("#!/bin/sh\nexec /usr/bin/ssh -F {at}/config \"$@\"\n");
+        std::fs::write(folder.path().join("ssh"), ssh)?;
+        host.laptop(&format!("chmod 755 {at}/ssh"))?.ok()?;
+        let this = Self { host, folder };
+        host.wait_until("sshd answers", SOON, || {
+            Ok(this.run(&format!("ssh root@{address} true"))?.status == 0)
+        })?;
+        Ok(this)
+    }
+
+    fn line(&self, words: &str) -> String {
+        let (at, program) =
+            (self.folder.path().display(), self.host.program("/usr/bin/godebugctl"));
+        let words = words.replace("godebugctl", &program.display().to_string());
+        format!("export PATH={at}:$PATH; exec {words}")
+    }
+
+    fn run(&self, words: &str) -> Result<Output> {
+        self.host.laptop(&self.line(words))
+    }
+
+    fn spawn(&self, words: &str) -> Result<Spawned> {
+        self.host.laptop_spawn(&self.line(words))
+    }
+
+    fn end(self) -> Result<()> {
+        let close = format!("firewall-cmd --quiet --remove-port={JUMP}/tcp");
+        self.host.ok(&format!("{close}; systemctl stop jump ssh; rm -rf /root/.ssh")).map(drop)
+    }
+}
+
+/// An IDE at the laptop's local port is at a breakpoint, and sees values.
+fn is_debugged(host: &Host, address: SocketAddr) -> Result<()> {
+    let wire = Machine::connect_on_laptop(host, address)?;
+    let mut ide = godebug_tests::dap::DapClient::new(wire);
+    ide.attach()?;
+    ide.set_function_breakpoints(&["main.priceOf"])?;
+    ide.configuration_done()?;
+    let request = order(host, 8080)?;
+    let (thread, _) = ide.wait_for_stop()?;
+    ensure!(ide.stack_trace(thread)?[0]["name"] == "main.priceOf");
+    ide.resume(thread)?;
+    is_answered(request)?;
+    ide.disconnect(false)
+}
+
+fn by_tls(host: &Host) -> Result<()> {
+    let ssh = Ssh::to(host)?;
+    leaves_nothing(host, &["myapp"], |_| {
+        let address = host.address();
+        let at = format!("-H root@{address}");
+        let mut attach = ssh.spawn(&format!("godebugctl {at} --json attach myapp --ttl 60s"))?;
+        let line = attach.wait_for_line("\"listen\"", SOON)?;
+        let session: Value = serde_json::from_str(&line)?;
+        ensure!(session["endpoint"] == format!("{address}:2345"), "{session}");
+        ensure!(
+            session["sources"].to_string().contains(&host.laptop_address().to_string()),
+            "{session}"
+        );
+        is_debugged(host, listen_address(&line)?)?;
+        attach.interrupt()?;
+        attach.wait(SOON)?.exits(0)?;
+        // The key of a ticket has never been on the host; what it writes is on the laptop.
+        let ticket = ssh.folder.path().join("t");
+        let detached = format!(
+            "godebugctl {at} --json attach myapp --ttl 60s --detach --ticket {}",
+            ticket.display()
+        );
+        let session = Session::of(ssh.run(&detached)?.exits(0)?.json()?)?;
+        let laptop = Laptop::with_ticket(host, &std::fs::read_to_string(&ticket)?)?;
+        is_debugged(host, laptop.address)?;
+        let list = ssh.run(&format!("godebugctl {at} list"))?.exits(0)?.stdout;
+        ensure!(list.contains(&session.id) && list.contains("root"), "{list}");
+        ssh.run(&format!("godebugctl {at} stop {}", session.id))?.exits(0)?;
+        // What comes through a pipe, or reads that host's files, runs there.
+        let shown = ssh
+            .run(&format!("godebugctl {at} --json snapshot myapp --expr '1 + 1' --max-pause 2s"))?;
+        let shown = shown.exits(0)?.json()?;
+        ensure!(shown["variables"][0]["value"] == "2", "{shown}");
+        let key = ssh.run(&format!("godebugctl {at} audit key"))?.exits(0)?.stdout;
+        ensure!(!key.trim().is_empty(), "no key");
+        let why = ssh.run(&format!("godebugctl {at} --json inspect nosuch"))?;
+        refused(why, 4, "target").map(drop)
+    })?;
+    ssh.end()
+}
+
+fn by_ssh(host: &Host) -> Result<()> {
+    let ssh = Ssh::to(host)?;
+    leaves_nothing(host, &["myapp"], |_| {
+        // Over a second host, which is all that the laptop reaches.
+        let mut attach =
+            ssh.spawn("godebugctl -H root@inside --json attach myapp --ttl 60s --via ssh")?;
+        let line = attach.wait_for_line("\"listen\"", SOON)?;
+        let session: Value = serde_json::from_str(&line)?;
+        ensure!(session["sources"] == serde_json::json!(["127.0.0.1/32"]), "{session}");
+        let rules = host.ok("nft list tables; firewall-cmd --list-rich-rules")?;
+        ensure!(!rules.contains("godebug") && !rules.contains("2345"), "a rule was made: {rules}");
+        is_debugged(host, listen_address(&line)?)?;
+        attach.interrupt()?;
+        attach.wait(SOON)?.exits(0)?;
+        refused(ssh.run("godebugctl --json attach myapp --via ssh")?, 2, "usage").map(drop)
+    })?;
+    ssh.end()
+}
+
+fn many(host: &Host) -> Result<()> {
+    let ssh = Ssh::to(host)?;
+    leaves_nothing(host, &["myapp"], |_| {
+        let session = Session::open(host, "myapp", "--ttl 60s")?;
+        let hosts = ssh.folder.path().join("hosts");
+        std::fs::write(
+            &hosts,
+            format!("# ours\nroot@{}\n\nroot@inside\nroot@192.0.2.1\n", host.address()),
+        )?;
+        std::fs::write(
+            ssh.folder.path().join("config"),
+            std::fs::read_to_string(ssh.folder.path().join("config"))? + " ConnectTimeout 1\n",
+        )?;
+        let list = ssh.run(&format!("godebugctl -H @{} list", hosts.display()))?.exits(5)?.stdout;
+        ensure!(list.starts_with("HOST") && list.matches(&session.id).count() == 2, "{list}");
+        ensure!(list.contains("192.0.2.1"), "the one that is silent: {list}");
+        let both = format!("root@{},root@inside", host.address());
+        let all =
+            ssh.run(&format!("godebugctl -H {both} --json inspect myapp"))?.exits(0)?.json()?;
+        ensure!(all.as_array().is_some_and(|all| all.len() == 2), "{all}");
+        ensure!(
+            all[1]["host"] == "root@inside" && all[1]["result"]["unit"] == "myapp.service",
+            "{all}"
+        );
+        refused(ssh.run(&format!("godebugctl -H {both} --json attach myapp"))?, 2, "usage")?;
+        ssh.run(&format!("godebugctl -H root@{} stop --all", host.address()))?.exits(0).map(drop)
+    })?;
+    ssh.end()
+}
+
+fn unreachable(host: &Host) -> Result<()> {
+    let ssh = Ssh::to(host)?;
+    leaves_nothing(host, &["myapp"], |_| {
+        for bad in ["-oProxyCommand=false", "'a b'", "''", "a@", "'$(id)'"] {
+            refused(ssh.run(&format!("godebugctl --json --host={bad} list"))?, 2, "usage")?;
+        }
+        let known = ssh.folder.path().join("known");
+        let right = std::fs::read_to_string(&known)?;
+        std::fs::write(&known, right.replace("AAAA", "AAAB"))?;
+        let at = format!("root@{}", host.address());
+        let output = ssh.run(&format!("godebugctl -H {at} list"))?.exits(5)?;
+        ensure!(output.stderr.contains("ssh does not reach"), "{output}");
+        ensure!(output.stderr.contains(&format!("ssh {at} true")), "no remedy: {output}");
+        std::fs::write(&known, right).map_err(Into::into)
+    })?;
+    host.ok("mv /usr/bin/systemd-stdio-bridge /usr/bin/there")?;
+    let at = format!("root@{}", host.address());
+    let output = ssh.run(&format!("godebugctl -H {at} list"))?.exits(5)?;
+    ensure!(output.stderr.contains("no systemd-stdio-bridge"), "{output}");
+    host.ok("mv /usr/bin/there /usr/bin/systemd-stdio-bridge")?;
+    ssh.end()
+}
+
+fn cut(host: &Host) -> Result<()> {
+    let ssh = Ssh::to(host)?;
+    leaves_nothing(host, &["myapp"], |_| {
+        let at = format!("-H root@{}", host.address());
+        let mut attach = ssh.spawn(&format!("godebugctl {at} --json attach myapp --ttl 60s"))?;
+        let line = attach.wait_for_line("\"listen\"", SOON)?;
+        let session = Session::of(serde_json::from_str(&line)?)?;
+        host.ok("pkill -KILL --exact systemd-stdio-b")?;
+        session.ends(host, "client-gone", SOON)?;
+        let output = attach.wait(SOON)?;
+        ensure!(output.status == 6, "{output}");
+        Ok(())
+    })?;
+    ssh.end()
+}

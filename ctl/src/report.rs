@@ -333,6 +333,16 @@ pub(crate) fn inspection(target: &Inspection) -> String {
             format!("attaching freezes it for {} ({size} of debug information)", about(forecast));
         rows.push(("freeze", text));
     }
+    rows.extend(target.image.as_ref().map(|image| {
+        let pause = image.pause_ms.as_millis();
+        let text = match &image.refusal {
+            None => {
+                format!("each stops it for about {pause} ms ({} in memory)", megabytes(image.bytes))
+            }
+            Some(refusal) => format!("none: {}; {}", safe(&refusal.message), safe(&refusal.remedy)),
+        };
+        ("images", text)
+    }));
     rows.push(match (&target.debugger, &target.debugger_refusal) {
         (Some(debugger), _) => ("debugger", safe(debugger)),
         (None, why) => {

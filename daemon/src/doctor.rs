@@ -422,7 +422,27 @@ async fn of_unit(sessions: &Sessions, unit: &UnitName) -> Vec<Check> {
         ));
     }
     checks.extend(freeze(&name, &inspection));
+    checks.extend(image(&name, &inspection));
     checks
+}
+
+/// What an image would do to it; nothing where there is no debug information to read one with.
+fn image(name: &str, inspection: &Inspection) -> Option<Check> {
+    let image = inspection.image.as_ref()?;
+    inspection.freeze_forecast_ms?;
+    Some(match &image.refusal {
+        None => good(
+            name,
+            format!(
+                "an image stops it for about {} ms ({} in memory)",
+                image.pause_ms.as_millis(),
+                megabytes(image.bytes)
+            ),
+        ),
+        Some(refusal) => {
+            check(name, Verdict::Warning, refusal.message.clone(), refusal.remedy.clone())
+        }
+    })
 }
 
 /// For how long attaching will freeze the unit; nothing where nobody can attach for want of debug

@@ -62,10 +62,14 @@ fn told_beforehand(host: &Host) -> Result<()> {
     let forecast = number(&inspected, "freeze_forecast_ms")?;
     ensure!(number(&inspected, "debug_bytes")? > 1_000_000, "{inspected}");
     ensure!(json(host, "attach myapp --dry-run")?["freeze_forecast_ms"] == forecast);
+    let image = &inspected["image"];
+    ensure!(number(image, "pause_ms")? > 0 && number(image, "bytes")? > 1_000_000, "{inspected}");
+    ensure!(image["refusal"].is_null(), "{inspected}");
     for words in ["inspect myapp", "doctor myapp"] {
         let human = host.run(&format!("godebugctl {words}"))?.exits(0)?.stdout;
         ensure!(human.contains("attaching freezes it for about "), "{words}: {human}");
         ensure!(human.contains("MB of debug information)"), "{words}: {human}");
+        ensure!(human.contains("stops it for about "), "no word of images: {words}: {human}");
     }
     let plan = host.run("godebugctl attach myapp --dry-run --max-freeze 1ms")?.exits(0)?.stdout;
     ensure!(plan.contains("freeze") && plan.contains("without --yes"), "{plan}");

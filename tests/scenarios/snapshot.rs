@@ -15,6 +15,7 @@ pub(crate) const ALL: &[Scenario] = &[
     Scenario::new("snapshot_at_a_hot_line_disturbs_nothing", hot_line).main().shared(),
     Scenario::new("snapshot_of_every_kind_of_service", kinds).shared(),
     Scenario::new("goroutines_are_told_in_groups", goroutines).main().shared(),
+    Scenario::new("goroutines_in_a_deadlock_are_named", deadlock).main().shared(),
     Scenario::new("heap_tells_who_holds_the_memory", heap).main().shared(),
     Scenario::new("snapshot_that_cannot_be_is_refused_with_a_remedy", cannot_be).shared(),
     Scenario::new("snapshot_is_not_for_everybody", not_for_everybody).main().shared(),
@@ -175,6 +176,54 @@ fn goroutines(host: &Host) -> Result<()> {
         ensure!(again.status == 2, "a file that is there was overwritten: {again}");
         host.ok("rm /tmp/flame.svg").map(drop)
     })
+}
+
+fn deadlock(host: &Host) -> Result<()> {
+    start(host, "myapp")?;
+    host.ok(
+        "systemd-run --collect --unit=tangled -p User=shop /opt/samples/shop -listen 127.0.0.1:8098 -tangled",
+    )?;
+    host.wait_until("it listens", SOON, || {
+        Ok(host.http_from_host("http://127.0.0.1:8098/healthz").is_ok())
+    })?;
+    leaves_nothing(host, &["tangled"], |_| {
+        let all = host.run(&format!("godebugctl --json goroutines tangled {PATIENT}"))?;
+        let all = all.exits(0)?.json()?;
+        let of = |name: &str| -> Vec<i64> {
+            let groups = all["groups"].as_array().into_iter().flatten();
+            let here = groups.filter(|group| group["stack"].to_string().contains(name));
+            here.flat_map(|group| group["ids"].as_array().cloned().unwrap_or_default())
+                .filter_map(|id| id.as_i64())
+                .collect()
+        };
+        let (mut carry, count) = (of("main.carry"), of("main.(*shelf).count"));
+        carry.sort_unstable();
+        ensure!(carry.len() == 2 && count.len() == 3, "{all}");
+        let mut circle: Vec<i64> = all["deadlocks"][0]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_i64)
+            .collect();
+        circle.sort_unstable();
+        ensure!(
+            circle == carry,
+            "another circle than {carry:?}: {} {}",
+            all["deadlocks"],
+            all["waits"]
+        );
+        // One waits there in the circle, and three behind it.
+        let lock = &all["waits"][0];
+        ensure!(lock["kind"] == "lock" && lock["count"] == 4, "{all}");
+        ensure!(lock["held_by"].as_array().is_some_and(|by| by.len() == 1), "{all}");
+        let human = host.ok(&format!("godebugctl goroutines tangled {PATIENT}"))?;
+        ensure!(
+            human.contains("deadlock, probably:") && human.contains("4 wait at the lock"),
+            "{human}"
+        );
+        Ok(())
+    })?;
+    host.ok("systemctl stop tangled").map(drop)
 }
 
 fn heap(host: &Host) -> Result<()> {

@@ -153,6 +153,8 @@ mod tests {
     #[test]
     fn what_has_the_same_beginning_is_one_and_nothing_escapes_from_its_name() {
         let all = Goroutines {
+            waits: Vec::new(),
+            deadlocks: Vec::new(),
             time: "t".to_owned(),
             unit: "shop".parse().unwrap(),
             pause_ms: 1.0,

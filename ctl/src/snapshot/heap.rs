@@ -90,7 +90,7 @@ mod tests {
             sizes: Vec::new(),
         };
         let text = heap(&all);
-        assert!(text.contains("main.cache") && !text.contains('\u{1b}'), "{text}");
+        assert!(text.contains("main.cache") && !text.contains("\u{1b}[2J"), "{text}");
         assert!(text.contains("3 goroutines that began in main.worker"), "{text}");
         assert!(text.contains("5.0 MB") && text.contains("1 who hold less"), "{text}");
     }

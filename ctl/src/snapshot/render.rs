@@ -1,7 +1,7 @@
 //! Hits and goroutines as a person reads them. Every name and value was chosen by somebody else.
 
-use crate::terminal::{BOLD, DIM, YELLOW, painted, safe, shortened};
-use godebug_api::image::{Armed, Done, Frame, Goroutines, Group, Hit, Place, Value};
+use crate::terminal::{BOLD, DIM, RED, YELLOW, painted, safe, shortened};
+use godebug_api::image::{Armed, Done, Frame, Goroutines, Group, Hit, Place, Value, WaitKind};
 
 /// No value takes more columns unless somebody asks for it with --json.
 const WIDEST: usize = 400;
@@ -64,6 +64,7 @@ pub(crate) fn goroutines(all: &Goroutines, full: bool) -> String {
         safe(&all.time),
         painted(DIM, &format!("(stopped for {:.2} ms)", all.pause_ms)),
     );
+    text.push_str(&held_up(all, full));
     let (system, own): (Vec<&Group>, Vec<&Group>) =
         all.groups.iter().partition(|group| group.system && !full);
     for group in own {
@@ -78,6 +79,39 @@ pub(crate) fn goroutines(all: &Goroutines, full: bool) -> String {
         text.push_str(&format!("\nthe stacks of {} were not read\n", all.left_out));
     }
     text
+}
+
+/// Who waits for whom, where that can be told. Many at one channel are often as they should be.
+fn held_up(all: &Goroutines, full: bool) -> String {
+    let mut text = String::new();
+    for circle in &all.deadlocks {
+        let heading = painted(RED, "deadlock, probably:");
+        let who = numbers(circle);
+        text.push_str(&format!("{heading} goroutines {who} wait for locks of each other\n"));
+    }
+    for wait in all.waits.iter().filter(|wait| full || wait.kind == WaitKind::Lock) {
+        let what = match wait.kind {
+            WaitKind::Lock => "lock",
+            WaitKind::Channel => "channel",
+        };
+        let more = if wait.count > wait.goroutines.len() { ", …" } else { "" };
+        let held = match wait.held_by.as_slice() {
+            [] => String::new(),
+            [one] => format!("; goroutine {one} probably has it"),
+            some => format!("; one of goroutines {} probably has it", numbers(some)),
+        };
+        text.push_str(&format!(
+            "{} at the {what} {:#x}: goroutine {}{more}{held}\n",
+            painted(YELLOW, &format!("{} wait", wait.count)),
+            wait.address,
+            numbers(&wait.goroutines),
+        ));
+    }
+    text
+}
+
+fn numbers(ids: &[i64]) -> String {
+    ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 fn group_of(group: &Group, full: bool) -> String {
@@ -121,6 +155,7 @@ fn duration(seconds: f64) -> String {
 mod tests {
     use super::*;
     use crate::terminal::filtered;
+    use godebug_api::image::Wait;
 
     fn frame(function: &str) -> Frame {
         let function = function.to_owned();
@@ -142,6 +177,8 @@ mod tests {
 
     fn all() -> Goroutines {
         Goroutines {
+            waits: Vec::new(),
+            deadlocks: Vec::new(),
             time: "t".to_owned(),
             unit: "shop".parse().unwrap(),
             pause_ms: 1.5,
@@ -149,6 +186,23 @@ mod tests {
             left_out: 0,
             groups: vec![group(3, false), group(2, true)],
         }
+    }
+
+    #[test]
+    fn who_is_held_up_and_by_whom_is_said_first() {
+        let wait = |kind, held_by| Wait {
+            kind,
+            address: 0xc0,
+            count: 12,
+            goroutines: vec![7, 9],
+            held_by,
+        };
+        let waits = vec![wait(WaitKind::Lock, vec![3]), wait(WaitKind::Channel, vec![])];
+        let all = Goroutines { waits, deadlocks: vec![vec![7, 3]], ..all() };
+        let text = goroutines(&all, false);
+        assert!(text.contains("goroutines 7, 3 wait for locks of each other"), "{text}");
+        assert!(text.contains("at the lock 0xc0: goroutine 7, 9, …; goroutine 3"), "{text}");
+        assert!(!text.contains("channel") && goroutines(&all, true).contains("channel"), "{text}");
     }
 
     #[test]

@@ -324,6 +324,20 @@ pub struct Inspection {
     pub watchdog_ms: Option<u64>,
     /// What would make `attach` refuse, if anything.
     pub refusal: Option<Refusal>,
+    /// What an image would do to it.
+    #[serde(default)]
+    pub image: Option<ImageForecast>,
+}
+
+/// What taking an image does to a target, as far as can be told before.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageForecast {
+    /// For how long it stops the target.
+    pub pause_ms: Forecast,
+    /// Of the target's memory, of which the image is a copy.
+    pub bytes: u64,
+    /// Why none would be taken, unless more is allowed.
+    pub refusal: Option<Refusal>,
 }
 
 /// What the executable holds for a debugger.

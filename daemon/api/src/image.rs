@@ -418,6 +418,32 @@ pub struct Goroutines {
     pub left_out: usize,
     /// Those that wait longest first.
     pub groups: Vec<Group>,
+    /// Where several are held up, locks first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub waits: Vec<Wait>,
+    /// Goroutines that probably wait for each other, in a circle.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub deadlocks: Vec<Vec<i64>>,
+}
+
+/// A lock or a channel at which goroutines wait.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wait {
+    pub kind: WaitKind,
+    pub address: u64,
+    pub count: usize,
+    /// A few of them.
+    pub goroutines: Vec<i64>,
+    /// Who probably has the lock: they have its address on their stack and do not wait for it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub held_by: Vec<i64>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum WaitKind {
+    Lock,
+    Channel,
 }
 
 /// Goroutines that do the same.

@@ -1,5 +1,6 @@
 //! What all goroutines of an image are doing: grouped by their stacks, those that wait longest first.
 
+use crate::core_memory::Memory;
 use crate::delve::Delve;
 use crate::target::Image;
 use crate::values::{LOAD, Location, StackFrame, Variable};
@@ -95,7 +96,13 @@ pub(crate) fn summary(
         let by_time = b.waiting_s.unwrap_or(0.0).total_cmp(&a.waiting_s.unwrap_or(0.0));
         a.system.cmp(&b.system).then(by_time).then(b.count.cmp(&a.count)).then(a.ids.cmp(&b.ids))
     });
+    // Of a core that cannot be read by address nothing is told of locks, and all else is.
+    let memory = Memory::of(&image.core).ok();
+    let (waits, deadlocks) =
+        memory.map(|memory| crate::waits::find(dlv, &memory)).unwrap_or_default();
     Ok(Goroutines {
+        waits,
+        deadlocks,
         time: image.time.clone(),
         unit: unit.clone(),
         pause_ms: crate::milliseconds(image.pause),

@@ -6,18 +6,22 @@
 //! when nobody reads it any more. Or it serves debuggers on a socket, as dlv would.
 
 mod core;
+mod core_memory;
 mod delve;
 mod goroutines;
 mod headroom;
 mod heap;
+mod layout;
 mod memory;
 mod observe;
 mod places;
 mod report;
+mod routines;
 mod snapshot;
 mod target;
 mod trace;
 mod values;
+mod waits;
 
 use delve::Start;
 use godebug_api::image::{ImageConfig, ImageRequest, ImageTask, ImageWork, Line};

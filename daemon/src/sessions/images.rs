@@ -10,7 +10,7 @@ use crate::host::systemd::{Systemd, UnitFacts};
 use crate::host::{ImageMaterial, Material, confinement};
 use crate::target::find::{self, Target};
 use crate::target::process::{self, Process};
-use godebug_api::documents::SessionInfo;
+use godebug_api::documents::{ImageForecast, SessionInfo};
 use godebug_api::image::{ImageConfig, ImageRequest, ImageTask, ImageWork, PauseLimit};
 use godebug_api::rules::engine::{Permit, RedactRules};
 use godebug_api::{Code, Deadline, Forecast, Mode, Pid, Refusal, UnitName, clock};
@@ -192,11 +192,25 @@ fn filter_allows_copies(target: &Target, facts: &UnitFacts) -> Result<(), Refusa
     ))
 }
 
+/// What an image would do to this target; for `inspect` and `doctor`.
+pub async fn foretell(systemd: &Systemd, target: &Target) -> ImageForecast {
+    let bytes = resident(target);
+    let refusal = match can_be_copied(systemd, target).await {
+        Ok(()) => forecast(target, PauseLimit::default()).err(),
+        Err(refusal) => Some(refusal),
+    };
+    ImageForecast { pause_ms: Forecast::of_image(bytes), bytes, refusal }
+}
+
+fn resident(target: &Target) -> u64 {
+    target.process.status().ok().and_then(|status| status.vm_rss_kb).unwrap_or(0) * 1024
+}
+
 /// # Errors
 /// When an image would take longer than this.
 pub(super) fn forecast(target: &Target, max_pause: PauseLimit) -> Result<Forecast, Refusal> {
-    let resident = target.process.status().ok().and_then(|status| status.vm_rss_kb).unwrap_or(0);
-    let forecast = Forecast::of_image(resident * 1024);
+    let resident = resident(target);
+    let forecast = Forecast::of_image(resident);
     if forecast.as_millis() <= u64::from(max_pause.get()) {
         return Ok(forecast);
     }
@@ -206,7 +220,7 @@ pub(super) fn forecast(target: &Target, max_pause: PauseLimit) -> Result<Forecas
             "an image would stop {} for about {} ms ({} in memory), more than the {} of --max-pause",
             target.unit,
             forecast.as_millis(),
-            godebug_api::forecast::megabytes(resident * 1024),
+            godebug_api::forecast::megabytes(resident),
             max_pause
         ),
         format!("allow it with --max-pause {}ms", forecast.as_millis()),

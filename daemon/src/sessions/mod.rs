@@ -6,6 +6,7 @@ mod orphans;
 mod pending;
 mod prepare;
 
+pub use images::foretell as foretell_image;
 pub use orphans::{left_over, revoke_by_name};
 pub use pending::Request;
 pub use prepare::{Freeze, Prepared, Symbols, all_debuggers, fitting_debugger, new_id, prepare};

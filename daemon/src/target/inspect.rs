@@ -57,6 +57,7 @@ pub async fn inspect(
         traced_by: tracer.map(process::tracer_description),
         watchdog_ms: target.watchdog_usec.map(|usec| usec / 1000),
         refusal,
+        image: Some(sessions::foretell_image(systemd, &target).await),
         unit: target.unit,
     })
 }

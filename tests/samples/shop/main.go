@@ -12,6 +12,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -134,6 +135,42 @@ func remember(entries int) {
 	}
 }
 
+type shelf struct {
+	mu    sync.Mutex
+	books int
+}
+
+// What a test of deadlocks looks for: two who lock in different orders, and some who wait behind them.
+func tangle() {
+	var first, second shelf
+	var ready sync.WaitGroup
+	ready.Add(2)
+	go carry(&first, &second, &ready)
+	go carry(&second, &first, &ready)
+	ready.Wait()
+	for i := 0; i < 3; i++ {
+		go first.count()
+	}
+}
+
+//go:noinline
+func carry(from, to *shelf, ready *sync.WaitGroup) {
+	from.mu.Lock()
+	defer from.mu.Unlock()
+	ready.Done()
+	ready.Wait()
+	to.mu.Lock()
+	defer to.mu.Unlock()
+	to.books, from.books = to.books+1, from.books-1
+}
+
+//go:noinline
+func (s *shelf) count() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.books
+}
+
 func main() {
 	address := os.Getenv("SHOP_LISTEN")
 	if address == "" {
@@ -141,7 +178,11 @@ func main() {
 	}
 	flag.StringVar(&address, "listen", address, "address to serve on")
 	entries := flag.Int("cache", 0, "orders to keep in memory")
+	tangled := flag.Bool("tangled", false, "begin with a deadlock")
 	flag.Parse()
+	if *tangled {
+		tangle()
+	}
 	remember(*entries)
 
 	http.HandleFunc("/order", serveOrder)

@@ -6,17 +6,16 @@
 //! object is counted for the first that reaches it: the program's own variables first, then goroutines,
 //! then the variables of Go's own packages.
 
-mod layout;
-mod memory;
 mod spans;
 
+use crate::core_memory::Memory;
 use crate::delve::Delve;
 use crate::goroutines;
+use crate::layout::Layout;
+use crate::routines::Routines;
 use crate::target::Image;
 use godebug_api::image::{Heap, Holder, ObjectSize};
 use godebug_api::{Refusal, UnitName};
-use layout::Layout;
-use memory::Memory;
 use serde::Deserialize;
 use serde_json::json;
 use spans::{Object, Spans};
@@ -24,14 +23,6 @@ use std::collections::{BTreeMap, HashMap};
 
 /// The sizes that are named.
 const SIZES: usize = 12;
-/// Of a goroutine that has ended (`_Gdead` of runtime2.go), and those that run.
-const DEAD: u64 = 6;
-const RUNNING: [u64; 2] = [2, 3];
-/// The bit that the garbage collector adds while it scans a stack.
-const SCANNED: u64 = 0x1000;
-/// No stack is larger (runtime.maxstackceiling on 64 bits).
-const LARGEST_STACK: u64 = 2 << 30;
-const MOST_GOROUTINES: u64 = 10_000_000;
 
 /// # Errors
 /// When the runtime's own lists are not found.
@@ -181,30 +172,12 @@ impl<'a> Reach<'a> {
             .iter()
             .map(|goroutine| (goroutine.id, goroutine.begun_in()))
             .collect();
-        let (Ok(list), Ok(one)) =
-            (Layout::of(dlv, "runtime.allgs"), Layout::of(dlv, "*runtime.allgs[0]"))
-        else {
-            return Vec::new();
-        };
-        let names = ["stack.lo", "stack.hi", "sched.sp", "atomicstatus", "goid"];
-        let fields: Option<Vec<(u64, usize)>> = names.iter().map(|name| one.field(name)).collect();
-        let Some(fields) = fields else { return Vec::new() };
         let mut holders: BTreeMap<String, Holder> = BTreeMap::new();
-        for index in 0..list.length.min(MOST_GOROUTINES) {
-            let Some(at) = self.memory.number(list.base + index * 8, 8) else { continue };
-            let values: Option<Vec<u64>> = fields
-                .iter()
-                .map(|(offset, bytes)| self.memory.number(at + offset, *bytes))
-                .collect();
-            let Some(&[low, high, pointer, status, id]) = values.as_deref() else { continue };
-            let status = status & !SCANNED;
-            if status == DEAD || high <= low || high - low > LARGEST_STACK {
-                continue;
-            }
-            // Of one that runs the runtime does not know where its stack ends now.
-            let from = if RUNNING.contains(&status) { low } else { pointer.clamp(low, high) };
+        for routine in Routines::read(dlv, self.memory).live() {
+            let id = routine.id;
+            let (from, high) = routine.stack();
             let (bytes, objects) = self.from(from, high);
-            let name = i64::try_from(id).ok().and_then(|id| begun.get(&id).cloned());
+            let name = begun.get(&id).cloned();
             let name = name.unwrap_or_else(|| "of Go's runtime".to_owned());
             let holder = holders.entry(name.clone()).or_insert(Holder {
                 name,

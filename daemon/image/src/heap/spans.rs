@@ -1,9 +1,9 @@
 //! Go's heap as its runtime keeps it: spans of objects of one size (runtime/mheap.go, `mspan`). Where the
 //! fields are, dlv tells from the program's debug information, so no version of Go is written down here.
 
-use super::layout::Layout;
-use super::memory::Memory;
+use crate::core_memory::Memory;
 use crate::delve::{Answerless, Delve};
+use crate::layout::Layout;
 use godebug_api::Refusal;
 
 /// Of a page of the heap (runtime/internal/sys, `PageShift`).

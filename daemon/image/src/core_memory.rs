@@ -16,7 +16,7 @@ struct Segment {
     offset: u64,
 }
 
-pub(super) struct Memory<'a> {
+pub(crate) struct Memory<'a> {
     core: &'a File,
     /// By address.
     segments: Vec<Segment>,
@@ -24,7 +24,7 @@ pub(super) struct Memory<'a> {
 
 impl<'a> Memory<'a> {
     /// The core is one that we have written (`crate::core`).
-    pub(super) fn of(core: &'a File) -> io::Result<Self> {
+    pub(crate) fn of(core: &'a File) -> io::Result<Self> {
         let mut header = [0; HEADER];
         core.read_exact_at(&mut header, 0)?;
         let count = usize::from(u16::from_le_bytes([header[56], header[57]]));
@@ -42,7 +42,7 @@ impl<'a> Memory<'a> {
     }
 
     /// Fills `buffer`, if all of it is in the image.
-    pub(super) fn read(&self, address: u64, buffer: &mut [u8]) -> Option<()> {
+    pub(crate) fn read(&self, address: u64, buffer: &mut [u8]) -> Option<()> {
         let index = self.segments.partition_point(|segment| segment.from <= address);
         let segment = self.segments.get(index.checked_sub(1)?)?;
         let end = address.checked_add(buffer.len() as u64)?;
@@ -53,14 +53,14 @@ impl<'a> Memory<'a> {
     }
 
     /// A number of this many bytes.
-    pub(super) fn number(&self, address: u64, bytes: usize) -> Option<u64> {
+    pub(crate) fn number(&self, address: u64, bytes: usize) -> Option<u64> {
         let mut word = [0; 8];
         self.read(address, word.get_mut(..bytes)?)?;
         Some(u64::from_le_bytes(word))
     }
 
     /// Every aligned word from here to there, in order; what is not in the image is left out.
-    pub(super) fn words(&self, from: u64, to: u64, mut take: impl FnMut(u64)) {
+    pub(crate) fn words(&self, from: u64, to: u64, mut take: impl FnMut(u64)) {
         const PIECE: u64 = 64 << 10;
         let mut buffer = vec![0; PIECE as usize];
         let mut at = from.next_multiple_of(8);

@@ -24,15 +24,17 @@ struct Answer {
 }
 
 /// A value's place and its parts.
-pub(super) struct Layout {
+pub(crate) struct Layout {
     value: Value,
-    /// Of a slice: where its elements are, and how many.
-    pub(super) base: u64,
-    pub(super) length: u64,
+    /// Where it is.
+    pub(crate) address: u64,
+    /// Of a slice: where its elements are, and how many; of an array how many.
+    pub(crate) base: u64,
+    pub(crate) length: u64,
 }
 
 impl Layout {
-    pub(super) fn of(dlv: &mut Delve, expression: &str) -> Result<Self, Answerless> {
+    pub(crate) fn of(dlv: &mut Delve, expression: &str) -> Result<Self, Answerless> {
         let question = json!({
             "Scope": { "GoroutineID": -1, "Frame": 0 },
             "Expr": expression,
@@ -42,13 +44,13 @@ impl Layout {
             },
         });
         let answer: Answer = dlv.ask("RPCServer.Eval", &question)?;
-        let Value { base, len, .. } = answer.variable;
-        Ok(Self { value: answer.variable, base, length: len })
+        let Value { addr, base, len, .. } = answer.variable;
+        Ok(Self { value: answer.variable, address: addr, base, length: len })
     }
 
     /// How far into the value a field is, and how many bytes it has: `stack.lo`, `nelems`. What is no
     /// plain number is read as a word.
-    pub(super) fn field(&self, path: &str) -> Option<(u64, usize)> {
+    pub(crate) fn field(&self, path: &str) -> Option<(u64, usize)> {
         let found = self.find(path)?;
         let bytes = match found.kind.as_str() {
             "uint8" | "int8" | "bool" => 1,
@@ -62,7 +64,7 @@ impl Layout {
     }
 
     /// The number that a field has.
-    pub(super) fn number(&self, path: &str) -> Option<u64> {
+    pub(crate) fn number(&self, path: &str) -> Option<u64> {
         self.find(path)?.value.as_ref()?.parse().ok()
     }
 

@@ -29,6 +29,9 @@ pub(crate) struct Cli {
     /// HOST,HOST, or @FILE with one on each line
     #[arg(short = 'H', long, global = true, value_name = "[USER@]HOST")]
     pub(crate) host: Option<String>,
+    /// ssh asks for nothing: set where one of several hosts is asked
+    #[arg(long, global = true, hide = true)]
+    pub(crate) unasked: bool,
     #[command(subcommand)]
     pub(crate) command: Command,
 }

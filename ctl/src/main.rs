@@ -82,7 +82,7 @@ fn elsewhere(output: &Output, cli: &Cli) -> Result<Option<u8>, Refusal> {
             host.run(&words, on_terminal).map(Some)
         }
         [host] => {
-            host.clone().choose();
+            if cli.unasked { host.unasked() } else { host.clone() }.choose();
             Ok(None)
         }
         _ if command.may_be_asked_of_many() => {

@@ -115,6 +115,7 @@ async fn run(output: &Output, command: &Command) -> Result<(), Refusal> {
         Command::Attach(arguments) => attach::attach(output, arguments).await,
         Command::Connect(arguments) => connect::connect(output, arguments).await,
         Command::Snapshot(arguments) => snapshot::snapshot(output, arguments).await,
+        Command::Record(arguments) => snapshot::record(output, arguments).await,
         Command::Goroutines(arguments) => snapshot::goroutines(output, arguments).await,
         Command::Heap(arguments) => snapshot::heap(output, arguments).await,
         Command::List { pending } => sessions::list(output, *pending).await,

@@ -7,7 +7,7 @@ use clap_complete::Shell;
 use godebug_api::audit::{Last, Moment};
 use godebug_api::chain::PublicKey;
 use godebug_api::documents::SessionInfo;
-use godebug_api::image::{Count, Depth, Patience, PauseLimit, Phrase};
+use godebug_api::image::{Count, Depth, Every, Patience, PauseLimit, Phrase};
 use godebug_api::rules::engine::Command as RuleCommand;
 use godebug_api::{
     Cidr, FreezeLimit, GuestName, Mode, Pid, Reason, Refusal, SessionId, Ttl, UnitName,
@@ -29,6 +29,9 @@ pub(crate) struct Cli {
     /// HOST,HOST, or @FILE with one on each line
     #[arg(short = 'H', long, global = true, value_name = "[USER@]HOST")]
     pub(crate) host: Option<String>,
+    /// ssh asks for nothing: set where one of several hosts is asked
+    #[arg(long, global = true, hide = true)]
+    pub(crate) unasked: bool,
     #[command(subcommand)]
     pub(crate) command: Command,
 }
@@ -47,6 +50,10 @@ pub(crate) enum Command {
     /// They are read from an image, which is a copy of the process that takes about a millisecond. No
     /// port is opened.
     Snapshot(Snapshot),
+    /// Record values at lines, again and again for some time, to see how they come about
+    ///
+    /// A line for each, with its time; a document each with --json. At most 1000. The service runs on.
+    Record(Record),
     /// Show what all goroutines are doing, without stopping the service
     Goroutines(Goroutines),
     /// Show what fills the memory, and which variables and goroutines hold it, without stopping the
@@ -131,6 +138,7 @@ impl Command {
         matches!(
             self,
             Self::Snapshot(_)
+                | Self::Record(_)
                 | Self::Goroutines(_)
                 | Self::Heap(_)
                 | Self::Audit(Audit::Verify { .. } | Audit::Export { .. } | Audit::Key)
@@ -144,6 +152,7 @@ impl Command {
             Self::Attach(arguments) => !arguments.dry_run,
             Self::Claim(_)
             | Self::Snapshot(_)
+            | Self::Record(_)
             | Self::Goroutines(_)
             | Self::Heap(_)
             | Self::Approve { .. }
@@ -406,9 +415,10 @@ pub(crate) struct Attach {
 pub(crate) struct Snapshot {
     /// The unit, with or without `.service`
     pub(crate) unit: UnitName,
-    /// Where: FILE.go:LINE, package.Function or package.(*Type).Method [default: now, wherever it is]
+    /// Where: FILE.go:LINE, package.Function or package.(*Type).Method; may be repeated [default: now,
+    /// wherever it is]
     #[arg(long, value_name = "LOCATION")]
-    pub(crate) at: Option<Phrase>,
+    pub(crate) at: Vec<Phrase>,
     /// Show this expression instead of the arguments and locals; may be repeated
     #[arg(long = "expr", value_name = "EXPRESSION")]
     pub(crate) expressions: Vec<Phrase>,
@@ -423,6 +433,32 @@ pub(crate) struct Snapshot {
     pub(crate) timeout: Patience,
     /// How many frames of the stack
     #[arg(long, value_name = "N", default_value_t)]
+    pub(crate) stack: Depth,
+    #[command(flatten)]
+    pub(crate) image: Image,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Record {
+    /// The unit, with or without `.service`
+    pub(crate) unit: UnitName,
+    /// Where, as for `snapshot`; may be repeated
+    #[arg(long, value_name = "LOCATION", required = true)]
+    pub(crate) at: Vec<Phrase>,
+    /// For how long
+    #[arg(long = "for", value_name = "DURATION", default_value = "5m")]
+    pub(crate) time: Patience,
+    /// As often as once in this time
+    #[arg(long, value_name = "DURATION", default_value = "1s")]
+    pub(crate) every: Every,
+    /// Record this expression instead of the arguments and locals; may be repeated
+    #[arg(long = "expr", value_name = "EXPRESSION")]
+    pub(crate) expressions: Vec<Phrase>,
+    /// Record only hits for which this is true
+    #[arg(long = "if", value_name = "CONDITION")]
+    pub(crate) condition: Option<Phrase>,
+    /// How many frames of the stack
+    #[arg(long, value_name = "N", default_value = "1")]
     pub(crate) stack: Depth,
     #[command(flatten)]
     pub(crate) image: Image,

@@ -23,7 +23,7 @@ pub(crate) async fn hand_out(
         None => onto_output(output, opened, key),
     };
     let Err(refusal) = written else {
-        tell_more(output, arguments, &opened.session);
+        tell_more(output, arguments, manager, &opened.session).await;
         return Ok(());
     };
     let id = &opened.session.id;
@@ -80,12 +80,17 @@ fn summary(session: &SessionInfo) -> String {
     )
 }
 
-fn tell_more(output: &Output, arguments: &Attach, session: &SessionInfo) {
+async fn tell_more(
+    output: &Output,
+    arguments: &Attach,
+    manager: &ManagerProxy<'_>,
+    session: &SessionInfo,
+) {
     if session.sources.iter().all(Cidr::is_loopback) {
         output.note("note: only this host can connect; --from CIDR lets other machines in");
     }
     if let Some(wanted) = arguments.way.ide {
-        let text = ide::configuration(wanted, &session.unit, ports::DEFAULT);
+        let text = ide::set_up(wanted, manager, session, ports::DEFAULT).await;
         // Standard output belongs to the ticket when there is no file for it.
         if arguments.way.ticket.is_some() { output.text(&text) } else { output.note(&text) }
     }

@@ -29,8 +29,10 @@ static CHOSEN: OnceLock<Host> = OnceLock::new();
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Host {
     name: String,
-    /// ssh asks for nothing, says nothing, and does not wait for long.
+    /// ssh asks for nothing, and does not wait for long.
     is_unasked: bool,
+    /// What it says is of no interest: it is tried again.
+    is_quiet: bool,
 }
 
 /// Why it is none.
@@ -47,7 +49,7 @@ impl FromStr for Host {
         let host = text.rsplit('@').next().unwrap_or_default();
         let fits = !host.is_empty() && text.len() <= 300 && text.chars().all(good);
         match fits && !text.starts_with(['-', '@']) && !host.starts_with('-') {
-            true => Ok(Self { name: text.to_owned(), is_unasked: false }),
+            true => Ok(Self { name: text.to_owned(), is_unasked: false, is_quiet: false }),
             false => Err(NoHost),
         }
     }
@@ -69,15 +71,23 @@ impl Host {
         &self.name
     }
 
-    /// The same, in the background.
+    /// The same, with nobody there to be asked.
     pub(crate) fn unasked(&self) -> Self {
         Self { is_unasked: true, ..self.clone() }
     }
 
+    /// The same, in the background, again and again.
+    pub(crate) fn repeated(&self) -> Self {
+        Self { is_quiet: true, ..self.unasked() }
+    }
+
     fn ssh(&self, options: &[&str], command: &str) -> Command {
         let mut ssh = Command::new("ssh");
+        if self.is_quiet {
+            ssh.stderr(Stdio::null());
+        }
         if self.is_unasked {
-            ssh.args(["-q", "-oBatchMode=yes", "-oConnectTimeout=5"]);
+            ssh.args(["-oBatchMode=yes", "-oConnectTimeout=5"]);
         }
         ssh.args(options).arg("--").arg(&self.name);
         if !command.is_empty() {

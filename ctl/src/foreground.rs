@@ -46,7 +46,7 @@ pub(crate) async fn hold(
 ) -> Result<(), Refusal> {
     let began = Instant::now();
     let id = opened.session.id.clone();
-    let mut service = match prepare(output, arguments, &opened, key, port).await {
+    let mut service = match prepare(output, arguments, &manager, &opened, key, port).await {
         Ok(service) => service,
         Err(refusal) => {
             // Without a local port the session is of no use. It is held, so it would end anyway.
@@ -73,6 +73,7 @@ pub(crate) async fn hold(
 async fn prepare(
     output: &Output,
     arguments: &Attach,
+    manager: &ManagerProxy<'_>,
     opened: &Opened,
     key: &Key,
     port: Option<LocalPort>,
@@ -95,7 +96,7 @@ async fn prepare(
         Some(port) => port,
         None => ports::bind_free().await?,
     };
-    announce(output, arguments, &opened.session, &port)?;
+    announce(output, arguments, manager, &opened.session, &port).await?;
     let (tunnel, events) = Tunnel::new(gateway);
     Ok(Service { tunnel, events, port })
 }
@@ -109,9 +110,10 @@ struct Listening<'a> {
 }
 
 /// The session and how to connect; the one document with `--json`.
-fn announce(
+async fn announce(
     output: &Output,
     arguments: &Attach,
+    manager: &ManagerProxy<'_>,
     session: &SessionInfo,
     port: &LocalPort,
 ) -> Result<(), Refusal> {
@@ -122,7 +124,8 @@ fn announce(
         output.text(&announcement(session, port));
     }
     if let Some(wanted) = arguments.way.ide {
-        output.text(&format!("\n{}", ide::configuration(wanted, &session.unit, listen.port())));
+        let told = ide::set_up(wanted, manager, session, listen.port()).await;
+        output.text(&format!("\n{told}"));
     }
     output.note("\nCtrl-C ends the session.");
     Ok(())

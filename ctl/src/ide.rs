@@ -3,29 +3,94 @@
 //! The `debugAdapter` of VS Code is named because without it the extension falls back to its old
 //! protocol where no dlv is installed on the laptop (vscode-go, goDebugConfiguration.ts).
 
+mod checkout;
+mod launch;
+
 use crate::cli::Ide;
+use crate::manager::answer;
+use crate::terminal::{YELLOW, painted, safe};
+use checkout::Checkout;
 use godebug_api::UnitName;
-use serde_json::json;
+use godebug_api::bus::ManagerProxy;
+use godebug_api::documents::{Inspection, SessionInfo};
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+
+/// Puts the configuration where the IDE looks for it, when this is a checkout of the program; else tells what to
+/// put where.
+pub(crate) async fn set_up(
+    ide: Ide,
+    manager: &ManagerProxy<'_>,
+    session: &SessionInfo,
+    port: u16,
+) -> String {
+    let (unit, told) = (&session.unit, configuration(ide, &session.unit, port));
+    if !matches!(ide, Ide::Vscode | Ide::Goland) {
+        return told;
+    }
+    let asked = manager.inspect(unit.as_str(), session.pid.get()).await;
+    // It tells of the source only; without it the words are for the person.
+    let Ok(target) = answer::<Inspection>(asked) else { return told };
+    let Some(checkout) = Checkout::of(&target) else {
+        let module = target.module.as_ref().map(safe).unwrap_or_default();
+        return format!("{told}\n(In a checkout of {module} it would be put in place.)");
+    };
+    let written = match ide {
+        Ide::Goland => run_configuration(&checkout.folder, unit, port),
+        _ => {
+            let entry = entry(&name_of(unit), port, checkout.paths(&target));
+            launch::update(&checkout.folder, &entry).map_err(|error| error.to_string())
+        }
+    };
+    let differs = checkout.differs(&target);
+    let differs = differs.map(|why| format!("\n{} {why}", painted(YELLOW, "warning:")));
+    match written {
+        Ok(path) => format!(
+            "{} has {:?} now: F5. Stop and Disconnect both let the service go on.{}",
+            path.display(),
+            name_of(unit),
+            differs.unwrap_or_default()
+        ),
+        Err(why) => format!("{told}\n{} {why}", painted(YELLOW, "not put in place:")),
+    }
+}
+
+fn run_configuration(folder: &Path, unit: &UnitName, port: u16) -> Result<PathBuf, String> {
+    let folder = folder.join(".run");
+    let path = folder.join(run_file(unit));
+    if folder.is_symlink() || path.is_symlink() {
+        return Err(format!("{} is a link", path.display()));
+    }
+    // Its name is ours, so what is there is of an earlier session.
+    std::fs::create_dir_all(&folder)
+        .and_then(|()| std::fs::write(&path, goland(&name_of(unit), port) + "\n"))
+        .map_err(|error| format!("{} cannot be written: {error}", path.display()))?;
+    Ok(path)
+}
+
+fn name_of(unit: &UnitName) -> String {
+    format!("godebug: {}", unit.stem())
+}
+
+fn run_file(unit: &UnitName) -> String {
+    format!("{}.run.xml", name_of(unit).replace([':', ' ', '\\', '@', '/'], "-"))
+}
 
 /// What to paste where, for the local port `port`.
 pub(crate) fn configuration(ide: Ide, unit: &UnitName, port: u16) -> String {
-    let name = format!("godebug: {}", unit.stem());
+    let name = name_of(unit);
     match ide {
         Ide::Vscode => format!(
             "Put this into .vscode/launch.json:\n\n{}\n\n\
              If the program was built in another directory, add \"substitutePath\":\n\
              [{{\"from\": \"${{workspaceFolder}}\", \"to\": \"/where/it/was/built\"}}].\n\
-             Leave with Disconnect; Stop ends the service.",
+             Stop and Disconnect both let the service go on.",
             vscode(&name, port)
         ),
-        Ide::Goland => format!(
-            "Put this into .run/{}.run.xml:\n\n{}",
-            name.replace([':', ' ', '\\', '@'], "-"),
-            goland(&name, port)
-        ),
+        Ide::Goland => format!("Put this into .run/{}:\n\n{}", run_file(unit), goland(&name, port)),
         Ide::Nvim => format!(
             "Put this into your nvim-dap configuration:\n\n{}\n\n\
-             Leave with :lua require(\"dap\").disconnect(); terminate() ends the service.",
+             Leave with :lua require(\"dap\").disconnect(); the service goes on.",
             nvim(&name, port)
         ),
         Ide::Dlv => dlv(port),
@@ -34,20 +99,25 @@ pub(crate) fn configuration(ide: Ide, unit: &UnitName, port: u16) -> String {
 
 /// A whole launch.json.
 fn vscode(name: &str, port: u16) -> String {
-    let document = json!({
-        "version": "0.2.0",
-        "configurations": [{
-            "name": name,
-            "type": "go",
-            "request": "attach",
-            "mode": "remote",
-            "debugAdapter": "dlv-dap",
-            "host": "127.0.0.1",
-            "port": port,
-            "stopOnEntry": false,
-        }],
-    });
+    let document = json!({ "version": "0.2.0", "configurations": [entry(name, port, None)] });
     format!("{document:#}")
+}
+
+fn entry(name: &str, port: u16, paths: Option<Value>) -> Value {
+    let mut entry = json!({
+        "name": name,
+        "type": "go",
+        "request": "attach",
+        "mode": "remote",
+        "debugAdapter": "dlv-dap",
+        "host": "127.0.0.1",
+        "port": port,
+        "stopOnEntry": false,
+    });
+    if let Some(paths) = paths {
+        entry["substitutePath"] = paths;
+    }
+    entry
 }
 
 /// A Go Remote run configuration that leaves the program running. A unit's name has no character
@@ -83,8 +153,7 @@ table.insert(dap.configurations.go, {{
 fn dlv(port: u16) -> String {
     format!(
         "  dlv connect 127.0.0.1:{port}\n\n\
-         Leave with `exit -c`: the program goes on. A plain `exit` asks whether to kill the\n\
-         process, and Enter alone means yes."
+         Leave with `exit -c`: the program goes on. No answer to a plain `exit` ends it either."
     )
 }
 

@@ -82,7 +82,7 @@ fn elsewhere(output: &Output, cli: &Cli) -> Result<Option<u8>, Refusal> {
             host.run(&words, on_terminal).map(Some)
         }
         [host] => {
-            host.clone().choose();
+            if cli.unasked { host.unasked() } else { host.clone() }.choose();
             Ok(None)
         }
         _ if command.may_be_asked_of_many() => {
@@ -115,6 +115,7 @@ async fn run(output: &Output, command: &Command) -> Result<(), Refusal> {
         Command::Attach(arguments) => attach::attach(output, arguments).await,
         Command::Connect(arguments) => connect::connect(output, arguments).await,
         Command::Snapshot(arguments) => snapshot::snapshot(output, arguments).await,
+        Command::Record(arguments) => snapshot::record(output, arguments).await,
         Command::Goroutines(arguments) => snapshot::goroutines(output, arguments).await,
         Command::Heap(arguments) => snapshot::heap(output, arguments).await,
         Command::List { pending } => sessions::list(output, *pending).await,

@@ -34,7 +34,7 @@ pub(crate) async fn manager_and_way() -> Result<(ManagerProxy<'static>, Ssh), Re
 /// When there is none yet.
 pub(crate) async fn bus_again() -> Result<Connection, Refusal> {
     match Host::chosen() {
-        Some(host) => host.unasked().bus().await.map(|(bus, _)| bus),
+        Some(host) => host.repeated().bus().await.map(|(bus, _)| bus),
         None => Connection::system().await.map_err(|error| BusError::from(error).into()),
     }
 }

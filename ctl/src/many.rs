@@ -68,7 +68,9 @@ fn one(host: &Host, arguments: &[String], as_text: bool) -> Result<Answer, Refus
         Refusal::failed(format!("this program cannot be run again: {error}"), "")
     };
     let mut again = Command::new("/proc/self/exe");
-    again.args(["-H", host.as_str()]).args(arguments.iter().filter(|word| *word != "--json"));
+    again
+        .args(["-H", host.as_str(), "--unasked"])
+        .args(arguments.iter().filter(|word| *word != "--json"));
     if !as_text {
         again.arg("--json");
     }

@@ -7,14 +7,14 @@ mod flame;
 mod heap;
 mod render;
 
-use crate::cli::{Goroutines, Heap, Image, Snapshot};
+use crate::cli::{Goroutines, Heap, Image, Record, Snapshot};
 use crate::manager::{answer, manager};
 use crate::output::{Output, ended_early};
 use crate::sessions::stuck;
 use crate::signals::Signals;
 use godebug_api::bus::ManagerProxy;
 use godebug_api::documents::SessionInfo;
-use godebug_api::image::{ImageRequest, ImageTask, LONGEST_LINE, Line, Patience};
+use godebug_api::image::{Count, Every, ImageRequest, ImageTask, LONGEST_LINE, Line, Patience};
 use godebug_api::{CloseReason, Refusal, SessionId, UnitName};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
@@ -33,14 +33,30 @@ pub(crate) async fn snapshot(output: &Output, arguments: &Snapshot) -> Result<()
         condition: arguments.condition.clone(),
         count: arguments.count,
         stack: arguments.stack,
+        every: Every::default(),
     };
     let request = request(task, &arguments.image, arguments.timeout);
     take(output, &arguments.unit, &request, Look::default()).await
 }
 
+pub(crate) async fn record(output: &Output, arguments: &Record) -> Result<(), Refusal> {
+    let task = ImageTask::Snapshot {
+        at: arguments.at.clone(),
+        expressions: arguments.expressions.clone(),
+        condition: arguments.condition.clone(),
+        count: Count::MOST,
+        stack: arguments.stack,
+        every: arguments.every,
+    };
+    let request = request(task, &arguments.image, arguments.time);
+    let look = Look { until_time_is_over: true, ..Look::default() };
+    take(output, &arguments.unit, &request, look).await
+}
+
 pub(crate) async fn goroutines(output: &Output, arguments: &Goroutines) -> Result<(), Refusal> {
     let request = request(ImageTask::Goroutines, &arguments.image, Patience::default());
-    let look = Look { full: arguments.full, flame: arguments.flame.as_deref() };
+    let flame = arguments.flame.as_deref();
+    let look = Look { full: arguments.full, flame, ..Look::default() };
     take(output, &arguments.unit, &request, look).await
 }
 
@@ -50,11 +66,13 @@ pub(crate) async fn heap(output: &Output, arguments: &Heap) -> Result<(), Refusa
     take(output, &arguments.unit, &request, Look::default()).await
 }
 
-/// How goroutines are looked at.
+/// How what is found is looked at.
 #[derive(Clone, Copy, Default)]
 struct Look<'a> {
     full: bool,
     flame: Option<&'a Path>,
+    /// That no more came in time is as it should be, if something came.
+    until_time_is_over: bool,
 }
 
 fn request(task: ImageTask, image: &Image, patience: Patience) -> ImageRequest {
@@ -158,7 +176,9 @@ impl Told {
             Line::Refused { error } => self.refusal = Some(error),
             Line::Armed { armed } => output.note(&render::armed(&armed)),
             Line::Done { done } => {
-                self.missed = done.because.is_some().then(|| render::missed(&done));
+                let is_enough = look.until_time_is_over && done.hits > 0;
+                let missed = done.because.is_some() && !is_enough;
+                self.missed = missed.then(|| render::missed(&done));
             }
             Line::Hit(hit) => {
                 self.something = true;

@@ -41,8 +41,8 @@ async fn hits_are_shown_as_they_come_and_the_session_is_ended() {
     let book = host.book.lock().unwrap();
     assert_eq!(book.stops, 2);
     let asked = serde_json::to_value(book.image.as_ref().unwrap()).unwrap();
-    let wanted = json!({ "at": "main.priceOf", "expressions": ["o"], "condition": null, "count": 2,
-        "stack": 20 });
+    let wanted = json!({ "at": ["main.priceOf"], "expressions": ["o"], "condition": null, "count": 2,
+        "stack": 20, "every_ms": 100 });
     assert_eq!(asked["task"]["snapshot"], wanted);
     assert_eq!((&asked["max_pause_ms"], &asked["patience_s"]), (&json!(50), &json!(30)));
 }

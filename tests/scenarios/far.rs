@@ -123,6 +123,7 @@ fn by_tls(host: &Host) -> Result<()> {
         let session = Session::of(ssh.run(&detached)?.exits(0)?.json()?)?;
         let laptop = Laptop::with_ticket(host, &std::fs::read_to_string(&ticket)?)?;
         is_debugged(host, laptop.address)?;
+        ide_is_set_up(&ssh, &at)?;
         let list = ssh.run(&format!("godebugctl {at} list"))?.exits(0)?.stdout;
         ensure!(list.contains(&session.id) && list.contains("root"), "{list}");
         ssh.run(&format!("godebugctl {at} stop {}", session.id))?.exits(0)?;
@@ -137,6 +138,34 @@ fn by_tls(host: &Host) -> Result<()> {
         refused(why, 4, "target").map(drop)
     })?;
     ssh.end()
+}
+
+/// In a checkout of the program its IDE knows the session, and keeps what was in its file.
+fn ide_is_set_up(ssh: &Ssh<'_>, at: &str) -> Result<()> {
+    let checkout = ssh.folder.path().join("shop");
+    std::fs::create_dir_all(checkout.join("cmd"))?;
+    std::fs::create_dir(checkout.join(".vscode"))?;
+    std::fs::write(checkout.join("go.mod"), "module example.invalid/shop\n\ngo 1.21\n")?;
+    let file = checkout.join(".vscode/launch.json");
+    std::fs::write(&file, "{\n  // mine\n  \"configurations\": [ { \"name\": \"test\" }, ],\n}\n")?;
+    let ticket = ssh.folder.path().join("other");
+    let attach = format!(
+        "godebugctl {at} attach app@9 --ttl 60s --detach --ticket {} --ide vscode",
+        ticket.display()
+    );
+    ssh.host.ok("systemctl start app@9")?;
+    let line = format!("cd {}/cmd; {}", checkout.display(), ssh.line(&attach));
+    let said = ssh.host.laptop(&line)?.exits(0)?.stdout;
+    ensure!(said.contains("launch.json has \"godebug: app@9\" now"), "{said}");
+    let text = std::fs::read_to_string(&file)?;
+    for part in ["// mine", "\"test\"", "\"godebug: app@9\"", "2345"] {
+        ensure!(text.contains(part), "{part} is not in it: {text}");
+    }
+    let list = ssh.run(&format!("godebugctl {at} --json list"))?.exits(0)?.json()?;
+    let here = list.as_array().into_iter().flatten().find(|it| it["unit"] == "app@9.service");
+    let id = here.and_then(|it| it["id"].as_str()).unwrap_or_default().to_owned();
+    ssh.run(&format!("godebugctl {at} stop {id}"))?.exits(0)?;
+    ssh.host.ok("systemctl stop app@9").map(drop)
 }
 
 fn by_ssh(host: &Host) -> Result<()> {

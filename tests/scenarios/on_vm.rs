@@ -40,6 +40,29 @@ pub(crate) fn debugged(vm: &Vm, session: &Session) -> Result<()> {
     ide.resume(thread)
 }
 
+/// The same in mode observe: the IDE stops at the line, on an image, and then at one of now.
+pub(crate) fn observed(vm: &Vm) -> Result<()> {
+    let options =
+        format!("--mode observe --ttl 10m --max-pause 10s --from {}", vm.laptop_address());
+    let session = Session::open(vm, "ticker", &options)?;
+    let laptop = Laptop::connect(vm, &session)?;
+    let mut ide = laptop.dap()?;
+    ide.limit = IN_TIME;
+    ide.attach()?;
+    ide.set_function_breakpoints(&["main.tick"])?;
+    ide.configuration_done()?;
+    let stop = ide.wait_for_event_within("stopped", IN_TIME)?;
+    let thread = stop["threadId"].as_i64().context("no goroutine stopped")?;
+    let stack = ide.stack_trace(thread)?;
+    ensure!(stack[0]["name"] == "main.tick" && stack[1]["name"] == "main.main", "{stack:?}");
+    ide.set_function_breakpoints(&[])?;
+    ide.resume(thread)?;
+    let stop = ide.wait_for_event_within("stopped", IN_TIME)?;
+    ensure!(stop["reason"] == "pause", "{stop}");
+    drop(ide);
+    session.stop(vm)
+}
+
 /// What code inside a profile or a domain can do, tried by a process that goes there by itself.
 pub(crate) fn attempts(vm: &Vm, inside: &str, unit: &str) -> Result<Value> {
     let script = include_str!("../vm/attempts.py").replace('\'', r"'\''");

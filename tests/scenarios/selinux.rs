@@ -10,7 +10,7 @@ use godebug_tests::{
 };
 
 use crate::{
-    on_vm::{IN_TIME, attempts, came_out, debugged, open, start_ticker, told},
+    on_vm::{IN_TIME, attempts, came_out, debugged, observed, open, start_ticker, told},
     support::{Laptop, Session, refused, text},
 };
 
@@ -203,6 +203,7 @@ fn image(vm: &Vm) -> Result<()> {
         // Had it been, the kernel would have said so in these words.
         vm.ok(&format!("setsebool {GATE} on; setsebool {GATE} off"))?;
         vm.ok("grep -q 'bool=debugger_can_network' /var/log/audit/audit.log")?;
+        observed(vm)?;
         no_denials(vm)?;
         nothing_left_on(vm, &before)
     })

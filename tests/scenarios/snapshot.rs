@@ -15,6 +15,7 @@ pub(crate) const ALL: &[Scenario] = &[
     Scenario::new("snapshot_at_a_hot_line_disturbs_nothing", hot_line).main().shared(),
     Scenario::new("snapshot_of_every_kind_of_service", kinds).shared(),
     Scenario::new("goroutines_are_told_in_groups", goroutines).main().shared(),
+    Scenario::new("record_follows_values_at_several_lines", record).shared(),
     Scenario::new("goroutines_in_a_deadlock_are_named", deadlock).main().shared(),
     Scenario::new("heap_tells_who_holds_the_memory", heap).main().shared(),
     Scenario::new("snapshot_that_cannot_be_is_refused_with_a_remedy", cannot_be).shared(),
@@ -175,6 +176,31 @@ fn goroutines(host: &Host) -> Result<()> {
             .run(&format!("godebugctl --json goroutines myapp --flame /tmp/flame.svg {PATIENT}"))?;
         ensure!(again.status == 2, "a file that is there was overwritten: {again}");
         host.ok("rm /tmp/flame.svg").map(drop)
+    })
+}
+
+fn record(host: &Host) -> Result<()> {
+    leaves_nothing(host, &["myapp"], |_| {
+        let _busy = host.spawn(
+            "while curl -s -m 20 -o /dev/null 'http://127.0.0.1:8080/order?id=3' || true; do sleep 0.02; done",
+        )?;
+        let words = "--at main.priceOf --at main.finish --expr total --for 8s --every 200ms";
+        let line = format!("godebugctl --json record myapp {words} {PATIENT}");
+        let output = host.run_within(&line, SOON * 4)?.exits(0)?;
+        let hits: Vec<Value> =
+            output.stdout.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+        let at = |name: &str| hits.iter().filter(|hit| hit["location"]["function"] == name).count();
+        ensure!(at("main.priceOf") > 0 && at("main.finish") > 0, "{hits:?}");
+        let mut times: Vec<&str> = hits.iter().filter_map(|hit| hit["time"].as_str()).collect();
+        ensure!(times.is_sorted() && times.len() == hits.len(), "{times:?}");
+        times.dedup();
+        let finish = hits.iter().find(|hit| hit["location"]["function"] == "main.finish");
+        ensure!(finish.is_some_and(|hit| hit["variables"][0]["value"] == "1297"), "{hits:?}");
+        is_recorded(host, "finished")?;
+        // A line that nobody comes by is told.
+        let quiet = format!("godebugctl --json record myapp --at main.tiny --for 2s {PATIENT}");
+        host.run_within(&quiet, SOON * 4)?.exits(6)?;
+        refused(host.run("godebugctl --json record myapp")?, 2, "usage").map(drop)
     })
 }
 

@@ -199,8 +199,20 @@ impl Firewall {
         let mut nftables = ruleset.json()?["nftables"].take();
         normalise(&mut nftables);
         let script = include_str!("../host/firewalld-settings.py").replace('\'', r"'\''");
-        let settings =
-            host.ok(&format!("! systemctl --quiet is-active firewalld || python3 -c '{script}'"))?;
+        let line = format!("! systemctl --quiet is-active firewalld || python3 -c '{script}'");
+        // On a host that has just booted the bus may still be reading its rules, and keeps firewalld from
+        // asking polkit for a moment. What is found is not changed by asking again.
+        let mut settings = host.ok(&line);
+        for _ in 0..5 {
+            match &settings {
+                Err(error) if format!("{error:#}").contains("AccessDenied") => {
+                    std::thread::sleep(std::time::Duration::from_millis(200));
+                    settings = host.ok(&line);
+                }
+                _ => break,
+            }
+        }
+        let settings = settings?;
         let (runtime, permanent): (Vec<&str>, Vec<&str>) =
             settings.lines().partition(|line| line.starts_with("runtime"));
         Ok(Self { nftables, runtime: runtime.join("\n"), permanent: permanent.join("\n") })

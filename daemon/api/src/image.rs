@@ -34,14 +34,18 @@ pub struct ImageRequest {
 pub enum ImageTask {
     /// The stack and the values of one goroutine, now or whenever a line is reached.
     Snapshot {
-        #[serde(default)]
-        at: Option<Phrase>,
+        /// The lines; now, without one.
+        #[serde(default, deserialize_with = "one_or_more")]
+        at: Vec<Phrase>,
         #[serde(default)]
         expressions: Vec<Phrase>,
         #[serde(default)]
         condition: Option<Phrase>,
         count: Count,
         stack: Depth,
+        /// As often as once in this time.
+        #[serde(default, rename = "every_ms")]
+        every: Every,
     },
     /// What all goroutines are doing.
     Goroutines,
@@ -50,6 +54,22 @@ pub enum ImageTask {
         /// How many of those that hold most are named.
         top: Count,
     },
+}
+
+/// Earlier clients name one line or none.
+fn one_or_more<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Vec<Phrase>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Named {
+        None(()),
+        One(Phrase),
+        More(Vec<Phrase>),
+    }
+    Ok(match Named::deserialize(from)? {
+        Named::None(()) => Vec::new(),
+        Named::One(one) => vec![one],
+        Named::More(all) => all,
+    })
 }
 
 /// Something that dlv reads: a location or an expression. One line of at most 1024 characters.
@@ -192,9 +212,17 @@ bounded!(
     PauseLimit, 1..=10_000, 50, "it must be 1ms to 10s"
 );
 bounded!(
+    /// How many milliseconds are between two images of lines, at least.
+    Every, 100..=600_000, 100, "it must be 100ms to 10m"
+);
+bounded!(
     /// For how many seconds a line is waited at.
     Patience, 1..=3600, 30, "it must be 1s to 1h"
 );
+impl Count {
+    pub const MOST: Self = Self(1000);
+}
+
 impl PauseLimit {
     /// Whether it is what holds without a word of anybody.
     pub fn is_default(&self) -> bool {
@@ -204,6 +232,7 @@ impl PauseLimit {
 
 as_number!(Count, Depth);
 as_duration!(PauseLimit, 1_000_000);
+as_duration!(Every, 1_000_000);
 as_duration!(Patience, 1_000_000_000);
 
 /// What the image's unit is told, on its standard input.
@@ -480,6 +509,18 @@ mod tests {
         assert!("0".parse::<Count>().is_err() && "1001".parse::<Count>().is_err());
         assert!(serde_json::from_str::<Depth>("0").is_err());
         assert!("a\u{1b}[2J".parse::<Phrase>().is_err() && " ".parse::<Phrase>().is_err());
+    }
+
+    #[test]
+    fn a_line_is_one_of_several_or_none() {
+        let at = |at: &str| {
+            let text = format!(r#"{{"snapshot": {{"at": {at}, "count": 1, "stack": 1}}}}"#);
+            match serde_json::from_str(&text).unwrap() {
+                ImageTask::Snapshot { at, .. } => at.len(),
+                _ => panic!(),
+            }
+        };
+        assert_eq!((at("null"), at("\"main.f\""), at("[\"a\", \"b\"]")), (0, 1, 2));
     }
 
     #[test]

@@ -107,9 +107,15 @@ impl Start<'_> {
             spawned.map_err(|_| std::io::Error::other("the thread that starts it ended"))??
         };
         // When memory is short, the answer goes and not what holds the target.
-        let _ = std::fs::write(format!("/proc/{}/oom_score_adj", child.id()), "800");
+        let _ = rank_for_memory(child.id());
         Ok(child)
     }
+}
+
+fn rank_for_memory(pid: u32) -> std::io::Result<()> {
+    // Opened and not created: security modules judge those differently.
+    let mut file = File::options().write(true).open(format!("/proc/{pid}/oom_score_adj"))?;
+    std::io::Write::write_all(&mut file, b"800")
 }
 
 /// What this thread's children must not have, and need not be: as privileged, as urgent.

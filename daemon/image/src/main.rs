@@ -102,14 +102,15 @@ fn answer(
             let all = heap::summary(&mut dlv, &image, &config.unit, top)?;
             report.line(&Line::Heap(Box::new(all)))
         }
-        ImageTask::Snapshot { at, expressions, condition, count, stack } => {
+        ImageTask::Snapshot { at, expressions, condition, count, stack, every } => {
             let wanted = snapshot::Wanted {
                 unit: &config.unit,
-                at: at.as_ref(),
+                at,
                 expressions,
                 condition: condition.as_ref(),
                 count: *count,
                 stack: *stack,
+                every: *every,
                 patience: request.patience,
             };
             snapshot::run(&wanted, &target, &mut wakeups, &start, report)

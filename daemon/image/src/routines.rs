@@ -12,7 +12,7 @@ const RUNNING: [u64; 2] = [2, 3];
 const SCANNED: u64 = 0x1000;
 /// No stack is larger (runtime.maxstackceiling on 64 bits).
 const LARGEST_STACK: u64 = 2 << 30;
-const MOST: u64 = 10_000_000;
+const MOST: u64 = 1_000_000;
 
 /// One goroutine.
 #[derive(Debug, Clone, Copy)]

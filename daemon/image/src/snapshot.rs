@@ -7,14 +7,14 @@ use crate::report::Report;
 use crate::target::{Image, Target};
 use crate::trace::Wakeups;
 use crate::values::{LOAD, StackFrame, Variable};
-use godebug_api::image::{Armed, Count, Depth, Done, Hit, Line, Patience, Phrase, Value};
+use godebug_api::image::{Armed, Count, Depth, Done, Every, Hit, Line, Patience, Phrase, Value};
 use godebug_api::{Refusal, UnitName};
 use serde::Deserialize;
 use serde_json::json;
 use std::time::{Duration, Instant};
 
-/// Images of a line come no faster.
-const BETWEEN: Duration = Duration::from_millis(100);
+/// After an image at one line others come first for so long, as for debuggers (`crate::observe`).
+const OTHERS_FIRST: Duration = Duration::from_secs(1);
 /// So many frames are searched for the program's own code.
 const LOOK_FOR_OWN: usize = 50;
 /// The goroutine that runs main.main.
@@ -23,12 +23,13 @@ const MAIN: i64 = 1;
 /// What a person wants to see.
 pub(crate) struct Wanted<'a> {
     pub(crate) unit: &'a UnitName,
-    pub(crate) at: Option<&'a Phrase>,
+    pub(crate) at: &'a [Phrase],
     pub(crate) expressions: &'a [Phrase],
     pub(crate) condition: Option<&'a Phrase>,
     pub(crate) count: Count,
     pub(crate) stack: Depth,
     pub(crate) patience: Patience,
+    pub(crate) every: Every,
 }
 
 #[derive(Deserialize)]
@@ -72,8 +73,8 @@ pub(crate) fn run(
     report: &mut Report,
 ) -> Result<(), Refusal> {
     match wanted.at {
-        Some(at) => at_a_line(wanted, at, target, wakeups, start, report),
-        None => now(wanted, target, wakeups, start, report),
+        [] => now(wanted, target, wakeups, start, report),
+        _ => at_lines(wanted, target, wakeups, start, report),
     }
 }
 
@@ -114,27 +115,49 @@ pub(crate) fn state(dlv: &mut Delve) -> Result<State, Refusal> {
     Ok(answer.state)
 }
 
-fn at_a_line(
+/// The lines that are armed: each with the addresses that it has.
+struct Lines(Vec<Vec<u64>>);
+
+impl Lines {
+    fn all(&self) -> Vec<u64> {
+        self.0.concat()
+    }
+
+    /// Those but the one that has this address; `None` when there are no others.
+    fn others_than(&self, address: u64) -> Option<Vec<u64>> {
+        let others: Vec<u64> =
+            self.0.iter().filter(|line| !line.contains(&address)).flatten().copied().collect();
+        (!others.is_empty()).then_some(others)
+    }
+}
+
+fn at_lines(
     wanted: &Wanted<'_>,
-    at: &Phrase,
     target: &Target,
     wakeups: &mut Wakeups,
     start: &Start<'_>,
     report: &mut Report,
 ) -> Result<(), Refusal> {
     target.is_ready()?;
-    let found = places::find(target, start, at)?;
-    let armed = Armed { location: at.to_string(), places: found.places };
-    report.line(&Line::Armed { armed })?;
+    let mut lines = Lines(Vec::new());
+    for at in wanted.at {
+        let found = places::find(target, start, at)?;
+        let armed = Armed { location: at.to_string(), places: found.places };
+        report.line(&Line::Armed { armed })?;
+        lines.0.push(found.addresses);
+    }
     let until = Instant::now() + wanted.patience.duration();
     let mut done = Done { hits: 0, dropped: 0, because: None };
+    let mut last = None;
     while done.hits < wanted.count.get() {
         wakeups.go_on()?;
-        let next = Instant::now() + BETWEEN;
-        let Some((image, _)) = target.image_at(wakeups, &found.addresses, until)? else {
+        let next = Instant::now() + wanted.every.duration();
+        let Some((image, address)) = next_image(&lines, last.take(), target, wakeups, until)?
+        else {
             done.because = Some(format!("no more in {}", wanted.patience));
             break;
         };
+        last = address;
         let mut dlv = start.on(&target.executable, &image.core)?;
         let goroutine = state(&mut dlv)?.current.map_or(-1, |current| current.id);
         match look(&mut dlv, &image, wanted, goroutine)? {
@@ -145,11 +168,28 @@ fn at_a_line(
             None => done.dropped += 1,
         }
         drop(dlv);
-        while Instant::now() < next {
+        while Instant::now() < next.min(until) {
+            wakeups.go_on()?;
             wakeups.sleep(next);
         }
     }
     report.line(&Line::Done { done })
+}
+
+fn next_image(
+    lines: &Lines,
+    last: Option<u64>,
+    target: &Target,
+    wakeups: &mut Wakeups,
+    until: Instant,
+) -> Result<Option<(Image, Option<u64>)>, Refusal> {
+    if let Some(others) = last.and_then(|last| lines.others_than(last)) {
+        let soon = until.min(Instant::now() + OTHERS_FIRST);
+        if let Some(image) = target.image_at(wakeups, &others, soon)? {
+            return Ok(Some(image));
+        }
+    }
+    target.image_at(wakeups, &lines.all(), until)
 }
 
 /// What is to be seen of one goroutine; `None` when the condition is not true.
@@ -164,8 +204,8 @@ fn look(
     let frames = stack(dlv, goroutine, depth.max(LOOK_FOR_OWN) - 1)?;
     // At a line that is the frame; now, whatever the program's own code waits in.
     let frame = match wanted.at {
-        Some(_) => 0,
-        None => frames.iter().position(StackFrame::is_own).unwrap_or(0),
+        [] => frames.iter().position(StackFrame::is_own).unwrap_or(0),
+        _ => 0,
     };
     if let Some(condition) = wanted.condition
         && !is_true(dlv, goroutine, frame, condition)?

@@ -108,36 +108,52 @@ fn is(event: &str, kind: Kind) -> bool {
     event == kind.name()
 }
 
-/// The sessions that `filter` wants, of everybody or of `only_of`.
+/// The sessions that `filter` wants, of everybody or of `only_of`. What was rotated away is read where
+/// the log itself has not as many.
 ///
 /// # Errors
-/// When the log is there and cannot be read.
+/// When a log is there and cannot be read.
 pub fn list(filter: &AuditFilter, only_of: Option<u32>) -> io::Result<AuditList> {
+    let log = Log::open(Path::new(paths::AUDIT_LOG))?;
+    let list = listed_in(log.into_iter().collect(), filter, only_of)?;
+    if list.sessions.len().max(list.refusals.len()) >= filter.last.get() {
+        return Ok(list);
+    }
+    listed_in(all_logs()?, filter, only_of)
+}
+
+fn listed_in<R: Read>(
+    logs: Vec<Log<R>>,
+    filter: &AuditFilter,
+    only_of: Option<u32>,
+) -> io::Result<AuditList> {
     let mut list = AuditList {
         sessions: Vec::new(),
         refusals: Vec::new(),
         own_only: only_of.is_some(),
         damaged_lines: 0,
     };
-    let Some(log) = Log::open(Path::new(paths::AUDIT_LOG))? else { return Ok(list) };
-    if filter.refused {
-        (list.refusals, list.damaged_lines) = refusals_in(log, filter, only_of)?;
-        return Ok(list);
+    let (mut sessions, mut refusals) = (Latest::new(filter, only_of), VecDeque::new());
+    for log in logs {
+        list.damaged_lines += match filter.refused {
+            true => refusals_in(log, filter, only_of, &mut refusals)?,
+            false => list_in(log, filter, &mut sessions)?,
+        };
     }
-    let mut sessions = Latest::new(filter, only_of);
-    list.damaged_lines = list_in(log, filter, &mut sessions)?;
     list.sessions = sessions.in_order();
+    list.refusals = refusals.into();
     Ok(list)
 }
 
+/// Adds to the latest; gives how many lines are damaged.
 fn refusals_in<R: Read>(
     log: Log<R>,
     filter: &AuditFilter,
     only_of: Option<u32>,
-) -> io::Result<(Vec<AuditRecord>, u64)> {
+    latest: &mut VecDeque<AuditRecord>,
+) -> io::Result<u64> {
     let unit = filter.unit.as_ref().map(UnitName::as_str);
-    let mut latest = VecDeque::new();
-    let damaged = log.read(
+    log.read(
         |head| is(&head.event, Kind::Refused) && unit.is_none_or(|unit| head.unit == unit),
         |record, _| {
             let theirs = only_of.is_none_or(|uid| uid == record.uid);
@@ -148,8 +164,7 @@ fn refusals_in<R: Read>(
                 latest.pop_front();
             }
         },
-    )?;
-    Ok((latest.into(), damaged))
+    )
 }
 
 fn list_in<R: Read>(
@@ -450,12 +465,27 @@ mod tests {
         let late = AuditFilter { since, ..Default::default() };
         assert_eq!(filtered(&text, &late, None).0.len(), 1);
         let refusals = |filter: &AuditFilter, only_of| {
-            refusals_in(Log::new(text.as_slice()), filter, only_of).unwrap().0.len()
+            let filter = AuditFilter { refused: true, ..filter.clone() };
+            listed_in(vec![Log::new(text.as_slice())], &filter, only_of).unwrap().refusals.len()
         };
         assert_eq!(refusals(&by("user7"), None), 2);
         assert_eq!(refusals(&by("user7"), Some(8)), 0);
         assert_eq!(refusals(&AuditFilter { last: 1.try_into().unwrap(), ..by("user7") }, None), 1);
         assert_eq!(refusals(&AuditFilter::default(), None), 3);
+    }
+
+    #[test]
+    fn what_was_rotated_away_is_listed_before_the_rest() {
+        let rotated = opening("0000000a", 7, "2026-01-01T00:00:00Z");
+        let log = opening("0000000b", 7, "2026-01-02T00:00:00Z");
+        let logs = || vec![Log::new(rotated.as_slice()), Log::new(log.as_slice())];
+        let ids = |last: u32| {
+            let filter = AuditFilter { last: last.try_into().unwrap(), ..Default::default() };
+            let list = listed_in(logs(), &filter, None).unwrap();
+            list.sessions.iter().map(|session| session.id.to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(ids(5), ["0000000a", "0000000b"]);
+        assert_eq!(ids(1), ["0000000b"]);
     }
 
     #[test]

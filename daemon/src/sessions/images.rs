@@ -236,7 +236,7 @@ fn beginning(
     let Prepared { target, debugger, forecast, confinement } = prepared;
     let id = new_id()?;
     let waits = match &request.task {
-        ImageTask::Snapshot { at: Some(_), .. } => request.patience.duration(),
+        ImageTask::Snapshot { at, .. } if !at.is_empty() => request.patience.duration(),
         _ => Duration::ZERO,
     };
     let lasts = waits + WORK;

@@ -265,6 +265,17 @@ fn within_the_rules(config: &Config, request: &OpenRequest) -> Result<(), Refusa
             "ask for less and extend it, or let the administrator raise max_ttl in godebugd.toml",
         ));
     }
+    let image = request.max_pause.duration();
+    if request.mode == Mode::Observe && image > config.max_pause_per_stop {
+        return Err(Refusal::refused(
+            format!(
+                "one image may stop the service for {} on this host, not for {}",
+                humantime::format_duration(config.max_pause_per_stop),
+                request.max_pause
+            ),
+            "ask for less, or let the administrator raise max_pause_per_stop in godebugd.toml",
+        ));
+    }
     if let Some(pause) = request.pause.filter(|pause| pause.get() > config.max_pause_per_stop) {
         return Err(Refusal::refused(
             format!(

@@ -12,7 +12,10 @@ const PAGE: u64 = 8192;
 const IN_USE: u64 = 1;
 const MANUAL: u64 = 2;
 /// Programs have millions; more than this is no list of spans.
-const MOST: u64 = 50_000_000;
+const MOST: u64 = 5_000_000;
+
+/// A bit is kept for each.
+const MOST_OBJECTS: u64 = 4_000_000_000;
 
 /// Objects of one size.
 #[derive(Debug, Clone, Copy)]
@@ -76,18 +79,28 @@ impl Spans {
         spans.all.sort_unstable_by_key(|span| span.from);
         for span in &mut spans.all {
             span.first = spans.objects;
-            spans.objects += span.objects;
+            spans.objects = spans.objects.saturating_add(span.objects);
+        }
+        if spans.objects > MOST_OBJECTS {
+            return Err(Refusal::target(
+                format!("the heap has room for {} objects, too many to go through", spans.objects),
+                "use `godebugctl snapshot` with expressions, or a heap profile of the program's own",
+            ));
         }
         Ok(spans)
     }
 
     fn add(&mut self, values: &[u64]) {
         let &[from, pages, objects, size, allocated, class, state] = values else { return };
-        let bytes = pages.saturating_mul(PAGE);
+        let Some((bytes, to)) =
+            pages.checked_mul(PAGE).and_then(|bytes| Some((bytes, from.checked_add(bytes)?)))
+        else {
+            return;
+        };
         match state & 0xff {
             IN_USE if size > 0 && objects.saturating_mul(size) <= bytes => self.all.push(Span {
                 from,
-                to: from.saturating_add(bytes),
+                to,
                 size,
                 objects,
                 allocated: allocated.min(objects),

@@ -46,14 +46,19 @@ pub(crate) async fn set_up(
     let differs = differs.map(|why| format!("\n{} {why}", painted(YELLOW, "warning:")));
     match written {
         Ok(path) => format!(
-            "{} has {:?} now: F5. Stop and Disconnect both let the service go on.{}",
+            "{} has {:?} now: F5. Stop and Disconnect both let the service go on.{}{}",
             path.display(),
             name_of(unit),
+            if target.trimpath { "" } else { BUILT_ELSEWHERE },
             differs.unwrap_or_default()
         ),
         Err(why) => format!("{told}\n{} {why}", painted(YELLOW, "not put in place:")),
     }
 }
+
+/// Where a program without -trimpath was built, its build information does not tell.
+const BUILT_ELSEWHERE: &str = "\nIf the program was built in another folder, breakpoints need its path in the \
+                               configuration (\"substitutePath\").";
 
 fn run_configuration(folder: &Path, unit: &UnitName, port: u16) -> Result<PathBuf, String> {
     let folder = folder.join(".run");

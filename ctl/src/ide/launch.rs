@@ -18,7 +18,7 @@ pub(crate) enum NotWritten {
     Unwritable(PathBuf, io::Error),
     #[error("{0} has no list of \"configurations\" that could be understood")]
     Unclear(PathBuf),
-    #[error("{0} is no folder or file of its own, but a link")]
+    #[error("{0} is a link, or something else that is not written to")]
     Link(PathBuf),
 }
 
@@ -29,9 +29,10 @@ pub(crate) enum NotWritten {
 pub(crate) fn update(workspace: &Path, entry: &Value) -> Result<PathBuf, NotWritten> {
     let folder = workspace.join(".vscode");
     let path = folder.join("launch.json");
-    for place in [&folder, &path] {
-        // What is written shall be where it seems to be.
-        if place.is_symlink() {
+    for (place, is_folder) in [(&folder, true), (&path, false)] {
+        // What is written shall be where it seems to be, and a pipe would be waited at.
+        let Ok(there) = place.symlink_metadata() else { continue };
+        if there.is_dir() != is_folder || there.is_file() == is_folder {
             return Err(NotWritten::Link(place.clone()));
         }
     }
@@ -82,6 +83,8 @@ fn merged(text: &str, entry: &Value) -> Option<String> {
     let name = entry["name"].as_str()?;
     let new = indented(entry, "        ");
     let objects = objects(text, &tokens, list.clone())?;
+    let is_empty =
+        !tokens.iter().any(|token| list.start < token.at.start && token.at.start < list.end);
     let same = objects.iter().find(|object| {
         // Comments and trailing commas are no JSON; without them it is.
         let plain = plain(text, &tokens, (*object).clone());
@@ -91,7 +94,7 @@ fn merged(text: &str, entry: &Value) -> Option<String> {
         Some(object) => format!("{}{new}{}", &text[..object.start], &text[object.end..]),
         None => {
             let after = &text[list.start + 1..];
-            let comma = if objects.is_empty() { "" } else { "," };
+            let comma = if is_empty { "" } else { "," };
             format!("{}\n        {new}{comma}{after}", &text[..=list.start])
         }
     })
@@ -130,7 +133,8 @@ fn tokens(text: &str) -> Option<Vec<Token>> {
             }
             b'{' | b'}' | b'[' | b']' | b',' | b':' => (1, Some(Kind::Structure(*byte))),
             byte if byte.is_ascii_whitespace() => (1, None),
-            _ => (1, Some(Kind::Other)),
+            // A letter whole: what is pasted has blanks of several bytes.
+            _ => (text.get(at..)?.chars().next()?.len_utf8(), Some(Kind::Other)),
         };
         if let Some(kind) = kind {
             tokens.push(Token { at: at..at + length, kind });
@@ -262,6 +266,19 @@ mod tests {
     }
 
     #[test]
+    fn letters_of_several_bytes_are_letters() {
+        for text in [
+            "{\"configurations\": [ {\u{a0}\"name\": \"test\" } ]}",
+            "\u{feff}{\"configurations\": [ {\"name\": \"tést\"} ]}",
+        ] {
+            let new = merged(text, &entry(1)).unwrap();
+            assert!(new.contains("godebug: shop") && new.contains("st\""), "{new}");
+        }
+        let odd = merged("{\"configurations\": [1]}", &entry(1)).unwrap();
+        assert!(serde_json::from_str::<Value>(&odd).is_ok(), "{odd}");
+    }
+
+    #[test]
     fn what_is_not_understood_is_left_alone() {
         for bad in [
             "[]",
@@ -287,6 +304,9 @@ mod tests {
         assert_eq!(document["configurations"], json!([entry(2)]));
         std::fs::remove_file(&path).unwrap();
         std::os::unix::fs::symlink("/etc/passwd", &path).unwrap();
+        assert!(matches!(update(&folder, &entry(1)), Err(NotWritten::Link(_))));
+        std::fs::remove_file(&path).unwrap();
+        rustix::fs::mkfifoat(rustix::fs::CWD, &path, rustix::fs::Mode::RUSR).unwrap();
         assert!(matches!(update(&folder, &entry(1)), Err(NotWritten::Link(_))));
         std::fs::remove_dir_all(&folder).unwrap();
     }

@@ -181,7 +181,8 @@ impl Asking<'_> {
         let symbols = symbols.map_err(|error| {
             Refusal::failed(format!("the symbols file cannot be handed over: {error}"), "")
         })?;
-        self.output.live("attaching…");
+        let starts = self.arguments.exec.is_some();
+        self.output.live(if starts { "starting…" } else { "attaching…" });
         let opened = self.open(signals, wanted, symbols).await;
         self.output.clear();
         opened

@@ -10,7 +10,7 @@ use godebug_api::documents::SessionInfo;
 use godebug_api::image::{Count, Depth, Every, Patience, PauseLimit, Phrase};
 use godebug_api::rules::engine::Command as RuleCommand;
 use godebug_api::{
-    Cidr, FreezeLimit, GuestName, Mode, Pid, Reason, Refusal, SessionId, Ttl, UnitName,
+    Cidr, FreezeLimit, GuestName, Mode, Pid, Reason, Refusal, SessionId, StartAt, Ttl, UnitName,
 };
 use std::error::Error;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -43,6 +43,13 @@ pub(crate) enum Command {
     /// In the foreground it serves a local port for the IDE and ends the session on Ctrl-C. With
     /// --detach it hands out a ticket for `godebugctl connect` and returns.
     Attach(Attach),
+    /// Start a unit, or start it again, with a debugger on it from its first instruction on
+    ///
+    /// The program stands at its main function until a debugger comes and lets it run, for five minutes
+    /// at most. Nothing of the unit is changed for it: systemd starts it as always, with its user,
+    /// sandbox, sockets and environment. At the end the debugger goes and the service runs on; one that
+    /// did not run before is stopped.
+    Exec(Exec),
     /// Serve a local port for the IDE, through the gateway that a ticket names
     Connect(Connect),
     /// Show the stack and the values of a goroutine, now or at a line, without stopping the service
@@ -150,6 +157,7 @@ impl Command {
     pub(crate) fn may_be_authenticated(&self) -> bool {
         match self {
             Self::Attach(arguments) => !arguments.dry_run,
+            Self::Exec(arguments) => !arguments.dry_run,
             Self::Claim(_)
             | Self::Snapshot(_)
             | Self::Record(_)
@@ -296,6 +304,7 @@ impl Claim {
             pause_budget: None,
             max_pause: PauseLimit::default(),
             break_glass: false,
+            exec: session.exec,
             way: self.way.clone(),
         }
     }
@@ -407,8 +416,71 @@ pub(crate) struct Attach {
     /// at once, and somebody has to look at it afterwards
     #[arg(long, requires = "reason")]
     pub(crate) break_glass: bool,
+    /// Of `exec`, which is otherwise the same.
+    #[arg(skip)]
+    pub(crate) exec: Option<StartAt>,
     #[command(flatten)]
     pub(crate) way: Way,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Exec {
+    /// The unit, with or without `.service`
+    pub(crate) unit: UnitName,
+    /// How long the session may last once it is active
+    #[arg(long, default_value = "30m")]
+    pub(crate) ttl: Ttl,
+    /// What the session may do to the service: `step` looks, stops and steps and changes nothing;
+    /// `modify` also sets variables and calls functions
+    #[arg(long, default_value = "step")]
+    pub(crate) mode: Mode,
+    /// Where it stands until a debugger lets it run: at `main`, or at its `entry`, before packages are
+    /// initialised
+    #[arg(long, value_name = "PLACE", default_value = "main")]
+    pub(crate) stop_at: StartAt,
+    /// Let it run at once
+    #[arg(long = "continue", conflicts_with = "stop_at")]
+    pub(crate) runs: bool,
+    /// Why, for the record
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) reason: Option<Reason>,
+    /// Where clients may come from; may be repeated [default: the address that you came from by
+    /// ssh, else this host only]
+    #[arg(long, value_name = "CIDR")]
+    pub(crate) from: Vec<Cidr>,
+    /// Show what would be done, and change nothing; for a unit that runs
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// For how long the service may stand at one stop before it is let go, with its breakpoints off;
+    /// the first stop lasts until somebody comes [default: what the host says, 30s]
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) pause_budget: Option<Ttl>,
+    /// Go ahead without the approval that the host's rule wants, where it lets you: others are alarmed
+    /// at once, and somebody has to look at it afterwards
+    #[arg(long, requires = "reason")]
+    pub(crate) break_glass: bool,
+    #[command(flatten)]
+    pub(crate) way: Way,
+}
+
+impl Exec {
+    /// What an `attach` of the same would be.
+    pub(crate) fn as_attach(&self) -> Attach {
+        Attach {
+            unit: self.unit.clone(),
+            ttl: self.ttl,
+            mode: self.mode,
+            reason: self.reason.clone(),
+            from: self.from.clone(),
+            dry_run: self.dry_run,
+            pid: None,
+            pause_budget: self.pause_budget,
+            max_pause: PauseLimit::default(),
+            break_glass: self.break_glass,
+            exec: Some(if self.runs { StartAt::Nowhere } else { self.stop_at }),
+            way: self.way.clone(),
+        }
+    }
 }
 
 #[derive(Debug, Args)]

@@ -113,6 +113,7 @@ fn start(output: &Output, command: &Command) -> Result<(), Refusal> {
 async fn run(output: &Output, command: &Command) -> Result<(), Refusal> {
     match command {
         Command::Attach(arguments) => attach::attach(output, arguments).await,
+        Command::Exec(arguments) => attach::attach(output, &arguments.as_attach()).await,
         Command::Connect(arguments) => connect::connect(output, arguments).await,
         Command::Snapshot(arguments) => snapshot::snapshot(output, arguments).await,
         Command::Record(arguments) => snapshot::record(output, arguments).await,

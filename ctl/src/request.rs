@@ -75,6 +75,7 @@ pub(crate) fn open_request(
         pause: arguments.pause_budget,
         break_glass: arguments.break_glass,
         max_pause: arguments.max_pause,
+        exec: arguments.exec,
     }
 }
 

@@ -14,6 +14,7 @@ pub mod freeze;
 pub mod hooks;
 pub mod host;
 pub mod kept;
+pub mod launch;
 pub mod ledger;
 pub mod logging;
 pub mod paths;

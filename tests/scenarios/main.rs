@@ -15,6 +15,7 @@ mod clock;
 mod consent;
 mod differential;
 mod ends;
+mod exec;
 mod export;
 mod far;
 mod forecast;
@@ -50,6 +51,7 @@ fn main() {
             survival::ALL,
             snapshot::ALL,
             observe::ALL,
+            exec::ALL,
             far::ALL,
             outside::ALL,
             bad_input::ALL,

@@ -22,6 +22,9 @@ pub struct GatewayConfig {
     pub deadline: Deadline,
     /// For how long the target may stand.
     pub pause: PauseBudget,
+    /// The target was started for the session, and stands where it was caught until somebody comes.
+    #[serde(default)]
+    pub awaits_client: bool,
     /// Where a breakpoint is hit too often.
     pub hot: HotLimit,
     /// Whose values nobody is shown.

@@ -5,7 +5,7 @@ use crate::image::PauseLimit;
 use godebug_core::plan::Plan;
 use godebug_core::{
     Approval, Cidr, CloseReason, Forecast, FreezeLimit, GuestName, Login, Mode, PauseBudget, Pid,
-    Reason, Refusal, SessionId, State, Ttl, UnitName,
+    Reason, Refusal, SessionId, StartAt, State, Ttl, UnitName,
 };
 use serde::{Deserialize, Serialize};
 
@@ -48,6 +48,9 @@ pub struct OpenRequest {
     /// Without the consent of others that the rule wants, as an alarm.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub break_glass: bool,
+    /// Start the unit for it, or start it again, and catch its process.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exec: Option<StartAt>,
     /// For how long one image may stop the target, in mode observe.
     #[serde(default, rename = "max_pause_ms", skip_serializing_if = "PauseLimit::is_default")]
     pub max_pause: PauseLimit,
@@ -167,6 +170,9 @@ pub struct SessionInfo {
     /// What it waits for, while it does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waits_for: Option<WaitsFor>,
+    /// The unit was started for it, and its process caught there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exec: Option<StartAt>,
     /// It was opened without the consent that the rule wants.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub break_glass: bool,

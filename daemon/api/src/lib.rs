@@ -17,7 +17,7 @@ pub mod ticket;
 pub use godebug_core::{
     Approval, BooleanName, Cidr, CloseReason, Code, Deadline, Forecast, FreezeLimit, GuestName,
     HotLimit, Login, Mode, Now, PauseBudget, Pid, Port, ProcessState, Program, Reason, Refusal,
-    SessionId, State, Ttl, UnitName, WordError, chain, delve, forecast, hot, pause, plan,
+    SessionId, StartAt, State, Ttl, UnitName, WordError, chain, delve, forecast, hot, pause, plan,
     same_person,
 };
 

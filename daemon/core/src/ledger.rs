@@ -11,7 +11,9 @@ use crate::grant::{Grant, debugger_unit, image_unit};
 use crate::pause::PauseBudget;
 use crate::program::Program;
 use crate::state::CloseReason;
-use crate::words::{Cidr, InvocationId, Mode, Pid, Port, Reason, SessionId, UnitName};
+use crate::words::{
+    Cidr, InvocationId, Mode, Pid, Port, Reason, SessionId, StartAt, UnitName,
+};
 use serde::{Deserialize, Serialize};
 
 /// What a session is about: the first record of its ledger.
@@ -63,6 +65,9 @@ pub struct Opened {
     /// Whose consent the rule wanted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub approvals: Vec<Approval>,
+    /// The target was started for the session.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exec: Option<StartAt>,
     /// It was opened without the consent that the rule wants.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub break_glass: bool,
@@ -277,6 +282,7 @@ mod tests {
             program: None,
             login: Login::default(),
             approvals: Vec::new(),
+            exec: None,
             break_glass: false,
         };
         Record::Opened { version: VERSION, session: Box::new(session) }

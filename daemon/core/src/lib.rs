@@ -31,6 +31,6 @@ pub use process_state::ProcessState;
 pub use program::Program;
 pub use state::{CloseReason, Event, IllegalMove, State, next};
 pub use words::{
-    BooleanName, Cidr, GuestName, InvocationId, Mode, Pid, Port, Reason, SessionId, Ttl, UnitName,
+    BooleanName, Cidr, GuestName, InvocationId, Mode, Pid, Port, Reason, SessionId, StartAt, Ttl, UnitName,
     WordError,
 };

@@ -5,7 +5,7 @@
 
 use crate::delve::Debugger;
 use crate::grant::Grant;
-use crate::words::{BooleanName, Cidr, Mode, Pid, Port, SessionId, Ttl, UnitName};
+use crate::words::{BooleanName, Cidr, Mode, Pid, Port, SessionId, StartAt, Ttl, UnitName};
 use serde::{Deserialize, Serialize};
 
 /// What the host is like, as far as a plan depends on it.
@@ -20,6 +20,9 @@ pub struct Facts {
     /// The SELinux booleans that a session needs, that of the gateway the first.
     #[serde(default)]
     pub booleans: Vec<Boolean>,
+    /// The target is started for the session.
+    #[serde(default)]
+    pub exec: Option<Exec>,
     /// The host has hooks that take the service out of its pool, or put it back.
     pub drains: bool,
 }
@@ -30,6 +33,14 @@ pub struct Boolean {
     pub name: BooleanName,
     pub value: bool,
     pub found: bool,
+}
+
+/// A target that is started for the session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exec {
+    pub at: StartAt,
+    /// The unit ran before, and is restarted.
+    pub was_running: bool,
 }
 
 /// What confines the processes of a session, besides systemd's sandbox.
@@ -103,8 +114,12 @@ pub fn plan(wanted: &Wanted, facts: &Facts) -> Plan {
     if wanted.mode == Mode::Observe {
         steps.extend([guard(&wanted.id), observer(wanted, facts)]);
     } else {
+        if let Some(exec) = facts.exec {
+            steps.extend((!exec.was_running).then(|| started(facts)));
+            steps.push(launcher(wanted, facts, exec));
+        }
         // A service that does not stand need not leave its pool.
-        if facts.drains {
+        if facts.drains && facts.exec.is_none() {
             steps.push(drained(facts));
         }
         steps.extend([debugger(wanted, facts), guard(&wanted.id)]);
@@ -148,6 +163,27 @@ fn dead_man(id: &SessionId) -> Step {
         does: "arm the timer that revokes the session even with no godebugd alive".to_owned(),
         undo: "stop the timer".to_owned(),
         ends_by_itself: "it fires once, at the end of the session".to_owned(),
+    }
+}
+
+fn started(facts: &Facts) -> Step {
+    Step {
+        grant: Grant::Started { unit: facts.unit.clone() },
+        start: Start::InOrder,
+        does: format!("start {}, which does not run", facts.unit),
+        undo: "stop it again".to_owned(),
+        ends_by_itself: "the dead man stops it".to_owned(),
+    }
+}
+
+fn launcher(wanted: &Wanted, facts: &Facts, exec: Exec) -> Step {
+    let first = if exec.was_running { format!("restart {}, and ", facts.unit) } else { String::new() };
+    Step {
+        grant: Grant::launcher(&wanted.id),
+        start: Start::InOrder,
+        does: format!("{first}catch its process as systemd executes it, and hold it for dlv"),
+        undo: "let it go; the service runs on as systemd has started it".to_owned(),
+        ends_by_itself: "it lets go when dlv does not come within a minute".to_owned(),
     }
 }
 
@@ -325,6 +361,7 @@ mod tests {
             firewall,
             confinement: Confinement::None,
             booleans: Vec::new(),
+            exec: None,
             drains: false,
         }
     }
@@ -380,6 +417,27 @@ mod tests {
         else {
             panic!("{grants:?}");
         };
+    }
+
+    #[test]
+    fn a_unit_that_did_not_run_is_stopped_after_whoever_debugs_it_has_gone() {
+        let exec = |was_running| Some(Exec { at: StartAt::Main, was_running });
+        let facts = Facts { exec: exec(false), drains: true, ..facts(Firewall::Nftables) };
+        let stopped = plan(&wanted(&["127.0.0.1"]), &facts);
+        let grants: Vec<&Grant> = stopped.steps.iter().map(|step| &step.grant).collect();
+        let [
+            Grant::DeadMan { .. },
+            Grant::Started { .. },
+            Grant::Launcher { .. },
+            Grant::Debugger { .. },
+            Grant::Guard { .. },
+            Grant::Gateway { .. },
+        ] = grants.as_slice()
+        else {
+            panic!("{grants:?}");
+        };
+        let ran = plan(&wanted(&["127.0.0.1"]), &Facts { exec: exec(true), ..facts });
+        assert!(!ran.steps.iter().any(|step| matches!(step.grant, Grant::Started { .. })));
     }
 
     #[test]

@@ -10,29 +10,30 @@ mod process;
 mod ready;
 mod summary;
 
-use godebug_api::Pid;
+use godebug_api::{Pid, StartAt};
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 const USAGE: &str = "\
-usage: godebug-dlvctl ready SOCKET PID DLV_PID [DLV_LOG]
+usage: godebug-dlvctl ready SOCKET PID DLV_PID [DLV_LOG [entry|main|nowhere]]
        godebug-dlvctl detach SOCKET PID [CONTROL_SOCKET]
 
-ready waits until the dlv that listens on SOCKET has attached to process PID and lets it run.
+ready waits until the dlv that listens on SOCKET has attached to process PID and lets it run; or, for a
+process that a SIGSTOP holds at its first instruction, until it stands where it shall.
 detach clears every breakpoint, detaches dlv from PID and leaves PID running.";
 
 /// What it was asked to do.
 #[derive(Debug, PartialEq, Eq)]
 enum Task {
-    Ready { socket: PathBuf, target: Pid, dlv: Pid, log: Option<PathBuf> },
+    Ready { socket: PathBuf, target: Pid, dlv: Pid, log: Option<PathBuf>, start: Option<StartAt> },
     Detach { socket: PathBuf, target: Pid, control: Option<PathBuf> },
 }
 
 fn main() -> ExitCode {
     match parse(std::env::args_os().skip(1)) {
-        Ok(Task::Ready { socket, target, dlv, log }) => {
-            match ready::wait(&socket, target, dlv, &ready::Patience::default()) {
+        Ok(Task::Ready { socket, target, dlv, log, start }) => {
+            match ready::wait(&socket, target, dlv, start, &ready::Patience::default()) {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => {
                     eprintln!("{error}");
@@ -62,8 +63,10 @@ fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Task, String> {
     let path = |index: usize| arguments.get(index).map(PathBuf::from);
     let socket = path(1).unwrap_or_default();
     match (arguments.first().and_then(|word| word.to_str()), arguments.len()) {
-        (Some("ready"), 4..=5) => {
-            Ok(Task::Ready { socket, target: pid(2)?, dlv: pid(3)?, log: path(4) })
+        (Some("ready"), 4..=6) => {
+            let start = arguments.get(5).map(|word| word.to_str().unwrap_or("?").parse::<StartAt>());
+            let start = start.transpose().map_err(|error| error.to_string())?;
+            Ok(Task::Ready { socket, target: pid(2)?, dlv: pid(3)?, log: path(4), start })
         }
         (Some("detach"), 3..=4) => Ok(Task::Detach { socket, target: pid(2)?, control: path(3) }),
         (Some("ready" | "detach"), count) => {
@@ -92,6 +95,7 @@ mod tests {
                 target: pid(12),
                 dlv: pid(34),
                 log: Some("/log".into()),
+                start: None,
             })
         );
         assert_eq!(

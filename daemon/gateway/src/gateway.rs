@@ -104,7 +104,8 @@ impl Gateway {
                 redactor: Redactor::new(config.redact),
                 kept: config.transcript_values,
             }),
-            keeper: Arc::new(Keeper::new(Target::new(target_status), config.pause, config.hot)),
+            keeper: Arc::new(Keeper::new(Target::new(target_status), config.pause, config.hot)
+                .awaiting_a_client(config.awaits_client)),
             transcript: Arc::new(transcript),
             clients: Clients::default(),
             sources: config.sources,

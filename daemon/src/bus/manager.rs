@@ -132,7 +132,7 @@ impl Manager {
     async fn wish(&self, unit: &UnitName, request: &OpenRequest) -> Result<Wish, Refusal> {
         let systemd = self.sessions.shared().host.systemd()?;
         Ok(Wish {
-            command: Command::Attach,
+            command: if request.exec.is_some() { Command::Exec } else { Command::Attach },
             unit: unit.clone(),
             slice: target::find::slice(systemd, unit).await,
             mode: request.mode,
@@ -148,7 +148,7 @@ impl Manager {
     async fn wish_of(&self, session: &SessionInfo, ttl: Ttl) -> Result<Wish, Refusal> {
         let systemd = self.sessions.shared().host.systemd()?;
         Ok(Wish {
-            command: Command::Attach,
+            command: if session.exec.is_some() { Command::Exec } else { Command::Attach },
             unit: session.unit.clone(),
             slice: target::find::slice(systemd, &session.unit).await,
             mode: session.mode,
@@ -427,7 +427,7 @@ impl Manager {
         let permit = rules::ask(uid, &wish, &self.sessions.list()).await.map_err(Refusal::from)?;
         let config = Config::load()?.under(&permit);
         let symbols = if request.symbols { Symbols::Announced } else { Symbols::None };
-        let prepared = prepare(&self.sessions, &config, &unit, request, symbols, new_id()?).await?;
+        let prepared = prepare(&self.sessions, &config, &unit, request, symbols, (new_id()?, None)).await?;
         Ok(json(&prepared.document(request, &permit))?)
     }
 

@@ -209,6 +209,18 @@ impl RealHost {
             .map_err(|error| systemd_failed(&error))
     }
 
+    /// What was caught is held until dlv has it.
+    async fn still_holds(&self, unit: &str) -> Result<(), Refusal> {
+        match self.unit_state(unit).await {
+            Ok(Some(state)) if state == "active" => Ok(()),
+            Ok(_) => Err(Refusal::host(
+                "the process that was caught at its start has been let go before dlv could take it",
+                "try again",
+            )),
+            Err(error) => Err(systemd_failed(&error)),
+        }
+    }
+
     async fn take_debugger(&self, unit: &str, session: &SessionMaterial) -> Result<(), Refusal> {
         prepare_debugger_files(session).map_err(|error| {
             Refusal::host(
@@ -371,6 +383,9 @@ impl Host for RealHost {
         match grant {
             Grant::DeadMan { unit } => self.take_dead_man(unit, &material.deadline).await,
             Grant::Guard { unit } => self.take_guard(unit, material).await,
+            // It was there before the session could be planned.
+            Grant::Launcher { unit } => self.still_holds(unit).await,
+            Grant::Started { .. } => Ok(()),
             Grant::Image { unit, .. } => {
                 let image = material.image.as_ref().ok_or_else(|| only_when_opening(grant))?;
                 self.take_image(unit, image).await
@@ -403,12 +418,17 @@ impl Host for RealHost {
 
     async fn undo(&self, session: &Opened, grant: &Grant) -> Result<(), String> {
         const STOP: Duration = Duration::from_secs(10);
+        /// systemd's own default, and a moment.
+        const STOP_TARGET: Duration = Duration::from_secs(95);
         match grant {
             Grant::DeadMan { unit } => {
                 // Only the timer: its service may be the one that runs this.
                 self.stop_unit(unit, STOP).await
             }
-            Grant::Gateway { unit, .. } | Grant::Guard { unit } => self.stop_unit(unit, STOP).await,
+            Grant::Gateway { unit, .. } | Grant::Guard { unit } | Grant::Launcher { unit } => {
+                self.stop_unit(unit, STOP).await
+            }
+            Grant::Started { unit } => self.stop_unit(unit.as_str(), STOP_TARGET).await,
             Grant::GatewayProfile { .. } => self.lock_gateway_profile(Some(&session.id)).await,
             Grant::Boolean { name, found, .. } => {
                 self.restore_boolean(name, *found, Some(&session.id)).await
@@ -439,8 +459,18 @@ impl Host for RealHost {
 
     async fn read_back(&self, session: &Opened, grant: &Grant) -> Vec<(String, Option<String>)> {
         match grant {
-            Grant::DeadMan { unit } | Grant::Guard { unit } => {
+            Grant::DeadMan { unit } | Grant::Guard { unit } | Grant::Launcher { unit } => {
                 vec![(unit.clone(), self.read_back_unit(unit).await)]
+            }
+            Grant::Started { unit } => {
+                let state = match self.unit_state(unit.as_str()).await {
+                    Ok(Some(state)) if !matches!(state.as_str(), "inactive" | "failed") => {
+                        Some(format!("it is {state}"))
+                    }
+                    Ok(_) => None,
+                    Err(error) => Some(error.to_string()),
+                };
+                vec![(format!("{unit}, which did not run before"), state)]
             }
             Grant::Debugger { unit, .. } | Grant::Image { unit, .. } => {
                 let mut read = vec![(unit.clone(), self.read_back_unit(unit).await)];

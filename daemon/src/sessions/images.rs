@@ -268,6 +268,7 @@ fn beginning(
         program: Some(target.program()),
         login: caller.login.clone(),
         approvals: Vec::new(),
+        exec: None,
         break_glass: false,
     };
     let image = ImageMaterial {

@@ -17,7 +17,7 @@ use futures_util::StreamExt;
 use godebug_api::control::{GatewayConfig, Reply, Request};
 use godebug_api::documents::{Opened as OpenedDocument, SessionInfo, ShareRequest};
 use godebug_api::image::{ImageConfig, ImageWork};
-use godebug_api::{CloseReason, Deadline, Mode, Refusal, SessionId, State, Ttl, clock};
+use godebug_api::{CloseReason, Deadline, Mode, Refusal, SessionId, StartAt, State, Ttl, clock};
 use godebug_core::forecast::{Measured, Work};
 use godebug_core::grant::Grant;
 use godebug_core::ledger::{Opened, Record, VERSION};
@@ -100,6 +100,7 @@ pub(super) fn info(session: &Opened) -> SessionInfo {
         login: session.login.clone(),
         approvals: session.approvals.clone(),
         waits_for: None,
+        exec: session.exec,
         break_glass: session.break_glass,
         close_reason: None,
         close_detail: None,
@@ -955,6 +956,7 @@ fn material(
                 pid: session.pid,
                 user: prepared.target.user.clone(),
                 debugger: session.debugger.clone(),
+                exec: session.exec,
                 target_is_starting: prepared.target.starting,
                 target_has_demands: prepared.target.watchdog_usec.is_some(),
                 at_most: session.at_most_until.remaining(clock::now()),
@@ -967,6 +969,7 @@ fn material(
                 sources: session.sources.clone(),
                 deadline,
                 pause: prepared.pause,
+                awaits_client: session.exec.is_some_and(|at| at != StartAt::Nowhere),
                 hot: config.hot,
                 redact: config.redact.clone(),
                 transcript_values: config.transcript_values,

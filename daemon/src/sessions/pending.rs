@@ -63,7 +63,7 @@ impl Sessions {
         let Unconsented { what: request, permit, approvals } = allowed.get();
         let config = Config::load()?.under(permit);
         let brought = symbols.as_ref().map_or(Symbols::None, Symbols::InFile);
-        let prepared = prepare(self, &config, unit, request, brought, new_id()?).await?;
+        let prepared = prepare(self, &config, unit, request, brought, (new_id()?, None)).await?;
         prepared.within_the_freeze_limit(request)?;
         self.room_for_one_more(allowed.caller().uid)?;
         let kept = kept_request(&prepared, request, allowed.caller(), (permit, approvals), &config);

@@ -2,12 +2,13 @@
 
 use super::Sessions;
 use super::images::{self, can_be_copied};
+use super::launch::Launched;
 use crate::authority::Caller;
 use crate::config::Config;
 use crate::freeze;
 use crate::host::{confinement, nftables, routes, selinux, units};
 use crate::paths;
-use crate::target::executable::{DebugSize, SymbolFile};
+use crate::target::executable::{DebugSize, GoExecutable, SymbolFile};
 use crate::target::find::{self, Target};
 use crate::target::{debuggers, process};
 use godebug_api::documents::{DebugInformation, OpenRequest, PlanDocument, SessionInfo};
@@ -20,7 +21,7 @@ use godebug_api::{
 use godebug_core::delve::{self, Debugger};
 use godebug_core::forecast::{Objection, Work, megabytes};
 use godebug_core::ledger::Opened;
-use godebug_core::plan::{self, Facts, Firewall, Plan, Wanted};
+use godebug_core::plan::{self, Exec, Facts, Firewall, Plan, Wanted};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
@@ -71,11 +72,13 @@ pub async fn prepare(
     unit: &UnitName,
     request: &OpenRequest,
     symbols: Symbols<'_>,
-    id: SessionId,
+    (id, launched): (SessionId, Option<Launched>),
 ) -> Result<Prepared, Refusal> {
     within_the_rules(config, request)?;
     let host = &sessions.shared().host;
-    let target = find::find(host.systemd()?, unit, request.pid).await?;
+    let exec = exec(sessions, unit, request, launched).await?;
+    let pid = request.pid.or(launched.map(|launched| launched.pid));
+    let target = find::find(host.systemd()?, unit, pid).await?;
     is_still(unit, &target)?;
     not_twice(&sessions.list(), &target)?;
     find::traceable(&target)?;
@@ -93,8 +96,10 @@ pub async fn prepare(
         Mode::Step | Mode::Modify => None,
     };
     let symbols = has_symbols(&target, symbols)?;
-    // Nothing attaches to a target of which images are taken.
-    let work = target.work(symbols).filter(|_| observes.is_none());
+    // Nothing attaches to a target of which images are taken, and one that is just starting serves
+    // nobody who could miss it.
+    let is_missed = observes.is_none() && exec.is_none();
+    let work = target.work(symbols).filter(|_| is_missed);
     let freeze = work.map(|work| Freeze { work, forecast: freeze::forecast(work) });
     let sources = match request.from.as_slice() {
         [] => vec![Cidr::LOOPBACK_4],
@@ -111,6 +116,7 @@ pub async fn prepare(
         firewall,
         confinement,
         booleans,
+        exec,
         drains: config.drains(&target.unit),
     };
     let plan = plan::plan(&wanted, &facts);
@@ -190,6 +196,7 @@ impl Prepared {
             program: Some(self.target.program()),
             login: caller.login.clone(),
             approvals,
+            exec: self.facts.exec.map(|exec| exec.at),
             break_glass: permit.consent == Consent::GlassBroken,
         }
     }
@@ -252,6 +259,22 @@ impl Prepared {
         );
         warnings
     }
+}
+
+/// How the target is, or would be, started for the session.
+async fn exec(
+    sessions: &Sessions,
+    unit: &UnitName,
+    request: &OpenRequest,
+    launched: Option<Launched>,
+) -> Result<Option<Exec>, Refusal> {
+    let Some(at) = request.exec else { return Ok(None) };
+    let was_running = match launched {
+        Some(launched) => launched.was_running,
+        // For a plan, or for whoever has to consent: of what runs now.
+        None => sessions.launch_of(unit, request).await?.was_running,
+    };
+    Ok(Some(Exec { at, was_running }))
 }
 
 fn within_the_rules(config: &Config, request: &OpenRequest) -> Result<(), Refusal> {
@@ -331,8 +354,12 @@ pub(super) fn not_twice(live: &[SessionInfo], target: &Target) -> Result<(), Ref
 
 /// The newest dlv on this host that can debug the target.
 pub async fn fitting_debugger(target: &Target) -> Result<Debugger, Refusal> {
+    fitting(&target.executable).await
+}
+
+/// The same for a program that does not run yet.
+pub(super) async fn fitting(executable: &GoExecutable) -> Result<Debugger, Refusal> {
     let found = all_debuggers().await;
-    let executable = &target.executable;
     let go = executable.go_version;
     let dwarf5 = executable.debug_information == DebugInformation::Dwarf5;
     match delve::choose(&found.found, go, dwarf5) {

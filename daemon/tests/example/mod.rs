@@ -31,6 +31,7 @@ pub(crate) fn opened() -> Opened {
         program: None,
         login: Login::default(),
         approvals: Vec::new(),
+        exec: None,
         break_glass: false,
     }
 }

@@ -133,11 +133,12 @@ async fn announce(
 
 fn announcement(session: &SessionInfo, port: &LocalPort) -> String {
     let froze = report::frozen(session).map(|froze| format!("\n\x20 freeze      {froze}"));
+    let stands = report::stands_at(session).map(|stands| format!("\n\x20 start       {stands}"));
     let moved =
         if port.moved { format!("   (port {} is taken)", ports::DEFAULT) } else { String::new() };
     format!(
         "session {} active: {}, process {}, mode {}, until {} ({} left)\n\
-         \x20 debugger    {}{}\n\
+         \x20 debugger    {}{}{}\n\
          \x20 gateway     {}, for clients from {}\n\
          \x20 local port  {}{moved}\n\
          \n\
@@ -150,6 +151,7 @@ fn announcement(session: &SessionInfo, port: &LocalPort) -> String {
         countdown::left_until(session.expires_at.as_deref()),
         crate::terminal::safe(&session.debugger),
         froze.unwrap_or_default(),
+        stands.unwrap_or_default(),
         crate::terminal::safe(&session.endpoint),
         report::sources(&session.sources),
         port.address,

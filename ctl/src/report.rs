@@ -9,7 +9,7 @@ use godebug_api::documents::{
     Check, DebugInformation, Diagnosis, Inspection, PlanDocument, Proof, SessionInfo, Verdict,
 };
 use godebug_api::forecast::{megabytes, seconds};
-use godebug_api::{Cidr, Forecast, Mode, PauseBudget, Refusal, State};
+use godebug_api::{Cidr, Forecast, Mode, PauseBudget, Refusal, StartAt, State};
 use std::time::Duration;
 
 /// Reasons in `list` are cut to this; `show` has them whole.
@@ -178,6 +178,9 @@ fn freeze(session: &SessionInfo) -> String {
     if session.mode == Mode::Observe {
         return session.freeze_forecast_ms.map_or("not known".to_owned(), each_image);
     }
+    if session.exec.is_some() {
+        return "none: it was started for the session".to_owned();
+    }
     let forecast = session.freeze_forecast_ms;
     let forecast = forecast.map(|forecast| format!(" (forecast: {forecast})")).unwrap_or_default();
     frozen(session).unwrap_or_else(|| "not measured".to_owned()) + &forecast
@@ -212,6 +215,15 @@ fn stood(session: &SessionInfo) -> Option<String> {
 /// The same for whoever has just attached; nothing where nothing was measured.
 pub(crate) fn frozen(session: &SessionInfo) -> Option<String> {
     session.freeze_ms.map(|measured| format!("{} while dlv attached", seconds(measured)))
+}
+
+/// Where a service stands that was started for a session.
+pub(crate) fn stands_at(session: &SessionInfo) -> Option<&'static str> {
+    match session.exec? {
+        StartAt::Entry => Some("the service stands at its first instruction until a debugger lets it run"),
+        StartAt::Main => Some("the service stands at main until a debugger lets it run"),
+        StartAt::Nowhere => None,
+    }
 }
 
 /// How a session ended, and what was read back after it.

@@ -10,13 +10,14 @@ use godebug_tests::{
 };
 
 use crate::{
-    on_vm::{IN_TIME, attempts, came_out, debugged, observed, open, start_ticker, told},
+    on_vm::{IN_TIME, attempts, came_out, debugged, observed, started, open, start_ticker, told},
     support::{Laptop, Session, refused, text},
 };
 
 pub(crate) const ALL: &[VmScenario] = &[
     VmScenario::new("session_opens_the_profile_and_its_end_locks_it", Lsm::AppArmor, whole_session),
     VmScenario::new("observer_is_shown_images", Lsm::AppArmor, images),
+    VmScenario::new("service_is_started_under_a_debugger", Lsm::AppArmor, start),
     VmScenario::new("confined_service_is_refused_or_debugged", Lsm::AppArmor, confined_service),
     VmScenario::new("nothing_survives_a_boot_or_a_killed_daemon", Lsm::AppArmor, lost),
 ];
@@ -27,6 +28,15 @@ fn images(vm: &Vm) -> Result<()> {
         let before = VmSnapshot::take(vm, &["ticker"])?;
         observed(vm)?;
         ensure!(!is_open(vm)?, "no session is open, the profile is");
+        no_denials(vm)?;
+        nothing_left_on(vm, &before)
+    })
+}
+
+fn start(vm: &Vm) -> Result<()> {
+    told(vm, || {
+        let before = VmSnapshot::take(vm, &[])?;
+        started(vm)?;
         no_denials(vm)?;
         nothing_left_on(vm, &before)
     })

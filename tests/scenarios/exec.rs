@@ -197,8 +197,8 @@ fn let_go(host: &Host) -> Result<()> {
     start(host, "app@1")?;
     host.ok("systemctl stop app@1")?;
     leaves_nothing_but_new_processes(host, &["myapp"], |_| {
-        host.write_file("/etc/godebug/godebugd.toml", "ports = [2345, 2345]\n")?;
-        host.ok("systemd-run --quiet --unit=taken socat TCP-LISTEN:2345,bind=127.0.0.1 EXEC:cat || true")?;
+        host.write_file("/etc/godebug/godebugd.toml", "first_port = 2345\nlast_port = 2345\n")?;
+        host.ok("systemd-run --quiet --unit=taken /opt/samples/shop -listen 127.0.0.1:2345")?;
         host.wait_until("the port is taken", SOON, || {
             Ok(host.ok("ss --no-header -ltn")?.contains(":2345"))
         })?;
@@ -218,13 +218,14 @@ fn let_go(host: &Host) -> Result<()> {
 /// A dlv that never attaches leaves the service with the launcher.
 fn killed(host: &Host) -> Result<()> {
     leaves_nothing_but_new_processes(host, &["myapp"], |_| {
-        let slow = "/usr/lib/godebug/delve/9.9.9/dlv";
         host.write_file(
-            slow,
-            "#!/bin/sh\n[ \"$1\" = version ] && exec /usr/bin/dlv \"$@\"\nexec sleep 600\n",
+            "/opt/slow-dlv",
+            "#!/bin/sh\n[ \"$1\" = version ] && exec /opt/dlv \"$@\"\nexec sleep 600\n",
         )?;
-        host.ok(&format!("chmod 755 {slow}; mv /usr/bin/dlv /usr/bin/dlv-kept; \
-            sed -i s,/usr/bin/dlv,/usr/bin/dlv-kept, {slow}"))?;
+        host.ok(
+            "chmod 755 /opt/slow-dlv && cp /usr/bin/dlv /opt/dlv && \
+             mount --bind /opt/slow-dlv /usr/bin/dlv",
+        )?;
         let mut asking = host.spawn("exec godebugctl --json exec myapp --ttl 60s")?;
         let held = || -> Result<bool> {
             let targets = host.targets("myapp").unwrap_or_default();
@@ -234,7 +235,7 @@ fn killed(host: &Host) -> Result<()> {
         host.ok("systemctl kill --signal=KILL 'godebug-exec@*' && systemctl kill --signal=KILL godebugd")?;
         serves(host, 8080)?;
         asking.wait(SOON)?;
-        host.ok(&format!("mv /usr/bin/dlv-kept /usr/bin/dlv; rm -r {}", "/usr/lib/godebug/delve/9.9.9"))?;
+        host.ok("umount /usr/bin/dlv && rm /opt/dlv /opt/slow-dlv")?;
         // It takes the rest back.
         host.run("godebugctl list")?.exits(0)?;
         host.wait_until("the session is gone", Duration::from_secs(60), || {

@@ -63,6 +63,22 @@ pub(crate) fn observed(vm: &Vm) -> Result<()> {
     session.stop(vm)
 }
 
+/// A service that is started with a debugger on it, from its main function on.
+pub(crate) fn started(vm: &Vm) -> Result<()> {
+    start_ticker(vm)?;
+    let line = format!(
+        "rm -f /tmp/ticket; godebugctl --json exec ticker --ttl 10m --detach --ticket /tmp/ticket \
+         --from {} --endpoint {}",
+        vm.laptop_address(),
+        vm.address()
+    );
+    let session = Session::of(vm.run(&line)?.exits(0)?.json()?)?;
+    debugged(vm, &session)?;
+    session.stop(vm)?;
+    ensure!(vm.ok("systemctl is-active ticker")?.trim() == "active");
+    Ok(())
+}
+
 /// What code inside a profile or a domain can do, tried by a process that goes there by itself.
 pub(crate) fn attempts(vm: &Vm, inside: &str, unit: &str) -> Result<Value> {
     let script = include_str!("../vm/attempts.py").replace('\'', r"'\''");

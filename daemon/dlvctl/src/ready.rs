@@ -18,6 +18,17 @@ const PAUSE: Duration = Duration::from_millis(5);
 /// How much of what dlv printed is repeated.
 const LAST_WORDS: u64 = 2048;
 
+/// What dlv is made ready for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Begins {
+    /// A process that runs, and runs on.
+    Attached,
+    /// A process that a SIGSTOP holds at its first instruction.
+    Started(StartAt),
+    /// A core: there is no process.
+    Core,
+}
+
 /// How long to wait for what.
 pub(crate) struct Patience {
     /// For everything: dlv reads the target's debug information, seconds for a large program.
@@ -70,7 +81,7 @@ pub(crate) fn wait(
     socket: &Path,
     target: Pid,
     dlv: Pid,
-    start: Option<StartAt>,
+    begins: Begins,
     patience: &Patience,
 ) -> Result<(), NotReady> {
     let by = Instant::now() + patience.total;
@@ -95,11 +106,11 @@ pub(crate) fn wait(
         match connection.state(by) {
             Ok(state) if state.exited => return Err(NotReady::TargetExited(target)),
             Ok(state) if state.running => return Ok(()),
-            Ok(_) => {
-                if let Some(start) = start {
-                    return begin(&mut connection, target, start, by);
-                }
-            }
+            Ok(_) => match begins {
+                Begins::Attached => {}
+                Begins::Started(start) => return begin(&mut connection, target, start, by),
+                Begins::Core => return Ok(()),
+            },
             Err(error) if error.target_has_exited() => return Err(NotReady::TargetExited(target)),
             Err(RpcError::Timeout(_)) => return Err(slow()),
             // dlv's end closes its socket a little earlier than it can be seen.
@@ -193,7 +204,7 @@ mod tests {
 
         fn wait(&self) -> Result<(), NotReady> {
             let target = Pid::try_from(std::process::id()).unwrap();
-            wait(&self.socket(), target, Pid::try_from(self.dlv.id()).unwrap(), None, &QUICK)
+            wait(&self.socket(), target, Pid::try_from(self.dlv.id()).unwrap(), Begins::Attached, &QUICK)
         }
 
         /// Answers each State with the next of `states`, the last again and again.

@@ -50,6 +50,11 @@ pub(crate) enum Command {
     /// sandbox, sockets and environment. At the end the debugger goes and the service runs on; one that
     /// did not run before is stopped.
     Exec(Exec),
+    /// Look into a core dump that systemd-coredump has kept of a unit, or list them
+    ///
+    /// Nothing that runs is touched. The program of just that build is needed: the one on the disk, if it
+    /// was not replaced, or one that you bring along.
+    Core(Core),
     /// Serve a local port for the IDE, through the gateway that a ticket names
     Connect(Connect),
     /// Show the stack and the values of a goroutine, now or at a line, without stopping the service
@@ -158,6 +163,7 @@ impl Command {
         match self {
             Self::Attach(arguments) => !arguments.dry_run,
             Self::Exec(arguments) => !arguments.dry_run,
+            Self::Core(arguments) => !arguments.list,
             Self::Claim(_)
             | Self::Snapshot(_)
             | Self::Record(_)
@@ -305,6 +311,7 @@ impl Claim {
             max_pause: PauseLimit::default(),
             break_glass: false,
             exec: session.exec,
+            dump: None,
             way: self.way.clone(),
         }
     }
@@ -419,6 +426,9 @@ pub(crate) struct Attach {
     /// Of `exec`, which is otherwise the same.
     #[arg(skip)]
     pub(crate) exec: Option<StartAt>,
+    /// Of `core`.
+    #[arg(skip)]
+    pub(crate) dump: Option<CoreDump>,
     #[command(flatten)]
     pub(crate) way: Way,
 }
@@ -477,7 +487,64 @@ impl Exec {
             pause_budget: self.pause_budget,
             max_pause: PauseLimit::default(),
             break_glass: self.break_glass,
+            dump: None,
             exec: Some(if self.runs { StartAt::Nowhere } else { self.stop_at }),
+            way: self.way.clone(),
+        }
+    }
+}
+
+/// Which dump a session is about, and the program that goes with it.
+#[derive(Debug, Clone)]
+pub(crate) struct CoreDump {
+    pub(crate) pid: Pid,
+    pub(crate) executable: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Core {
+    /// The unit, with or without `.service`, for its latest dump; or the PID of the process that crashed
+    #[arg(value_name = "UNIT|PID")]
+    pub(crate) which: String,
+    /// List the dumps, the latest first, and read none
+    #[arg(long)]
+    pub(crate) list: bool,
+    /// The dump of the process that had this PID
+    #[arg(long)]
+    pub(crate) pid: Option<Pid>,
+    /// The program that crashed, where the one on the disk is another build by now
+    #[arg(long, value_name = "FILE")]
+    pub(crate) executable: Option<PathBuf>,
+    /// How long the session may last once it is active
+    #[arg(long, default_value = "30m")]
+    pub(crate) ttl: Ttl,
+    /// Why, for the record
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) reason: Option<Reason>,
+    /// Where clients may come from; may be repeated [default: the address that you came from by
+    /// ssh, else this host only]
+    #[arg(long, value_name = "CIDR")]
+    pub(crate) from: Vec<Cidr>,
+    #[command(flatten)]
+    pub(crate) way: Way,
+}
+
+impl Core {
+    /// What an `attach` of the same would be.
+    pub(crate) fn as_attach(&self, unit: &UnitName, pid: Pid) -> Attach {
+        Attach {
+            unit: unit.clone(),
+            ttl: self.ttl,
+            mode: Mode::Observe,
+            reason: self.reason.clone(),
+            from: self.from.clone(),
+            dry_run: false,
+            pid: None,
+            pause_budget: None,
+            max_pause: PauseLimit::default(),
+            break_glass: false,
+            exec: None,
+            dump: Some(CoreDump { pid, executable: self.executable.clone() }),
             way: self.way.clone(),
         }
     }

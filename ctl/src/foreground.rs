@@ -137,7 +137,7 @@ fn announcement(session: &SessionInfo, port: &LocalPort) -> String {
     let moved =
         if port.moved { format!("   (port {} is taken)", ports::DEFAULT) } else { String::new() };
     format!(
-        "session {} active: {}, process {}, mode {}, until {} ({} left)\n\
+        "session {} active: {}, {} {}, mode {}, until {} ({} left)\n\
          \x20 debugger    {}{}{}\n\
          \x20 gateway     {}, for clients from {}\n\
          \x20 local port  {}{moved}\n\
@@ -145,6 +145,7 @@ fn announcement(session: &SessionInfo, port: &LocalPort) -> String {
          \x20 dlv connect {}      leave it with: exit -c",
         painted(BOLD, session.id.as_str()),
         session.unit,
+        if session.dump.is_some() { "core dump of process" } else { "process" },
         session.pid,
         session.mode,
         session.expires_at.as_deref().unwrap_or("-"),

@@ -7,6 +7,7 @@ mod attach;
 mod audit;
 mod cli;
 mod connect;
+mod core;
 mod countdown;
 mod detach;
 mod export;
@@ -113,6 +114,7 @@ fn start(output: &Output, command: &Command) -> Result<(), Refusal> {
 async fn run(output: &Output, command: &Command) -> Result<(), Refusal> {
     match command {
         Command::Attach(arguments) => attach::attach(output, arguments).await,
+        Command::Core(arguments) => core::core(output, arguments).await,
         Command::Exec(arguments) => attach::attach(output, &arguments.as_attach()).await,
         Command::Connect(arguments) => connect::connect(output, arguments).await,
         Command::Snapshot(arguments) => snapshot::snapshot(output, arguments).await,

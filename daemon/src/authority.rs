@@ -25,6 +25,8 @@ pub enum Action {
     Attach,
     /// Start a service under a debugger.
     Exec,
+    /// Read what is kept of one that crashed.
+    Core,
     /// Consent to what somebody else wants, or refuse it.
     Approve,
     Stop,
@@ -36,7 +38,8 @@ impl Action {
     fn for_command(command: Command) -> Self {
         match command {
             Command::Exec => Self::Exec,
-            Command::Attach | Command::Core | Command::Snapshot => Self::Attach,
+            Command::Core => Self::Core,
+            Command::Attach | Command::Snapshot => Self::Attach,
         }
     }
 
@@ -44,6 +47,7 @@ impl Action {
         match self {
             Self::Attach => "org.godebug1.attach",
             Self::Exec => "org.godebug1.exec",
+            Self::Core => "org.godebug1.core",
             Self::Approve => "org.godebug1.approve",
             Self::Stop => "org.godebug1.stop",
             Self::Read => "org.godebug1.read",

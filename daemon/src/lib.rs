@@ -5,6 +5,7 @@ pub mod authority;
 pub mod bus;
 pub mod certificates;
 mod child;
+pub mod dumps;
 pub mod config;
 pub mod doctor;
 pub mod engine;

@@ -338,6 +338,7 @@ impl Case {
             // A start is not drained before.
             exec: (!self.remote)
                 .then_some(Exec { at: StartAt::Main, was_running: self.rules > 0 }),
+            dump: None,
             drains: true,
         };
         plan::plan(&wanted, &facts)

@@ -354,6 +354,7 @@ fn info(unit: &str, request: &OpenRequest, gateway: SocketAddr) -> SessionInfo {
         approvals: Vec::new(),
         waits_for: None,
         exec: None,
+        dump: None,
         break_glass: request.break_glass,
         close_reason: None,
         close_detail: None,

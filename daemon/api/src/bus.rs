@@ -38,6 +38,9 @@ pub trait Manager {
     #[zbus(allow_interactive_auth)]
     fn snapshot(&self, unit: &str, request: &str) -> Result<(String, OwnedFd), BusError>;
 
+    /// The core dumps of a unit, or of the process that had a PID: an array of `KeptDump`.
+    fn dumps(&self, which: &str) -> Result<String, BusError>;
+
     /// What `open` would do: a `PlanDocument`.
     fn plan(&self, unit: &str, request: &str) -> Result<String, BusError>;
 

@@ -25,6 +25,9 @@ pub struct GatewayConfig {
     /// The target was started for the session, and stands where it was caught until somebody comes.
     #[serde(default)]
     pub awaits_client: bool,
+    /// There is no target but a core: nothing stands, and there are no news of images.
+    #[serde(default)]
+    pub of_core: bool,
     /// Where a breakpoint is hit too often.
     pub hot: HotLimit,
     /// Whose values nobody is shown.

@@ -6,6 +6,7 @@
 
 use crate::consent::{Approval, Login};
 use crate::deadline::Deadline;
+use crate::dump::Dump;
 use crate::forecast::Forecast;
 use crate::grant::{Grant, debugger_unit, image_unit};
 use crate::pause::PauseBudget;
@@ -68,6 +69,9 @@ pub struct Opened {
     /// The target was started for the session.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exec: Option<StartAt>,
+    /// There is no process: dlv reads this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dump: Option<Dump>,
     /// It was opened without the consent that the rule wants.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub break_glass: bool,
@@ -82,7 +86,7 @@ impl Opened {
 
     /// Whether the target is only ever copied: no dlv attaches to it.
     pub fn takes_images(&self) -> bool {
-        self.mode == Mode::Observe
+        self.mode == Mode::Observe && self.dump.is_none()
     }
 
     /// The unit of whatever traces the target.
@@ -283,6 +287,7 @@ mod tests {
             login: Login::default(),
             approvals: Vec::new(),
             exec: None,
+            dump: None,
             break_glass: false,
         };
         Record::Opened { version: VERSION, session: Box::new(session) }

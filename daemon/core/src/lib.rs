@@ -8,6 +8,7 @@ pub mod chain;
 pub mod consent;
 pub mod deadline;
 pub mod delve;
+mod dump;
 pub mod error;
 pub mod forecast;
 pub mod grant;
@@ -30,6 +31,7 @@ pub use pause::PauseBudget;
 pub use process_state::ProcessState;
 pub use program::Program;
 pub use state::{CloseReason, Event, IllegalMove, State, next};
+pub use dump::Dump;
 pub use words::{
     BooleanName, Cidr, GuestName, InvocationId, Mode, Pid, Port, Reason, SessionId, StartAt, Ttl, UnitName,
     WordError,

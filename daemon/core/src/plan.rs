@@ -4,6 +4,7 @@
 //! ledger records each step before it is taken.
 
 use crate::delve::Debugger;
+use crate::dump::Dump;
 use crate::grant::Grant;
 use crate::words::{BooleanName, Cidr, Mode, Pid, Port, SessionId, StartAt, Ttl, UnitName};
 use serde::{Deserialize, Serialize};
@@ -23,6 +24,9 @@ pub struct Facts {
     /// The target is started for the session.
     #[serde(default)]
     pub exec: Option<Exec>,
+    /// There is no process: dlv reads this.
+    #[serde(default)]
+    pub dump: Option<Dump>,
     /// The host has hooks that take the service out of its pool, or put it back.
     pub drains: bool,
 }
@@ -111,7 +115,9 @@ pub struct Plan {
 pub fn plan(wanted: &Wanted, facts: &Facts) -> Plan {
     let remote = wanted.sources.iter().any(|source| !source.is_loopback());
     let mut steps = vec![dead_man(&wanted.id)];
-    if wanted.mode == Mode::Observe {
+    if let Some(dump) = &facts.dump {
+        steps.push(reader(wanted, facts, dump));
+    } else if wanted.mode == Mode::Observe {
         steps.extend([guard(&wanted.id), observer(wanted, facts)]);
     } else {
         if let Some(exec) = facts.exec {
@@ -218,6 +224,20 @@ fn debugger(wanted: &Wanted, facts: &Facts) -> Step {
         undo: "cut its clients, halt, clear breakpoints, detach, check the program's text"
             .to_owned(),
         ends_by_itself: "systemd's RuntimeMaxSec, by the same orderly way".to_owned(),
+    }
+}
+
+fn reader(wanted: &Wanted, facts: &Facts, dump: &Dump) -> Step {
+    Step {
+        grant: Grant::debugger(&wanted.id, dump.pid),
+        start: Start::Overlapping,
+        does: format!(
+            "unpack the core dump of process {} of {}, and let dlv {} ({}) read it, as nobody, on a Unix \
+             socket, without network",
+            dump.pid, facts.unit, facts.debugger.version, facts.debugger.path
+        ),
+        undo: "end it; what was unpacked goes with it".to_owned(),
+        ends_by_itself: "systemd's RuntimeMaxSec".to_owned(),
     }
 }
 
@@ -362,6 +382,7 @@ mod tests {
             confinement: Confinement::None,
             booleans: Vec::new(),
             exec: None,
+            dump: None,
             drains: false,
         }
     }

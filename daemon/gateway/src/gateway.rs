@@ -78,6 +78,7 @@ impl End {
 pub struct Gateway {
     shared: Arc<Shared>,
     listeners: Vec<TcpListener>,
+    of_core: bool,
     control: UnixListener,
     control_path: PathBuf,
 }
@@ -123,7 +124,7 @@ impl Gateway {
             tasks: TaskTracker::new(),
             deadline: watch::Sender::new(config.deadline),
         });
-        Ok(Self { shared, listeners, control, control_path })
+        Ok(Self { shared, listeners, of_core: config.of_core, control, control_path })
     }
 
     #[cfg(test)]
@@ -133,11 +134,12 @@ impl Gateway {
 
     /// Serves until the deadline, or until `stop`; when it returns every socket is closed.
     pub async fn run(self, stop: impl Future<Output = ()>) -> End {
-        let Self { shared, listeners, control, control_path } = self;
+        let Self { shared, listeners, of_core, control, control_path } = self;
         shared.tasks.spawn(accept_until_cut(Arc::clone(&shared), listeners));
         let (cut, kept) = (shared.cut.clone(), Arc::clone(&shared));
         shared.tasks.spawn(async move {
             match kept.mode {
+                _ if of_core => None,
                 Mode::Observe => cut.run_until_cancelled(images::record(kept)).await,
                 Mode::Step | Mode::Modify => cut.run_until_cancelled(keep(kept)).await,
             }

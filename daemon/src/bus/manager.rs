@@ -2,7 +2,7 @@
 
 use super::Activity;
 use super::text::{
-    json, parse_document, parse_id, parse_request, parse_unit, safe_endpoint, symbols,
+    brought, json, parse_document, parse_id, parse_request, parse_unit, safe_endpoint, symbols,
 };
 use crate::audit::{self, Entry, Kind};
 use crate::authority::rules::{self, Denied, Wish};
@@ -12,9 +12,10 @@ use crate::authority::{
     authorize_review, authorize_session, authorize_sharing, consent,
 };
 use crate::config::Config;
+use crate::dumps::{self, Which};
 use crate::host::gateway;
 use crate::paths::SessionPaths;
-use crate::sessions::{Request, Sessions, Symbols, new_id, prepare};
+use crate::sessions::{Brought, Request, Sessions, Symbols, new_id, prepare};
 use crate::{target, transcripts};
 use godebug_api::audit::{AuditFilter, AuditList, AuditRecord, AuditTrail, Outcome};
 use godebug_api::bus::BusError;
@@ -65,7 +66,8 @@ impl Manager {
         files: Vec<OwnedFd>,
     ) -> Result<String, Denied> {
         let (unit, request) = (self.unit(unit).await?, parse_request(request)?);
-        let symbols = symbols(request.symbols, files)?;
+        let brought = brought(&request, files)?;
+        let is_of_dump = request.dump.is_some();
         let details = [
             ("mode", request.mode.to_string()),
             ("ttl", request.ttl.to_string()),
@@ -77,13 +79,19 @@ impl Manager {
         let running = || self.sessions.list();
         let allowed =
             authorize_session(connection, caller, &wish, running, &details, request).await?;
+        let allowed = match allowed {
+            waiting @ Answer::NeedsConsent(_) if is_of_dump => Answer::Granted(waiting.at_once(
+                "what is kept of a crash may be gone until others consent: let a rule of its own allow `core`",
+            )?),
+            other => other,
+        };
         let answer = match allowed {
             Answer::Granted(allowed) => {
-                let opened = self.sessions.open(&unit, allowed, symbols).await?;
+                let opened = self.sessions.open(&unit, allowed, brought).await?;
                 OpenAnswer::Opened(Box::new(opened))
             }
             Answer::NeedsConsent(allowed) => {
-                let waits = Box::new(self.sessions.ask(&unit, allowed, symbols).await?);
+                let waits = Box::new(self.sessions.ask(&unit, allowed, brought.symbols).await?);
                 OpenAnswer::Waits { waits }
             }
         };
@@ -105,7 +113,7 @@ impl Manager {
         let wish = self.wish(&info.unit, &wanted).await?;
         let (running, asked) = (|| self.sessions.list(), (info, vouched_for.as_ref()));
         let allowed = authorize_claim(connection, caller, &wish, asked, running, wanted).await?;
-        Ok(json(&self.sessions.open(&info.unit, allowed, symbols).await?)?)
+        Ok(json(&self.sessions.open(&info.unit, allowed, Brought { symbols, executable: None }).await?)?)
     }
 
     async fn try_approve(
@@ -132,7 +140,11 @@ impl Manager {
     async fn wish(&self, unit: &UnitName, request: &OpenRequest) -> Result<Wish, Refusal> {
         let systemd = self.sessions.shared().host.systemd()?;
         Ok(Wish {
-            command: if request.exec.is_some() { Command::Exec } else { Command::Attach },
+            command: match (&request.exec, &request.dump) {
+                (_, Some(_)) => Command::Core,
+                (Some(_), None) => Command::Exec,
+                (None, None) => Command::Attach,
+            },
             unit: unit.clone(),
             slice: target::find::slice(systemd, unit).await,
             mode: request.mode,
@@ -148,7 +160,11 @@ impl Manager {
     async fn wish_of(&self, session: &SessionInfo, ttl: Ttl) -> Result<Wish, Refusal> {
         let systemd = self.sessions.shared().host.systemd()?;
         Ok(Wish {
-            command: if session.exec.is_some() { Command::Exec } else { Command::Attach },
+            command: match (&session.exec, &session.dump) {
+                (_, Some(_)) => Command::Core,
+                (Some(_), None) => Command::Exec,
+                (None, None) => Command::Attach,
+            },
             unit: session.unit.clone(),
             slice: target::find::slice(systemd, &session.unit).await,
             mode: session.mode,
@@ -407,6 +423,30 @@ impl Manager {
         let who = who(&caller);
         let taken = self.try_snapshot(connection, caller, unit, request).await;
         Ok(taken.map_err(|denied| record_refusal(unit, who, denied))?)
+    }
+
+    async fn dumps(
+        &self,
+        which: &str,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<String, BusError> {
+        let _busy = self.activity.begin();
+        let caller = Caller::of(&header, connection).await?;
+        let which = match which.parse::<Pid>() {
+            Ok(pid) => Which::Of(pid),
+            Err(_) => Which::OfUnit(self.unit(which).await?),
+        };
+        let unit = match &which {
+            Which::OfUnit(unit) => Some(unit.clone()),
+            // Of whichever unit: that is known only when it is found.
+            Which::Of(_) => None,
+        };
+        let allowed =
+            authorize(connection, caller, Action::Read, unit.as_ref(), &[], which).await?;
+        let (which, _) = allowed.into_inner();
+        let found = self.sessions.ask_log(move || Ok(dumps::find(&which))).await??;
+        Ok(json(&found.iter().map(dumps::Found::document).collect::<Vec<_>>())?)
     }
 
     async fn plan(

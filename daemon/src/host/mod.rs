@@ -22,10 +22,11 @@ use apparmor::Variant;
 use firewalld::Firewalld;
 use godebug_api::control::GatewayConfig;
 use godebug_api::image::ImageWork;
-use godebug_api::{Deadline, Port, Refusal, SessionId, clock};
+use godebug_api::{Deadline, Port, Refusal, SessionId, clock, handover};
 use godebug_core::grant::{Grant, guard_unit, repair_unit};
 use godebug_core::ledger::Opened;
 use std::io::{Seek, SeekFrom};
+use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::time::Duration;
@@ -62,10 +63,24 @@ pub struct SessionMaterial {
     pub gateway: GatewayConfig,
     /// A file with the target's debug information, and the path of the program that it is for.
     pub symbols: Option<(std::fs::File, std::path::PathBuf)>,
+    /// What dlv reads where there is no process.
+    pub dump: Option<DumpMaterial>,
     /// What the gateway looks at, or why it cannot.
     pub target_status: Result<std::fs::File, process::ProcessError>,
     /// firewalld's timeouts do no harm on this host.
     pub timed_rules: bool,
+}
+
+/// A core dump, and the program that crashed.
+pub struct DumpMaterial {
+    pub file: std::fs::File,
+    pub program: std::fs::File,
+    /// What the program says of its build: `gnu:HEX` or `go:TEXT`, or nothing.
+    pub build: String,
+    /// Somebody has brought the program along.
+    pub vouched_for: bool,
+    /// In bytes, unpacked.
+    pub largest: u64,
 }
 
 /// This host.
@@ -228,7 +243,16 @@ impl RealHost {
                 "make room in /run, then try again",
             )
         })?;
-        let properties = units::debugger(&session.debugger);
+        let properties = match &session.dump {
+            None => units::debugger(&session.debugger),
+            Some(dump) => {
+                let given = handover::hand_over_dump(dump.file.as_fd(), dump.program.as_fd());
+                let given = given.map_err(|error| {
+                    Refusal::host(format!("dlv cannot be given the dump: {error}"), "try again")
+                })?;
+                units::dump_reader(&session.debugger, dump, given.into())
+            }
+        };
         let timeout = units::ATTACH_TIMEOUT + Duration::from_secs(5);
         let started = self.systemd()?.start_transient(unit, properties, Vec::new(), timeout).await;
         started.map_err(|error| match error {
@@ -439,6 +463,9 @@ impl Host for RealHost {
                 self.continue_unit(unit).await;
                 let patience = 2 * units::DETACH_TIMEOUT + STOP;
                 self.stop_unit(unit, patience).await?;
+                if session.dump.is_some() {
+                    return Ok(());
+                }
                 self.repair_target(session).await
             }
             Grant::Drained => undrain(session).await,
@@ -474,7 +501,9 @@ impl Host for RealHost {
             }
             Grant::Debugger { unit, .. } | Grant::Image { unit, .. } => {
                 let mut read = vec![(unit.clone(), self.read_back_unit(unit).await)];
-                read.extend(target::read_back(session));
+                if session.dump.is_none() {
+                    read.extend(target::read_back(session));
+                }
                 read
             }
             Grant::Drained => {
@@ -633,8 +662,13 @@ fn debugger_failed(session: &SessionMaterial, error: &SystemdError) -> Refusal {
         .join(" / ");
     let tail: String = tail.chars().filter(|c| !c.is_control()).collect();
     let said = if tail.is_empty() { String::new() } else { format!(" dlv said: {tail}") };
+    let of = session.debugger.pid;
+    let message = match session.dump {
+        None => format!("dlv did not get hold of process {of}: {error}.{said}"),
+        Some(_) => format!("dlv did not get to read the core dump of process {of}: {error}.{said}"),
+    };
     Refusal::target(
-        format!("dlv did not get hold of process {}: {error}.{said}", session.debugger.pid),
+        message,
         format!(
             "`journalctl -u godebug-dlv@{id}` has more; `godebugctl doctor {}` looks at the unit",
             session.debugger.target

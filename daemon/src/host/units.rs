@@ -3,7 +3,7 @@
 //! Every property is here, so that a reader can hold them against docs/security.md in one place.
 
 use super::systemd::Properties;
-use super::{apparmor, selinux};
+use super::{DumpMaterial, apparmor, selinux};
 use crate::paths::{self, SessionPaths};
 use godebug_api::{Cidr, Deadline, Now, Pid, Port, SessionId, StartAt, UnitName};
 use godebug_core::ledger::Opened;
@@ -116,16 +116,7 @@ pub fn debugger(unit: &DebuggerUnit) -> Properties {
         ("StandardErrorFileToAppend", log.clone().into()),
         // Killing dlv can kill the target; the kernel shall take anything else first.
         ("OOMScoreAdjust", (-900_i32).into()),
-        (
-            "Environment",
-            strings(&[
-                &format!("XDG_CONFIG_HOME={configuration}"),
-                &format!("HOME={configuration}"),
-                // No debuginfod-find in the path: it would fetch while the target stands still.
-                "PATH=/nonexistent",
-                "DEBUGINFOD_URLS=",
-            ]),
-        ),
+        ("Environment", environment(&configuration)),
     ]);
     properties.extend(confined(unit.confinement, apparmor::DEBUGGER, selinux::DEBUGGER));
     if !unit.target_is_starting {
@@ -192,6 +183,72 @@ fn rescuer(id: &SessionId, description: String, more_capabilities: u64) -> Prope
         ),
     ]);
     properties
+}
+
+/// dlv on a core dump, as nobody, on a copy in its unit's own /var/tmp, which goes with the unit.
+pub fn dump_reader(unit: &DebuggerUnit, dump: &DumpMaterial, given: OwnedFd) -> Properties {
+    let files = SessionPaths::of(&unit.id);
+    let text = |path: &Path| path.to_string_lossy().into_owned();
+    let socket = text(&files.debugger_socket());
+    let (log, pid) = (text(&files.debugger_log()), unit.pid.to_string());
+    let configuration = text(&files.debugger_configuration());
+    let attendant = text(&paths::programs().join("godebug-dlvctl"));
+    let listen = format!("--listen=unix:{socket}");
+    let largest = dump.largest.to_string();
+    let mut unpack = vec![attendant.as_str(), "unpack", "/var/tmp", &largest, dump.build.as_str()];
+    if dump.vouched_for {
+        unpack.push("vouched-for");
+    }
+    let read = [
+        unit.debugger.as_str(),
+        "core",
+        "/var/tmp/program",
+        "/var/tmp/core",
+        "--headless",
+        listen.as_str(),
+        "--accept-multiclient",
+        "--api-version=2",
+    ];
+    let ready = [attendant.as_str(), "ready", &socket, &pid, "$MAINPID", &log, "core"];
+    let description = format!("godebug {}: dlv on a core dump of {}", unit.id, unit.target);
+    let mut properties = common(&unit.id, description);
+    properties.extend([
+        ("Type", "exec".into()),
+        ("ExecStartPre", commands(&[&unpack])),
+        ("ExecStart", commands(&[&read])),
+        ("ExecStartPost", commands(&[&ready])),
+        ("TimeoutStartUSec", micros(ATTACH_TIMEOUT)),
+        ("TimeoutStopUSec", micros(Duration::from_secs(5))),
+        ("RuntimeMaxUSec", micros(unit.at_most)),
+        ("KillSignal", SIGKILL.into()),
+        ("DynamicUser", true.into()),
+        ("CapabilityBoundingSet", 0_u64.into()),
+        ("PrivateNetwork", true.into()),
+        ("RestrictAddressFamilies", allow(&["AF_UNIX"])),
+        ("SystemCallFilter", allow(&["@system-service"])),
+        ("SystemCallErrorNumber", EPERM.into()),
+        ("ProcSubset", "pid".into()),
+        ("ReadWritePaths", strings(&[&text(&files.debugger_directory())])),
+        ("UMask", 0o007_u32.into()),
+        ("LimitCORE", 0_u64.into()),
+        ("StandardInputFileDescriptor", Variant::Fd(given.into())),
+        ("StandardOutputFileToAppend", log.clone().into()),
+        ("StandardErrorFileToAppend", log.clone().into()),
+        ("Environment", environment(&configuration)),
+    ]);
+    properties.extend(confined(unit.confinement, apparmor::DEBUGGER, selinux::DEBUGGER));
+    properties
+}
+
+/// dlv's own settings, and nothing of anybody's.
+fn environment(configuration: &str) -> Variant<'static> {
+    strings(&[
+        &format!("XDG_CONFIG_HOME={configuration}"),
+        &format!("HOME={configuration}"),
+        // No debuginfod-find in the path: it would fetch while the target stands still.
+        "PATH=/nonexistent",
+        "DEBUGINFOD_URLS=",
+    ])
 }
 
 /// What catches the process of a unit as systemd executes it, and holds it until dlv does. Root, since it

@@ -269,6 +269,7 @@ fn beginning(
         login: caller.login.clone(),
         approvals: Vec::new(),
         exec: None,
+        dump: None,
         break_glass: false,
     };
     let image = ImageMaterial {
@@ -290,5 +291,5 @@ fn beginning(
     };
     let plan = plan::image_plan(&id, &session.unit, session.pid);
     let material = Material { deadline, session: None, image: Some(image) };
-    Ok(Beginning { session, target: target.process, plan, material, work: None })
+    Ok(Beginning { session, target: Some(target.process), plan, material, work: None })
 }

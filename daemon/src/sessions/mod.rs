@@ -1,5 +1,6 @@
 //! The sessions that there are: opened, found, ended, and taken over from an earlier godebugd.
 
+mod dumped;
 mod images;
 mod launch;
 mod life;
@@ -7,6 +8,7 @@ mod orphans;
 mod pending;
 mod prepare;
 
+pub use dumped::Brought;
 pub use images::foretell as foretell_image;
 pub use launch::Launched;
 pub use orphans::{left_over, revoke_by_name};
@@ -167,7 +169,7 @@ impl Sessions {
         &self,
         unit: &UnitName,
         allowed: Authorized<Permitted<OpenRequest>>,
-        symbols: Option<File>,
+        brought: Brought,
     ) -> Result<OpenedDocument, Refusal> {
         let config = Config::load()?.under(&allowed.get().permit);
         let one_at_a_time = self.0.preparing.lock().await;
@@ -187,7 +189,15 @@ impl Sessions {
                 Some(self.launch(launch, &id, (request, allowed.caller())).await?)
             }
         };
-        let begun = self.begin(unit, allowed, (config, symbols), (id.clone(), launched)).await;
+        let begun = match allowed.get().what.dump.clone() {
+            Some(dump) => {
+                self.begin_on_dump(unit, allowed, (config, dump), brought, id.clone()).await
+            }
+            None => {
+                let with = (config, brought.symbols);
+                self.begin(unit, allowed, with, (id.clone(), launched)).await
+            }
+        };
         if begun.is_err() && launched.is_some() {
             self.let_go(&id).await;
         }

@@ -21,7 +21,7 @@ use godebug_api::{
 use godebug_core::delve::{self, Debugger};
 use godebug_core::forecast::{Objection, Work, megabytes};
 use godebug_core::ledger::Opened;
-use godebug_core::plan::{self, Exec, Facts, Firewall, Plan, Wanted};
+use godebug_core::plan::{self, Boolean, Confinement, Exec, Facts, Firewall, Plan, Wanted};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
@@ -84,7 +84,6 @@ pub async fn prepare(
     find::traceable(&target)?;
     let confinement = confinement::of_this_host()?;
     confinement::lets_debug(target.process.pid, target.unit.as_str(), confinement)?;
-    let booleans = selinux::needed_booleans(&config.selinux_booleans)?;
     let debugger = fitting_debugger(&target).await?;
     let observes = match request.mode {
         Mode::Observe => {
@@ -101,12 +100,8 @@ pub async fn prepare(
     let is_missed = observes.is_none() && exec.is_none();
     let work = target.work(symbols).filter(|_| is_missed);
     let freeze = work.map(|work| Freeze { work, forecast: freeze::forecast(work) });
-    let sources = match request.from.as_slice() {
-        [] => vec![Cidr::LOOPBACK_4],
-        from => Cidr::without_overlaps(from),
-    };
-    let port = free_port(config, &sessions.list())?;
-    let firewall = firewall(sessions, &sources, port).await?;
+    let network = network(sessions, config, request).await?;
+    let Network { port, sources, firewall, confinement, booleans } = network;
     let wanted = Wanted { id, mode: request.mode, ttl: request.ttl, port, sources };
     let facts = Facts {
         unit: target.unit.clone(),
@@ -117,6 +112,7 @@ pub async fn prepare(
         confinement,
         booleans,
         exec,
+        dump: None,
         drains: config.drains(&target.unit),
     };
     let plan = plan::plan(&wanted, &facts);
@@ -197,6 +193,7 @@ impl Prepared {
             login: caller.login.clone(),
             approvals,
             exec: self.facts.exec.map(|exec| exec.at),
+            dump: None,
             break_glass: permit.consent == Consent::GlassBroken,
         }
     }
@@ -261,6 +258,40 @@ impl Prepared {
     }
 }
 
+/// Where a gateway will be, and what has to be opened for it.
+pub(super) struct Network {
+    pub(super) port: Port,
+    pub(super) sources: Vec<Cidr>,
+    pub(super) firewall: Firewall,
+    pub(super) confinement: Confinement,
+    pub(super) booleans: Vec<Boolean>,
+}
+
+/// The same for every session with a gateway. Changes nothing.
+pub(super) async fn network(
+    sessions: &Sessions,
+    config: &Config,
+    request: &OpenRequest,
+) -> Result<Network, Refusal> {
+    let confinement = confinement::of_this_host()?;
+    let booleans = selinux::needed_booleans(&config.selinux_booleans)?;
+    let sources = match request.from.as_slice() {
+        [] => vec![Cidr::LOOPBACK_4],
+        from => Cidr::without_overlaps(from),
+    };
+    let port = free_port(config, &sessions.list())?;
+    let firewall = firewall(sessions, &sources, port).await?;
+    Ok(Network { port, sources, firewall, confinement, booleans })
+}
+
+/// Whether firewalld's timeouts do no harm on this host.
+pub(super) fn timed_rules(firewall: &Firewall) -> bool {
+    match firewall {
+        Firewall::Firewalld { version, .. } => plan::firewalld_timeout_is_safe(version),
+        Firewall::Nftables => false,
+    }
+}
+
 /// How the target is, or would be, started for the session.
 async fn exec(
     sessions: &Sessions,
@@ -277,7 +308,7 @@ async fn exec(
     Ok(Some(Exec { at, was_running }))
 }
 
-fn within_the_rules(config: &Config, request: &OpenRequest) -> Result<(), Refusal> {
+pub(super) fn within_the_rules(config: &Config, request: &OpenRequest) -> Result<(), Refusal> {
     if request.ttl.get() > config.max_ttl {
         return Err(Refusal::refused(
             format!(
@@ -504,7 +535,7 @@ fn free_port(config: &Config, live: &[SessionInfo]) -> Result<Port, Refusal> {
         })
 }
 
-fn endpoint_host(request: &OpenRequest, sources: &[Cidr]) -> String {
+pub(super) fn endpoint_host(request: &OpenRequest, sources: &[Cidr]) -> String {
     if let Some(host) = &request.endpoint_host {
         return host.clone();
     }

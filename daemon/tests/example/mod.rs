@@ -32,6 +32,7 @@ pub(crate) fn opened() -> Opened {
         login: Login::default(),
         approvals: Vec::new(),
         exec: None,
+        dump: None,
         break_glass: false,
     }
 }

@@ -52,7 +52,7 @@ pub(crate) enum NoCore {
 /// What the program that is given must be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Expected {
-    /// `gnu:HEX` or `go:TEXT`; empty for a program without.
+    /// `gnu:HEX` and `go:TEXT`, with a comma between; empty for a program without.
     pub(crate) build: String,
     /// Somebody vouches for it, should the dump not tell.
     pub(crate) vouched_for: bool,
@@ -128,17 +128,27 @@ fn fill(source: &mut impl Read, piece: &mut [u8]) -> Result<usize, NoCore> {
 
 fn is_of(core: &File, expected: &Expected) -> Result<(), NoCore> {
     let cache = ReadCache::new(core);
-    let crashed = Memory::of(&cache)?.build();
-    match crashed {
-        Some(ids) if ids.contains(&expected.build) => Ok(()),
-        // Without one of the same kind on both sides nothing can be compared.
-        Some(ids) if !expected.build.is_empty() && !ids.is_empty() => Err(NoCore::OtherProgram {
-            crashed: ids.join(", "),
+    let crashed = Memory::of(&cache)?.build().unwrap_or_default();
+    match same_build(&crashed, &expected.build) {
+        Some(true) => Ok(()),
+        Some(false) => Err(NoCore::OtherProgram {
+            crashed: crashed.join(", "),
             given: expected.build.clone(),
         }),
-        _ if expected.vouched_for => Ok(()),
-        _ => Err(NoCore::UnknownProgram),
+        None if expected.vouched_for => Ok(()),
+        None => Err(NoCore::UnknownProgram),
     }
+}
+
+/// `None` when they have no kind of ID in common. Of a core only the first page of a program is sure to be
+/// there, and GNU's may be on another.
+fn same_build(crashed: &[String], given: &str) -> Option<bool> {
+    let kind = |id: &str| id.split(':').next().map(str::to_owned);
+    let pairs = given.split(',').filter_map(|id| {
+        let other = crashed.iter().find(|other| kind(other) == kind(id))?;
+        Some(other == id)
+    });
+    pairs.reduce(|all, same| all && same)
 }
 
 type Header = elf::FileHeader64<Endianness>;
@@ -292,6 +302,16 @@ mod tests {
         assert!(back == data);
         let refused = write_sparse(data.as_slice(), &mut core, PIECE as u64);
         assert!(matches!(refused, Err(NoCore::TooLarge(_))));
+    }
+
+    #[test]
+    fn builds_are_the_same_by_the_kinds_that_both_have() {
+        let crashed = ["go:a".to_owned()];
+        assert_eq!(same_build(&crashed, "gnu:1,go:a"), Some(true));
+        assert_eq!(same_build(&crashed, "gnu:1,go:b"), Some(false));
+        assert_eq!(same_build(&crashed, "gnu:1"), None);
+        assert_eq!(same_build(&crashed, ""), None);
+        assert_eq!(same_build(&[], "go:a"), None);
     }
 
     #[test]

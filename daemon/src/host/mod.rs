@@ -75,7 +75,7 @@ pub struct SessionMaterial {
 pub struct DumpMaterial {
     pub file: std::fs::File,
     pub program: std::fs::File,
-    /// What the program says of its build: `gnu:HEX` or `go:TEXT`, or nothing.
+    /// What the program says of its build: `gnu:HEX`, `go:TEXT`, both with a comma between, or nothing.
     pub build: String,
     /// Somebody has brought the program along.
     pub vouched_for: bool,

@@ -243,7 +243,8 @@ fn material(
     })?;
     let ids = &dump.executable.build_ids;
     let gnu = ids.gnu.as_ref().map(|id| format!("gnu:{id}"));
-    let build = gnu.or_else(|| ids.go.as_ref().map(|id| format!("go:{id}")));
+    let go = ids.go.as_ref().map(|id| format!("go:{id}"));
+    let build: Vec<String> = gnu.into_iter().chain(go).collect();
     let nothing = File::open("/dev/null")
         .map_err(|error| Refusal::host(format!("/dev/null: {error}"), ""))?;
     Ok(Material {
@@ -266,7 +267,7 @@ fn material(
             dump: Some(DumpMaterial {
                 file: dump.file,
                 program: dump.program,
-                build: build.unwrap_or_default(),
+                build: build.join(","),
                 vouched_for: dump.vouched_for,
                 largest: room.saturating_sub(KEPT_FREE).min(LARGEST_CORE),
             }),

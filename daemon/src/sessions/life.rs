@@ -1041,6 +1041,8 @@ enum Seen {
 struct Watched {
     units: Vec<String>,
     target: Option<AsyncFd<std::os::fd::OwnedFd>>,
+    /// There is no process that could end.
+    is_of_dump: bool,
     units_gone: broadcast::Receiver<String>,
     firewall_changes: broadcast::Receiver<FirewallChange>,
     holder: Option<zbus::fdo::NameOwnerChangedStream>,
@@ -1084,6 +1086,7 @@ impl Watched {
                 false => vec![session.tracer_unit()],
             },
             target,
+            is_of_dump: session.dump.is_some(),
             units_gone: shared.units_gone.subscribe(),
             firewall_changes: shared.firewall_changes.subscribe(),
             holder,
@@ -1099,8 +1102,11 @@ impl Watched {
         let target = &self.target;
         let exited = async {
             // A pidfd becomes readable when its process ends (pidfd_open(2)).
-            if let Some(fd) = target {
-                drop(fd.readable().await);
+            match target {
+                Some(fd) => drop(fd.readable().await),
+                None if self.is_of_dump => std::future::pending().await,
+                // It had ended before it could be watched.
+                None => {}
             }
         };
         let holder = &mut self.holder;

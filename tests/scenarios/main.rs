@@ -13,6 +13,7 @@ mod boots;
 mod chain;
 mod clock;
 mod consent;
+mod core;
 mod differential;
 mod ends;
 mod exec;
@@ -52,6 +53,7 @@ fn main() {
             snapshot::ALL,
             observe::ALL,
             exec::ALL,
+            core::ALL,
             far::ALL,
             outside::ALL,
             bad_input::ALL,

@@ -36,7 +36,8 @@ fn listed(dumps: &[KeptDump]) -> String {
     if dumps.is_empty() {
         return "no core dumps".to_owned();
     }
-    let mut rows = vec![["TIME", "UNIT", "PID", "SIGNAL", "SIZE", "PROGRAM"].map(str::to_owned).to_vec()];
+    let mut rows =
+        vec![["TIME", "UNIT", "PID", "SIGNAL", "SIZE", "PROGRAM"].map(str::to_owned).to_vec()];
     rows.extend(dumps.iter().map(|kept| {
         let dump = &kept.dump;
         let size = match &kept.missing {

@@ -234,7 +234,9 @@ fn process(session: &SessionInfo) -> String {
 /// Where a service stands that was started for a session.
 pub(crate) fn stands_at(session: &SessionInfo) -> Option<&'static str> {
     match session.exec? {
-        StartAt::Entry => Some("the service stands at its first instruction until a debugger lets it run"),
+        StartAt::Entry => {
+            Some("the service stands at its first instruction until a debugger lets it run")
+        }
         StartAt::Main => Some("the service stands at main until a debugger lets it run"),
         StartAt::Nowhere => None,
     }

@@ -76,10 +76,10 @@ pub(crate) fn open_request(
         break_glass: arguments.break_glass,
         max_pause: arguments.max_pause,
         exec: arguments.exec,
-        dump: arguments.dump.as_ref().map(|dump| DumpRequest {
-            pid: Some(dump.pid),
-            executable: dump.executable.is_some(),
-        }),
+        dump: arguments
+            .dump
+            .as_ref()
+            .map(|dump| DumpRequest { pid: Some(dump.pid), executable: dump.executable.is_some() }),
     }
 }
 

@@ -253,7 +253,8 @@ pub async fn authorize_claim<T>(
     }
     rules::ask(caller.uid, wish, &running()).await?;
     if vouched_for != Some(&caller.name) {
-        check(connection, &caller, Action::for_command(wish.command), Some(&wish.unit), &[]).await?;
+        check(connection, &caller, Action::for_command(wish.command), Some(&wish.unit), &[])
+            .await?;
     }
     let permit = rules::ask(caller.uid, wish, &running()).await?;
     let approvals = match &permit.consent {

@@ -145,7 +145,9 @@ fn found(line: &str) -> Option<Found> {
 
 fn open(path: Option<&str>) -> Result<File, String> {
     let Some(path) = path else {
-        return Err("systemd-coredump did not keep it as a file (Storage=, or it was too large)".to_owned());
+        return Err(
+            "systemd-coredump did not keep it as a file (Storage=, or it was too large)".to_owned()
+        );
     };
     let name = Path::new(path).strip_prefix(FOLDER).ok().and_then(|name| name.to_str());
     let name = name.filter(|name| !name.is_empty() && !name.contains('/') && *name != "..");
@@ -154,9 +156,11 @@ fn open(path: Option<&str>) -> Result<File, String> {
         rustix::io::Errno::NOENT => "its file has been removed meanwhile".to_owned(),
         error => format!("its file cannot be opened: {error}"),
     };
-    let folder = rustix::fs::open(FOLDER, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+    let folder =
+        rustix::fs::open(FOLDER, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
-    let file = rustix::fs::openat(folder.map_err(gone)?, name, flags, Mode::empty()).map_err(gone)?;
+    let file =
+        rustix::fs::openat(folder.map_err(gone)?, name, flags, Mode::empty()).map_err(gone)?;
     let file = File::from(file);
     let metadata = file.metadata().map_err(|error| error.to_string())?;
     let is_file = FileType::from_raw_mode(metadata.mode()) == FileType::RegularFile;
@@ -196,7 +200,11 @@ mod tests {
         assert_eq!((found.unit.as_str(), found.dump.pid.get()), ("shop.service", 77));
         assert_eq!(found.dump.time, "2023-11-14T22:13:20.000Z");
         assert!(found.file.is_err());
-        for line in ["", "{}", r#"{"COREDUMP_UNIT":"../x","COREDUMP_PID":"7","COREDUMP_UID":"1","COREDUMP_TIMESTAMP":"1"}"#] {
+        for line in [
+            "",
+            "{}",
+            r#"{"COREDUMP_UNIT":"../x","COREDUMP_PID":"7","COREDUMP_UID":"1","COREDUMP_TIMESTAMP":"1"}"#,
+        ] {
             assert!(super::found(line).is_none(), "{line}");
         }
     }

@@ -129,7 +129,8 @@ impl Executions {
     fn of(programs: &[&str]) -> Result<Self, String> {
         let failed = |error: Errno| match error {
             Errno::ENOSYS | Errno::EINVAL => {
-                "this kernel does not tell of executions (CONFIG_FANOTIFY_ACCESS_PERMISSIONS)".to_owned()
+                "this kernel does not tell of executions (CONFIG_FANOTIFY_ACCESS_PERMISSIONS)"
+                    .to_owned()
             }
             error => format!("the kernel does not tell of executions: {error}"),
         };

@@ -5,9 +5,9 @@ pub mod authority;
 pub mod bus;
 pub mod certificates;
 mod child;
-pub mod dumps;
 pub mod config;
 pub mod doctor;
+pub mod dumps;
 pub mod engine;
 #[cfg(feature = "fault-points")]
 pub mod faults;

@@ -336,8 +336,7 @@ impl Case {
             confinement: Confinement::None,
             booleans: Vec::new(),
             // A start is not drained before.
-            exec: (!self.remote)
-                .then_some(Exec { at: StartAt::Main, was_running: self.rules > 0 }),
+            exec: (!self.remote).then_some(Exec { at: StartAt::Main, was_running: self.rules > 0 }),
             dump: None,
             drains: true,
         };

@@ -10,7 +10,9 @@ use godebug_tests::{
 };
 
 use crate::{
-    on_vm::{IN_TIME, attempts, came_out, debugged, observed, started, open, start_ticker, told},
+    on_vm::{
+        IN_TIME, attempts, came_out, crashed, debugged, observed, open, start_ticker, started, told,
+    },
     support::{Laptop, Session, refused, text},
 };
 
@@ -18,6 +20,7 @@ pub(crate) const ALL: &[VmScenario] = &[
     VmScenario::new("session_opens_the_profile_and_its_end_locks_it", Lsm::AppArmor, whole_session),
     VmScenario::new("observer_is_shown_images", Lsm::AppArmor, images),
     VmScenario::new("service_is_started_under_a_debugger", Lsm::AppArmor, start),
+    VmScenario::new("core_dump_of_a_real_crash_is_looked_into", Lsm::AppArmor, core_dump),
     VmScenario::new("confined_service_is_refused_or_debugged", Lsm::AppArmor, confined_service),
     VmScenario::new("nothing_survives_a_boot_or_a_killed_daemon", Lsm::AppArmor, lost),
 ];
@@ -37,6 +40,15 @@ fn start(vm: &Vm) -> Result<()> {
     told(vm, || {
         let before = VmSnapshot::take(vm, &[])?;
         started(vm)?;
+        no_denials(vm)?;
+        nothing_left_on(vm, &before)
+    })
+}
+
+fn core_dump(vm: &Vm) -> Result<()> {
+    told(vm, || {
+        let before = VmSnapshot::take(vm, &[])?;
+        crashed(vm)?;
         no_denials(vm)?;
         nothing_left_on(vm, &before)
     })

@@ -43,7 +43,10 @@ fn crash(host: &Host) -> Result<bool> {
          /usr/lib/systemd/systemd-coredump $line <{FOLDER}/core"
     ))?;
     host.wait_until("systemd-coredump has kept it", SOON, || {
-        Ok(host.run("coredumpctl --no-pager list COREDUMP_UNIT=crasher.service")?.stdout.contains("present"))
+        Ok(host
+            .run("coredumpctl --no-pager list COREDUMP_UNIT=crasher.service")?
+            .stdout
+            .contains("present"))
     })?;
     host.ok("systemctl stop crasher")?;
     Ok(true)
@@ -95,7 +98,8 @@ fn looked_into(host: &Host) -> Result<()> {
         ensure!(of_dlv.contains("CapEff:\t0000000000000000"), "{of_dlv}");
 
         let laptop = Laptop::connect(host, &session)?;
-        let said = laptop.dlv_connect("goroutines\ngoroutine 1 bt\np len(main.cache)\nexit -c\n")?;
+        let said =
+            laptop.dlv_connect("goroutines\ngoroutine 1 bt\np len(main.cache)\nexit -c\n")?;
         let mut dlv = said.dlv;
         let said = dlv.wait(SOON)?.stdout;
         ensure!(said.contains("main.main") && said.contains("\n7\n"), "dlv shows: {said}");
@@ -103,6 +107,8 @@ fn looked_into(host: &Host) -> Result<()> {
         let mut ide = laptop.dap()?;
         ide.attach()?;
         ide.configuration_done()?;
+        // Else an IDE shows a program that runs.
+        ide.wait_for_stop()?;
         let threads = ide.threads()?;
         let first = threads[0]["id"].as_i64().context("no goroutines")?;
         let stack = ide.stack_trace(first)?;
@@ -154,7 +160,9 @@ fn forged(host: &Host) -> Result<()> {
             _SYSTEMD_SLICE=system-systemd\\x2dcoredump.slice\n";
         host.write_file("/tmp/forged", fields)?;
         host.run_as("alice", "logger --journald </tmp/forged")?.exits(0)?;
-        host.ok("journalctl --sync && journalctl COREDUMP_PID=4242 | grep -q crashed && rm /tmp/forged")?;
+        host.ok(
+            "journalctl --sync && journalctl COREDUMP_PID=4242 | grep -q crashed && rm /tmp/forged",
+        )?;
         let kept = host.run("godebugctl --json core myapp --list")?.exits(0)?.json()?;
         ensure!(kept.as_array().is_some_and(Vec::is_empty), "believed: {kept}");
         let told = refused(host.run("godebugctl --json core 4242")?, 4, "target")?;

@@ -1,7 +1,8 @@
 //! A service that fails at its start is started with a debugger on it from its first instruction on.
 
 use crate::support::{
-    Laptop, SOON, Session, leaves_nothing, leaves_nothing_but_new_processes, line_of, refused, start,
+    Laptop, SOON, Session, leaves_nothing, leaves_nothing_but_new_processes, line_of, refused,
+    start,
 };
 use anyhow::{Context, Result, ensure};
 use godebug_tests::{Host, process::Process, scenario::Scenario};
@@ -177,7 +178,8 @@ fn refusals(host: &Host) -> Result<()> {
     start(host, "python")?;
     leaves_nothing(host, &["myapp", "python"], |_| {
         let refused = |words: &str, code: &str, status: i32, why: &str| {
-            let told = refused(host.run(&format!("godebugctl --json exec {words}"))?, status, code)?;
+            let told =
+                refused(host.run(&format!("godebugctl --json exec {words}"))?, status, code)?;
             ensure!(told.contains(why), "{words}: {told}");
             anyhow::Ok(())
         };
@@ -222,10 +224,8 @@ fn killed(host: &Host) -> Result<()> {
             "/opt/slow-dlv",
             "#!/bin/sh\n[ \"$1\" = version ] && exec /opt/dlv \"$@\"\nexec sleep 600\n",
         )?;
-        host.ok(
-            "chmod 755 /opt/slow-dlv && cp /usr/bin/dlv /opt/dlv && \
-             mount --bind /opt/slow-dlv /usr/bin/dlv",
-        )?;
+        host.ok("chmod 755 /opt/slow-dlv && cp /usr/bin/dlv /opt/dlv && \
+             mount --bind /opt/slow-dlv /usr/bin/dlv")?;
         let mut asking = host.spawn("exec godebugctl --json exec myapp --ttl 60s")?;
         let held = || -> Result<bool> {
             let targets = host.targets("myapp").unwrap_or_default();
@@ -239,7 +239,10 @@ fn killed(host: &Host) -> Result<()> {
         // It takes the rest back.
         host.run("godebugctl list")?.exits(0)?;
         host.wait_until("the session is gone", Duration::from_secs(60), || {
-            Ok(host.ok("ls /run/godebug")?.split_whitespace().all(|name| name.contains('.') || name == "lock"))
+            Ok(host
+                .ok("ls /run/godebug")?
+                .split_whitespace()
+                .all(|name| name.contains('.') || name == "lock"))
         })
     })
 }

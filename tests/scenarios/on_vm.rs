@@ -85,6 +85,40 @@ pub(crate) fn started(vm: &Vm) -> Result<()> {
     Ok(())
 }
 
+/// A service crashes, the kernel hands its memory to systemd-coredump, and dlv reads what was kept.
+pub(crate) fn crashed(vm: &Vm) -> Result<()> {
+    vm.ok(
+        "systemd-run --quiet --unit=crasher -p User=shop -p LimitCORE=infinity -E GOTRACEBACK=crash \
+         /opt/samples/ticker",
+    )?;
+    vm.ok("sleep 2; systemctl kill --kill-whom=main --signal=ABRT crasher")?;
+    vm.wait_until("systemd-coredump has kept it", IN_TIME, &mut || {
+        let listed = vm.run("coredumpctl --no-pager list COREDUMP_UNIT=crasher.service")?;
+        Ok(listed.stdout.contains("present"))
+    })?;
+    let line = format!(
+        "rm -f /tmp/ticket; godebugctl --json core crasher --ttl 10m --detach --ticket /tmp/ticket \
+         --from {} --endpoint {}",
+        vm.laptop_address(),
+        vm.address()
+    );
+    let session = Session::of(vm.run(&line)?.exits(0)?.json()?)?;
+    let laptop = Laptop::connect(vm, &session)?;
+    let mut ide = laptop.dap()?;
+    ide.limit = IN_TIME;
+    ide.attach()?;
+    ide.configuration_done()?;
+    ide.wait_for_event_within("stopped", IN_TIME)?;
+    let threads = ide.threads()?;
+    ensure!(
+        threads.iter().any(|thread| thread["name"].to_string().contains("main.main")),
+        "{threads:?}"
+    );
+    drop(ide);
+    session.stop(vm)?;
+    vm.ok("! find /var/tmp -name core | grep -q . && rm /var/lib/systemd/coredump/*").map(drop)
+}
+
 /// What code inside a profile or a domain can do, tried by a process that goes there by itself.
 pub(crate) fn attempts(vm: &Vm, inside: &str, unit: &str) -> Result<Value> {
     let script = include_str!("../vm/attempts.py").replace('\'', r"'\''");

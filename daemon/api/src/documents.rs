@@ -4,8 +4,8 @@
 use crate::image::PauseLimit;
 use godebug_core::plan::Plan;
 use godebug_core::{
-    Approval, Cidr, CloseReason, Dump, Forecast, FreezeLimit, GuestName, Login, Mode, PauseBudget, Pid,
-    Reason, Refusal, SessionId, StartAt, State, Ttl, UnitName,
+    Approval, Cidr, CloseReason, Dump, Forecast, FreezeLimit, GuestName, Login, Mode, PauseBudget,
+    Pid, Reason, Refusal, SessionId, StartAt, State, Ttl, UnitName,
 };
 use serde::{Deserialize, Serialize};
 

@@ -12,9 +12,7 @@ use crate::grant::{Grant, debugger_unit, image_unit};
 use crate::pause::PauseBudget;
 use crate::program::Program;
 use crate::state::CloseReason;
-use crate::words::{
-    Cidr, InvocationId, Mode, Pid, Port, Reason, SessionId, StartAt, UnitName,
-};
+use crate::words::{Cidr, InvocationId, Mode, Pid, Port, Reason, SessionId, StartAt, UnitName};
 use serde::{Deserialize, Serialize};
 
 /// What a session is about: the first record of its ledger.

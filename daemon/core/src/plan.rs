@@ -183,7 +183,8 @@ fn started(facts: &Facts) -> Step {
 }
 
 fn launcher(wanted: &Wanted, facts: &Facts, exec: Exec) -> Step {
-    let first = if exec.was_running { format!("restart {}, and ", facts.unit) } else { String::new() };
+    let first =
+        if exec.was_running { format!("restart {}, and ", facts.unit) } else { String::new() };
     Step {
         grant: Grant::launcher(&wanted.id),
         start: Start::InOrder,

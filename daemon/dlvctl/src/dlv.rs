@@ -84,8 +84,7 @@ impl Dlv {
     pub(crate) fn run_to(&mut self, function: &str, by: Instant) -> Result<State, RpcError> {
         let breakpoint = json!({ "Breakpoint": { "functionName": function, "line": -1 } });
         let made: MadeBreakpoint = self.0.call("RPCServer.CreateBreakpoint", breakpoint, by)?;
-        let ran: WithState =
-            self.0.call("RPCServer.Command", json!({ "name": "continue" }), by)?;
+        let ran: WithState = self.0.call("RPCServer.Command", json!({ "name": "continue" }), by)?;
         if !ran.state.exited {
             let id = json!({ "Id": made.breakpoint.id });
             self.0.call::<Anything>("RPCServer.ClearBreakpoint", id, by)?;

@@ -83,12 +83,15 @@ fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Task, String> {
             let start = match arguments.get(5).map(|word| word.to_str().unwrap_or("?")) {
                 None => Begins::Attached,
                 Some("core") => Begins::Core,
-                Some(at) => Begins::Started(at.parse().map_err(|error: WordError| error.to_string())?),
+                Some(at) => {
+                    Begins::Started(at.parse().map_err(|error: WordError| error.to_string())?)
+                }
             };
             Ok(Task::Ready { socket, target: pid(2)?, dlv: pid(3)?, log: path(4), start })
         }
         (Some("unpack"), 4..=5) => {
-            let text = |index: usize| arguments.get(index).and_then(|word| word.to_str()).unwrap_or("?");
+            let text =
+                |index: usize| arguments.get(index).and_then(|word| word.to_str()).unwrap_or("?");
             let limit = text(2).parse().map_err(|error| format!("{}: {error}", text(2)))?;
             let expected =
                 Expected { build: text(3).to_owned(), vouched_for: arguments.len() == 5 };

@@ -204,7 +204,13 @@ mod tests {
 
         fn wait(&self) -> Result<(), NotReady> {
             let target = Pid::try_from(std::process::id()).unwrap();
-            wait(&self.socket(), target, Pid::try_from(self.dlv.id()).unwrap(), Begins::Attached, &QUICK)
+            wait(
+                &self.socket(),
+                target,
+                Pid::try_from(self.dlv.id()).unwrap(),
+                Begins::Attached,
+                &QUICK,
+            )
         }
 
         /// Answers each State with the next of `states`, the last again and again.

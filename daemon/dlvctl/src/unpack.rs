@@ -60,8 +60,7 @@ pub(crate) struct Expected {
 
 /// Makes `folder/core` and `folder/program`.
 pub(crate) fn unpack(folder: &Path, limit: u64, expected: &Expected) -> Result<(), NoCore> {
-    let [dump, program] =
-        handover::receive_dump(io::stdin().as_fd()).map_err(NoCore::Handover)?;
+    let [dump, program] = handover::receive_dump(io::stdin().as_fd()).map_err(NoCore::Handover)?;
     let path = folder.join("core");
     let mut core = File::create_new(&path).map_err(NoCore::Write)?;
     write(File::from(dump), &mut core, limit)?;
@@ -131,10 +130,9 @@ fn is_of(core: &File, expected: &Expected) -> Result<(), NoCore> {
     let crashed = Memory::of(&cache)?.build().unwrap_or_default();
     match same_build(&crashed, &expected.build) {
         Some(true) => Ok(()),
-        Some(false) => Err(NoCore::OtherProgram {
-            crashed: crashed.join(", "),
-            given: expected.build.clone(),
-        }),
+        Some(false) => {
+            Err(NoCore::OtherProgram { crashed: crashed.join(", "), given: expected.build.clone() })
+        }
         None if expected.vouched_for => Ok(()),
         None => Err(NoCore::UnknownProgram),
     }
@@ -194,7 +192,8 @@ impl<'a> Memory<'a> {
         let header = object::pod::from_bytes::<Header>(head).ok()?.0;
         let count = u64::from(header.e_phnum(self.endian));
         let table = self.read(start.checked_add(header.e_phoff(self.endian))?, count * 56)?;
-        let table = object::pod::slice_from_all_bytes::<elf::ProgramHeader64<Endianness>>(table).ok()?;
+        let table =
+            object::pod::slice_from_all_bytes::<elf::ProgramHeader64<Endianness>>(table).ok()?;
         let first = table.iter().find(|one| one.p_type(self.endian) == elf::PT_LOAD)?;
         // Where it was loaded, less where it says that it is.
         let moved = start.wrapping_sub(first.p_vaddr(self.endian));
@@ -213,11 +212,14 @@ impl<'a> Memory<'a> {
         let notes = self.segments.iter().find(|one| one.p_type(self.endian) == elf::PT_NOTE)?;
         let size = notes.p_filesz(self.endian).min(LONGEST_NOTES);
         let notes = self.data.read_bytes_at(notes.p_offset(self.endian), size).ok()?;
-        let (_, _, list) = each_note(notes, self.endian).find(|(_, kind, _)| *kind == elf::NT_FILE.0)?;
+        let (_, _, list) =
+            each_note(notes, self.endian).find(|(_, kind, _)| *kind == elf::NT_FILE.0)?;
         let word = |at: usize| number(list, at, self.endian);
         let count = usize::try_from(word(0)?).ok()?.min(list.len() / 24);
         // Count, size of a page, then from, to, and page in the file of each.
-        (0..count).find(|index| word(16 + index * 24 + 16) == Some(0)).and_then(|index| word(16 + index * 24))
+        (0..count)
+            .find(|index| word(16 + index * 24 + 16) == Some(0))
+            .and_then(|index| word(16 + index * 24))
     }
 }
 
@@ -253,10 +255,12 @@ fn build_ids(notes: &[u8], endian: Endianness) -> Vec<String> {
     const OF_GO: u32 = 4;
     each_note(notes, endian)
         .filter_map(|(name, kind, content)| match (name, elf::NoteType(kind)) {
-            (b"GNU\0", elf::NT_GNU_BUILD_ID) => {
-                Some(content.iter().fold("gnu:".to_owned(), |text, byte| format!("{text}{byte:02x}")))
+            (b"GNU\0", elf::NT_GNU_BUILD_ID) => Some(
+                content.iter().fold("gnu:".to_owned(), |text, byte| format!("{text}{byte:02x}")),
+            ),
+            (b"Go\0\0", elf::NoteType(OF_GO)) => {
+                Some(format!("go:{}", String::from_utf8_lossy(content)))
             }
-            (b"Go\0\0", elf::NoteType(OF_GO)) => Some(format!("go:{}", String::from_utf8_lossy(content))),
             _ => None,
         })
         .collect()

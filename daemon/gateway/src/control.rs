@@ -164,7 +164,7 @@ mod tests {
         drop(free);
         let config = GatewayConfig {
             awaits_client: false,
-        of_core: false,
+            of_core: false,
             id: "0123abcd".parse().unwrap(),
             mode: "step".parse().unwrap(),
             port: port.try_into().unwrap(),

@@ -78,7 +78,6 @@ impl End {
 pub struct Gateway {
     shared: Arc<Shared>,
     listeners: Vec<TcpListener>,
-    of_core: bool,
     control: UnixListener,
     control_path: PathBuf,
 }
@@ -105,8 +104,11 @@ impl Gateway {
                 redactor: Redactor::new(config.redact),
                 kept: config.transcript_values,
             }),
-            keeper: Arc::new(Keeper::new(Target::new(target_status), config.pause, config.hot)
-                .awaiting_a_client(config.awaits_client)),
+            keeper: Arc::new(
+                Keeper::new(Target::new(target_status), config.pause, config.hot)
+                    .awaiting_a_client(config.awaits_client)
+                    .of_core(config.of_core),
+            ),
             transcript: Arc::new(transcript),
             clients: Clients::default(),
             sources: config.sources,
@@ -124,7 +126,7 @@ impl Gateway {
             tasks: TaskTracker::new(),
             deadline: watch::Sender::new(config.deadline),
         });
-        Ok(Self { shared, listeners, of_core: config.of_core, control, control_path })
+        Ok(Self { shared, listeners, control, control_path })
     }
 
     #[cfg(test)]
@@ -134,12 +136,12 @@ impl Gateway {
 
     /// Serves until the deadline, or until `stop`; when it returns every socket is closed.
     pub async fn run(self, stop: impl Future<Output = ()>) -> End {
-        let Self { shared, listeners, of_core, control, control_path } = self;
+        let Self { shared, listeners, control, control_path } = self;
         shared.tasks.spawn(accept_until_cut(Arc::clone(&shared), listeners));
         let (cut, kept) = (shared.cut.clone(), Arc::clone(&shared));
         shared.tasks.spawn(async move {
             match kept.mode {
-                _ if of_core => None,
+                _ if kept.keeper.is_of_core() => None,
                 Mode::Observe => cut.run_until_cancelled(images::record(kept)).await,
                 Mode::Step | Mode::Modify => cut.run_until_cancelled(keep(kept)).await,
             }

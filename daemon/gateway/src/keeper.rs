@@ -38,6 +38,8 @@ pub(crate) struct Keeper {
     /// The target was let go, and has not stopped since.
     is_let_go: AtomicBool,
     let_go: AtomicU64,
+    /// There is a core in the target's place.
+    is_of_core: bool,
     /// Until when the target may stand where it was started, with nobody there yet.
     awaits_until: Option<Instant>,
     /// How long it stood for images: all of them, and the longest.
@@ -55,6 +57,7 @@ impl Keeper {
             has_begun: AtomicBool::new(false),
             is_let_go: AtomicBool::new(false),
             let_go: AtomicU64::new(0),
+            is_of_core: false,
             awaits_until: None,
             images: Mutex::default(),
         }
@@ -63,6 +66,14 @@ impl Keeper {
     /// A target that was started for the session stands until its first client comes.
     pub(crate) fn awaiting_a_client(self, awaits: bool) -> Self {
         Self { awaits_until: awaits.then(|| Instant::now() + FIRST_CLIENT), ..self }
+    }
+
+    pub(crate) fn of_core(self, is_of_core: bool) -> Self {
+        Self { is_of_core, ..self }
+    }
+
+    pub(crate) fn is_of_core(&self) -> bool {
+        self.is_of_core
     }
 
     /// The session is active: from now on its stops count.

@@ -113,7 +113,9 @@ impl Manager {
         let wish = self.wish(&info.unit, &wanted).await?;
         let (running, asked) = (|| self.sessions.list(), (info, vouched_for.as_ref()));
         let allowed = authorize_claim(connection, caller, &wish, asked, running, wanted).await?;
-        Ok(json(&self.sessions.open(&info.unit, allowed, Brought { symbols, executable: None }).await?)?)
+        Ok(json(
+            &self.sessions.open(&info.unit, allowed, Brought { symbols, executable: None }).await?,
+        )?)
     }
 
     async fn try_approve(
@@ -467,7 +469,8 @@ impl Manager {
         let permit = rules::ask(uid, &wish, &self.sessions.list()).await.map_err(Refusal::from)?;
         let config = Config::load()?.under(&permit);
         let symbols = if request.symbols { Symbols::Announced } else { Symbols::None };
-        let prepared = prepare(&self.sessions, &config, &unit, request, symbols, (new_id()?, None)).await?;
+        let prepared =
+            prepare(&self.sessions, &config, &unit, request, symbols, (new_id()?, None)).await?;
         Ok(json(&prepared.document(request, &permit))?)
     }
 

@@ -265,7 +265,8 @@ pub fn launcher(launcher: LauncherUnit<'_>) -> Properties {
     }
     let mut properties = common(id, format!("godebug {id}: start of {target}"));
     // Programs of services are there too.
-    properties.retain(|(name, _)| !matches!(*name, "ProtectHome" | "PrivateTmp" | "SupplementaryGroups"));
+    properties
+        .retain(|(name, _)| !matches!(*name, "ProtectHome" | "PrivateTmp" | "SupplementaryGroups"));
     properties.extend([
         ("ProtectHome", "read-only".into()),
         ("Type", "notify".into()),

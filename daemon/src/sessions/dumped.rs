@@ -97,7 +97,8 @@ impl Sessions {
             clock::now(),
             units::ATTACH_TIMEOUT + Duration::from_secs(opened.ttl_seconds),
         );
-        let material = material((dump, &facts), (&opened, port), (&config, deadline), &certificates)?;
+        let material =
+            material((dump, &facts), (&opened, port), (&config, deadline), &certificates)?;
         let beginning =
             life::Beginning { session: opened, target: None, plan, material, work: None };
         let (life, info, active) = Life::begin_with(self, beginning)?;

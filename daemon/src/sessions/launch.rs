@@ -61,7 +61,10 @@ impl Sessions {
         }
         if let Some(session) = self.list().into_iter().find(|session| session.unit == *unit) {
             return Err(Refusal::target(
-                format!("session {} of {} debugs {unit}, and a restart would end it", session.id, session.opened_by),
+                format!(
+                    "session {} of {} debugs {unit}, and a restart would end it",
+                    session.id, session.opened_by
+                ),
                 format!("wait for its end, or end it: godebugctl stop {}", session.id),
             ));
         }
@@ -110,7 +113,10 @@ impl Sessions {
     pub(super) async fn let_go(&self, id: &SessionId) {
         let name = launcher_unit(id);
         let stopped = match self.shared().host.systemd() {
-            Ok(systemd) => systemd.stop(&name, Duration::from_secs(10)).await.map_err(|error| error.to_string()),
+            Ok(systemd) => systemd
+                .stop(&name, Duration::from_secs(10))
+                .await
+                .map_err(|error| error.to_string()),
             Err(refusal) => Err(refusal.message),
         };
         if let Err(error) = stopped {
@@ -127,11 +133,13 @@ fn record(
     caller: &Caller,
 ) -> Result<(), Refusal> {
     let does = if launch.was_running { "restarts" } else { "starts" };
-    let message = format!("{} {does} {} for session {id}, under a debugger", caller.user, launch.unit);
-    let entry = Entry::new(Kind::Launching, launch.unit.as_str(), caller.uid, &caller.user, message)
-        .session(id)
-        .login(&caller.login)
-        .details(serde_json::json!({ "reason": request.reason, "programs": launch.programs }));
+    let message =
+        format!("{} {does} {} for session {id}, under a debugger", caller.user, launch.unit);
+    let entry =
+        Entry::new(Kind::Launching, launch.unit.as_str(), caller.uid, &caller.user, message)
+            .session(id)
+            .login(&caller.login)
+            .details(serde_json::json!({ "reason": request.reason, "programs": launch.programs }));
     audit::record(&entry).map_err(|error| {
         Refusal::host(
             format!("the audit log cannot be written, so nothing is started: {error}"),

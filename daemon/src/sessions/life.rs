@@ -162,8 +162,7 @@ impl Life {
         let deadline = material.deadline;
         let (active, activated) = oneshot::channel();
         let opening = Opening { plan, material, work, active };
-        let (life, info) =
-            Self::new(sessions, session, ledger, target, deadline, Some(opening));
+        let (life, info) = Self::new(sessions, session, ledger, target, deadline, Some(opening));
         Ok((life, info, activated))
     }
 

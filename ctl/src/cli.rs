@@ -133,6 +133,12 @@ pub(crate) enum Command {
     Rules(Rules),
     /// Print a completion script for a shell
     Completion { shell: Shell },
+    /// What those scripts ask
+    #[command(hide = true)]
+    Complete {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<String>,
+    },
 }
 
 impl Command {
@@ -640,6 +646,10 @@ pub(crate) struct Image {
     /// For how long one image may stop the service
     #[arg(long, value_name = "DURATION", default_value_t)]
     pub(crate) max_pause: PauseLimit,
+    /// Go ahead without the approval that the host's rule wants, where it lets you: others are alarmed
+    /// at once, and somebody has to look at it afterwards
+    #[arg(long, requires = "reason")]
+    pub(crate) break_glass: bool,
 }
 
 #[derive(Debug, Args)]

@@ -108,7 +108,12 @@ impl Manager {
     ) -> Result<String, Denied> {
         let claim: ClaimRequest = parse_document(claim, "request")?;
         let symbols = symbols(claim.symbols, files)?;
-        let Request { request, info, vouched_for, .. } = request;
+        let Request { request, images, info, vouched_for, .. } = request;
+        if images.is_some() {
+            let message = format!("request {} is about images", info.id);
+            let remedy = "only the godebugctl that asked can take it up; ask again";
+            return Err(Refusal::usage(message, remedy).into());
+        }
         let wanted = safe_endpoint(claim.put_into(request.clone()))?;
         let wish = self.wish(&info.unit, &wanted).await?;
         let (running, asked) = (|| self.sessions.list(), (info, vouched_for.as_ref()));
@@ -124,7 +129,7 @@ impl Manager {
         caller: Caller,
         request: &Request,
     ) -> Result<SessionInfo, Denied> {
-        let wish = self.wish(&request.info.unit, &request.request).await?;
+        let wish = self.wish_of_request(request).await?;
         let running = || self.sessions.list();
         let allowed = authorize_approval(connection, caller, &wish, &request.info, running).await?;
         Ok(self.sessions.approve(&allowed)?)
@@ -132,7 +137,7 @@ impl Manager {
 
     /// Whether somebody may see a request that is another's, because they may consent to it.
     async fn may_consent(&self, caller: &Caller, request: &Request) -> bool {
-        match self.wish(&request.info.unit, &request.request).await {
+        match self.wish_of_request(request).await {
             Ok(wish) => consent::may_see(caller, &request.info, &wish).await,
             Err(_) => false,
         }
@@ -225,28 +230,71 @@ impl Manager {
             ("mode", Mode::Observe.to_string()),
             ("reason", request.reason.as_ref().map(ToString::to_string).unwrap_or_default()),
             ("pid", request.pid.map(|pid| pid.to_string()).unwrap_or_default()),
+            ("break_glass", request.break_glass.to_string()),
         ];
+        let wish = self.wish_of_images(&unit, &request).await?;
+        let running = || self.sessions.list();
+        let allowed =
+            authorize_session(connection, caller, &wish, running, &details, request).await?;
+        let (session, answer) = match allowed {
+            Answer::Granted(allowed) => self.sessions.take_images(&unit, allowed).await?,
+            Answer::NeedsConsent(allowed) => {
+                let waits = self.sessions.ask_for_images(&unit, allowed).await?;
+                // Nothing comes: whoever asks takes it up when it is approved.
+                let (nothing, _) = std::io::pipe().map_err(|error| {
+                    Refusal::failed(format!("no pipe can be made: {error}"), "")
+                })?;
+                (waits, nothing.into())
+            }
+        };
+        Ok((json(&session)?, answer.into()))
+    }
+
+    async fn try_claim_images(
+        &self,
+        connection: &Connection,
+        caller: Caller,
+        request: &Request,
+    ) -> Result<(String, OwnedFd), Denied> {
+        let Request { images, info, vouched_for, .. } = request;
+        let Some(images) = images else {
+            let message = format!("request {} is not about images", info.id);
+            return Err(Refusal::usage(message, format!("godebugctl claim {}", info.id)).into());
+        };
+        let wish = self.wish_of_images(&info.unit, images).await?;
+        let (running, asked) = (|| self.sessions.list(), (info, vouched_for.as_ref()));
+        let allowed =
+            authorize_claim(connection, caller, &wish, asked, running, images.clone()).await?;
+        let (session, answer) = self.sessions.take_images(&info.unit, allowed).await?;
+        Ok((json(&session)?, answer.into()))
+    }
+
+    async fn wish_of_images(
+        &self,
+        unit: &UnitName,
+        request: &ImageRequest,
+    ) -> Result<Wish, Refusal> {
         let systemd = self.sessions.shared().host.systemd()?;
-        let wish = Wish {
+        Ok(Wish {
             command: Command::Snapshot,
             unit: unit.clone(),
-            slice: target::find::slice(systemd, &unit).await,
+            slice: target::find::slice(systemd, unit).await,
             mode: Mode::Observe,
             ttl: Ttl::try_from(request.patience.duration())
                 .map_err(|error| Refusal::usage(error.to_string(), "give a longer --timeout"))?,
             reason: request.reason.clone(),
             sources: Vec::new(),
             lasted: None,
-            break_glass: false,
-        };
-        let running = || self.sessions.list();
-        let allowed =
-            authorize_session(connection, caller, &wish, running, &details, request).await?;
-        let allowed = allowed.at_once(
-            "an image cannot wait for that: use `godebugctl attach`, or let a rule of its own allow snapshots",
-        )?;
-        let (session, answer) = self.sessions.take_images(&unit, allowed).await?;
-        Ok((json(&session)?, answer.into()))
+            break_glass: request.break_glass,
+        })
+    }
+
+    /// What somebody has asked for, as the rules see it.
+    async fn wish_of_request(&self, asked: &Request) -> Result<Wish, Refusal> {
+        match &asked.images {
+            Some(images) => self.wish_of_images(&asked.info.unit, images).await,
+            None => self.wish(&asked.info.unit, &asked.request).await,
+        }
     }
 
     /// The records of a session, for its owner and for those who may read others'.
@@ -406,10 +454,10 @@ impl Manager {
         let reason: Reason = reason.parse().map_err(|error: godebug_api::WordError| {
             Refusal::usage(error.to_string(), "say why: --reason TEXT")
         })?;
-        let Request { request, info, .. } = self.sessions.request(&parse_id(id)?)?;
-        let wish = self.wish(&info.unit, &request).await?;
+        let asked = self.sessions.request(&parse_id(id)?)?;
+        let wish = self.wish_of_request(&asked).await?;
         let running = self.sessions.list();
-        let allowed = authorize_denial(connection, caller, &wish, &info, &running).await?;
+        let allowed = authorize_denial(connection, caller, &wish, &asked.info, &running).await?;
         Ok(json(&self.sessions.deny(&allowed, &reason)?)?)
     }
 
@@ -425,6 +473,20 @@ impl Manager {
         let who = who(&caller);
         let taken = self.try_snapshot(connection, caller, unit, request).await;
         Ok(taken.map_err(|denied| record_refusal(unit, who, denied))?)
+    }
+
+    async fn claim_images(
+        &self,
+        id: &str,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<(String, OwnedFd), BusError> {
+        let _busy = self.activity.begin();
+        let caller = Caller::with_login(&header, connection).await?;
+        let who = who(&caller);
+        let asked = self.sessions.request(&parse_id(id)?)?;
+        let taken = self.try_claim_images(connection, caller, &asked).await;
+        Ok(taken.map_err(|denied| record_refusal(asked.info.unit.as_str(), who, denied))?)
     }
 
     async fn dumps(

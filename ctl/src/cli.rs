@@ -317,7 +317,10 @@ impl Claim {
             max_pause: PauseLimit::default(),
             break_glass: false,
             exec: session.exec,
-            dump: None,
+            dump: session
+                .dump
+                .as_ref()
+                .map(|dump| CoreDump { pid: Some(dump.pid), executable: None }),
             way: self.way.clone(),
         }
     }
@@ -503,7 +506,8 @@ impl Exec {
 /// Which dump a session is about, and the program that goes with it.
 #[derive(Debug, Clone)]
 pub(crate) struct CoreDump {
-    pub(crate) pid: Pid,
+    /// The latest, without one.
+    pub(crate) pid: Option<Pid>,
     pub(crate) executable: Option<PathBuf>,
 }
 
@@ -537,7 +541,7 @@ pub(crate) struct Core {
 
 impl Core {
     /// What an `attach` of the same would be.
-    pub(crate) fn as_attach(&self, unit: &UnitName, pid: Pid) -> Attach {
+    pub(crate) fn as_attach(&self, unit: &UnitName, pid: Option<Pid>) -> Attach {
         Attach {
             unit: unit.clone(),
             ttl: self.ttl,

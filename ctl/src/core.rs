@@ -12,20 +12,27 @@ use godebug_api::{Pid, Refusal, UnitName};
 pub(crate) async fn core(output: &Output, arguments: &Core) -> Result<(), Refusal> {
     let which = match arguments.which.parse::<Pid>() {
         Ok(pid) => pid.to_string(),
-        Err(_) => arguments.which.parse::<UnitName>().map_err(not_a_unit)?.to_string(),
+        Err(_) => {
+            let unit = arguments.which.parse::<UnitName>().map_err(not_a_unit)?;
+            if !arguments.list {
+                // godebugd finds it: who may read one need not be told of all.
+                let attach = arguments.as_attach(&unit, arguments.pid);
+                return attach::open(output, &attach, None).await;
+            }
+            unit.to_string()
+        }
     };
     let dumps: Vec<KeptDump> = answer(manager().await?.dumps(&which).await)?;
     if arguments.list {
         return output.result(&dumps, &listed(&dumps));
     }
-    let mut those = dumps.iter().filter(|it| arguments.pid.is_none_or(|pid| pid == it.dump.pid));
-    let Some(dump) = those.next() else {
+    let Some(dump) = dumps.first() else {
         return Err(Refusal::target(
             format!("systemd-coredump has no dump of {which}"),
             "see `coredumpctl list`; a Go program dumps core with GOTRACEBACK=crash, and where LimitCORE= lets it",
         ));
     };
-    attach::open(output, &arguments.as_attach(&dump.unit, dump.dump.pid), None).await
+    attach::open(output, &arguments.as_attach(&dump.unit, Some(dump.dump.pid)), None).await
 }
 
 fn not_a_unit(error: godebug_api::WordError) -> Refusal {

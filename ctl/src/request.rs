@@ -79,7 +79,7 @@ pub(crate) fn open_request(
         dump: arguments
             .dump
             .as_ref()
-            .map(|dump| DumpRequest { pid: Some(dump.pid), executable: dump.executable.is_some() }),
+            .map(|dump| DumpRequest { pid: dump.pid, executable: dump.executable.is_some() }),
     }
 }
 

@@ -75,6 +75,8 @@ fn by_ssh(vm: &Vm) -> Result<()> {
             public.trim()
         ))?;
         start_ticker(vm)?;
+        // What was written for the scenario is none of a session.
+        vm.ok("touch /run/harness/booted")?;
         let before = VmSnapshot::take(vm, &["ticker"])?;
         let line = format!(
             "exec ssh -F none -i {} -o BatchMode=yes -o StrictHostKeyChecking=no \

@@ -8,6 +8,7 @@ use godebug_tests::{Host, scenario::Scenario};
 pub(crate) const ALL: &[Scenario] = &[
     Scenario::new("core_dump_of_a_crash_is_looked_into", looked_into).main(),
     Scenario::new("core_dump_of_another_build_is_refused", another_build),
+    Scenario::new("core_dump_is_looked_into_with_somebodys_consent", by_consent),
     Scenario::new("core_dump_that_somebody_only_says_is_there_is_not_read", forged),
 ];
 
@@ -146,6 +147,44 @@ fn another_build(host: &Host) -> Result<()> {
         let gone = refused(host.run("godebugctl --json core crasher")?, 4, "target")?;
         ensure!(gone.contains("removed"), "{gone}");
         host.ok("rm /opt/old")?;
+        clean(host)
+    })
+}
+
+fn by_consent(host: &Host) -> Result<()> {
+    if !crash(host)? {
+        return Ok(());
+    }
+    host.ok("useradd --create-home dev && useradd --create-home lea")?;
+    host.write_file(
+        "/etc/polkit-1/rules.d/40-core.rules",
+        "polkit.addRule(function(action, subject) {\n\
+         if (subject.user == 'dev' && action.id == 'org.godebug1.core' ||\n\
+         subject.user == 'lea' && action.id == 'org.godebug1.approve') return polkit.Result.YES; });\n",
+    )?;
+    host.ok("mkdir -p /etc/godebug/rules.d && systemctl restart polkit")?;
+    host.write_file(
+        "/etc/godebug/rules.d/10-core.toml",
+        "[[rule]]\nname = \"crashes\"\neffect = \"allow\"\nunits = [\"crasher\"]\nusers = [\"dev\"]\n\
+         commands = [\"core\"]\nmodes = [\"observe\"]\napprovals = { users = [\"lea\"] }\n",
+    )?;
+    leaves_nothing(host, &["myapp"], |_| {
+        let run =
+            |user: &str, words: &str| host.run_as(user, &format!("godebugctl --json {words}"));
+        refused(run("dev", "attach crasher --detach --mode observe")?, 3, "refused")?;
+        let brought = run("dev", "core crasher --ttl 60s --detach --executable /opt/samples/shop")?;
+        let why = refused(brought, 3, "refused")?;
+        ensure!(why.contains("cannot wait"), "{why}");
+        let asked = run("dev", "core crasher --ttl 60s --detach")?.exits(0)?.json()?;
+        ensure!(asked["state"] == "pending-approval", "{asked}");
+        ensure!(asked["dump"]["signal"] == "SIGABRT", "{asked}");
+        let id = asked["id"].as_str().context("no ID")?;
+        let claim = format!("claim {id} --detach --ticket /home/dev/t");
+        refused(run("dev", &claim)?, 3, "refused")?;
+        run("lea", &format!("approve {id}"))?.exits(0)?;
+        let session = Session::of(run("dev", &claim)?.exits(0)?.json()?)?;
+        ensure!(session.document["approvals"][0]["user"] == "lea", "{}", session.document);
+        session.stop(host)?;
         clean(host)
     })
 }

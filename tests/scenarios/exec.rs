@@ -66,6 +66,12 @@ fn given(host: &Host, process: &Process) -> Result<String> {
 fn stands_at_main(host: &Host) -> Result<()> {
     leaves_nothing_but_new_processes(host, &["myapp"], |before| {
         let had = given(host, &before.processes()[0])?;
+        // systemd is told to wait for as long as it stands.
+        host.write_file(
+            "/run/systemd/system/myapp.service.d/quick.conf",
+            "[Service]\nTimeoutStartSec=2\n",
+        )?;
+        host.ok("systemctl daemon-reload")?;
         let session = exec(host, "myapp", "--ttl 60s --reason 'fails at its start'")?;
         let target = host.targets("myapp")?.remove(0);
         ensure!(session.document["pid"] == target.inner_pid, "{}", session.document);
@@ -73,7 +79,7 @@ fn stands_at_main(host: &Host) -> Result<()> {
         ensure!(target.inner_pid != before.processes()[0].inner_pid, "it was not started again");
         // Type=notify: its start lasts until somebody lets it run. A service that nobody looks at
         // goes on after a second else.
-        host.ok("sleep 2")?;
+        host.ok("sleep 5")?;
         ensure!(target.state()? == 't', "it stands as {}", target.state()?);
         ensure!(state_of(host, "myapp")? == "activating");
         ensure!(given(host, &target)? == had, "{}\n{had}", given(host, &target)?);
@@ -97,6 +103,7 @@ fn stands_at_main(host: &Host) -> Result<()> {
         let trail = host.ok(&format!("godebugctl audit show {}", session.id))?;
         ensure!(trail.contains("restarts myapp.service"), "{trail}");
         ensure!(target.is_alive(), "the service did not outlive its session");
+        host.ok("rm -r /run/systemd/system/myapp.service.d && systemctl daemon-reload")?;
         serves(host, 8080)
     })
 }

@@ -253,7 +253,11 @@ impl RealHost {
                 units::dump_reader(&session.debugger, dump, given.into())
             }
         };
-        let timeout = units::ATTACH_TIMEOUT + Duration::from_secs(5);
+        let takes = match &session.dump {
+            None => units::ATTACH_TIMEOUT,
+            Some(_) => units::UNPACK_TIMEOUT + units::ATTACH_TIMEOUT,
+        };
+        let timeout = takes + Duration::from_secs(5);
         let started = self.systemd()?.start_transient(unit, properties, Vec::new(), timeout).await;
         started.map_err(|error| match error {
             SystemdError::Job { .. } | SystemdError::TimedOut { .. } => {

@@ -17,6 +17,8 @@ use zbus::{OwnedFd, Variant};
 pub const ATTACH_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a unit may take to stop and to begin to start again.
 pub const LAUNCH_TIMEOUT: Duration = Duration::from_secs(120);
+/// How long a core dump may take to be unpacked.
+pub const UNPACK_TIMEOUT: Duration = Duration::from_secs(600);
 /// How long an orderly detach may take before systemd sends signals.
 pub const DETACH_TIMEOUT: Duration = Duration::from_secs(15);
 
@@ -217,7 +219,7 @@ pub fn dump_reader(unit: &DebuggerUnit, dump: &DumpMaterial, given: OwnedFd) -> 
         ("ExecStartPre", commands(&[&unpack])),
         ("ExecStart", commands(&[&read])),
         ("ExecStartPost", commands(&[&ready])),
-        ("TimeoutStartUSec", micros(ATTACH_TIMEOUT)),
+        ("TimeoutStartUSec", micros(UNPACK_TIMEOUT)),
         ("TimeoutStopUSec", micros(Duration::from_secs(5))),
         ("RuntimeMaxUSec", micros(unit.at_most)),
         ("KillSignal", SIGKILL.into()),

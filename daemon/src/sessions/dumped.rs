@@ -3,7 +3,7 @@
 
 use super::life::{self, Life};
 use super::prepare::{self, Network, fitting};
-use super::{Begun, Sessions};
+use super::{Begun, Sessions, new_id};
 use crate::authority::{Authorized, Caller, Permitted, rules};
 use crate::certificates;
 use crate::config::Config;
@@ -28,6 +28,10 @@ const FOLDER: &str = "/var/tmp";
 const LARGEST_CORE: u64 = 64 << 30;
 /// As much of that folder's file system stays free.
 const KEPT_FREE: u64 = 1 << 30;
+
+/// For the unpacking, and for dlv to read what is there.
+const BEGINNING: Duration =
+    Duration::from_secs(units::UNPACK_TIMEOUT.as_secs() + units::ATTACH_TIMEOUT.as_secs());
 
 /// Files that come along with a request.
 #[derive(Default)]
@@ -60,19 +64,69 @@ impl Sessions {
         brought: Brought,
         id: SessionId,
     ) -> Result<Begun, Refusal> {
-        prepare::within_the_rules(&config, &allowed.get().what)?;
-        let dump = prepare(unit, &wanted, brought).await?;
-        let debugger = fitting(&dump.executable).await?;
-        let network = prepare::network(self, &config, &allowed.get().what).await?;
+        let request = &allowed.get().what;
+        let (dump, port, facts, wanted) =
+            self.foresee_dump(unit, (&config, request), wanted, brought, id).await?;
         let (Permitted { what: request, permit, consented }, caller) = allowed.into_inner();
         let running = rules::running(&self.list(), unit, caller.uid);
         permit.room_for_one_more(running).map_err(rules::Denied::from)?;
         let certificates = certificates::issue(
-            &id,
+            &wanted.id,
             &request.csr,
             &caller.user,
-            config.max_total + units::ATTACH_TIMEOUT,
+            config.max_total + BEGINNING,
         )?;
+        let plan = plan::plan(&wanted, &facts);
+        let approvals = consented.map(|consented| consented.approvals).unwrap_or_default();
+        let opened = Opened {
+            approvals,
+            ..opened((&wanted, &facts), &dump, &request, (&caller, &permit), &config)
+        };
+        let deadline =
+            Deadline::after(clock::now(), BEGINNING + Duration::from_secs(opened.ttl_seconds));
+        let material =
+            material((dump, &facts), (&opened, port), (&config, deadline), &certificates)?;
+        let beginning =
+            life::Beginning { session: opened, target: None, plan, material, work: None };
+        let (life, info, active) = Life::begin_with(self, beginning)?;
+        Ok((life, info, active, certificates))
+    }
+
+    /// What a session on this dump would be, for those who have to consent to it.
+    ///
+    /// # Errors
+    /// The first reason why it cannot be.
+    pub(super) async fn foreseen_on_dump(
+        &self,
+        unit: &UnitName,
+        (config, request): (&Config, &OpenRequest),
+        (wanted, symbols): (DumpRequest, Option<File>),
+        (caller, permit): (&Caller, &Permit),
+    ) -> Result<Opened, Refusal> {
+        if wanted.executable {
+            return Err(Refusal::refused(
+                "the program that you bring along cannot wait until others consent",
+                "put the program of that build where it was, or let a rule of its own allow `core`",
+            ));
+        }
+        let brought = Brought { symbols, executable: None };
+        let (dump, _, facts, wanted) =
+            self.foresee_dump(unit, (config, request), wanted, brought, new_id()?).await?;
+        Ok(opened((&wanted, &facts), &dump, request, (caller, permit), config))
+    }
+
+    async fn foresee_dump(
+        &self,
+        unit: &UnitName,
+        (config, request): (&Config, &OpenRequest),
+        wanted: DumpRequest,
+        brought: Brought,
+        id: SessionId,
+    ) -> Result<(Prepared, Port, Facts, Wanted), Refusal> {
+        prepare::within_the_rules(config, request)?;
+        let dump = prepare(unit, &wanted, brought).await?;
+        let debugger = fitting(&dump.executable).await?;
+        let network = prepare::network(self, config, request).await?;
         let Network { port, sources, firewall, confinement, booleans } = network;
         let wanted = Wanted { id, mode: Mode::Observe, ttl: request.ttl, port, sources };
         let facts = Facts {
@@ -87,22 +141,7 @@ impl Sessions {
             dump: Some(dump.found.dump.clone()),
             drains: false,
         };
-        let plan = plan::plan(&wanted, &facts);
-        let approvals = consented.map(|consented| consented.approvals).unwrap_or_default();
-        let opened = Opened {
-            approvals,
-            ..opened((&wanted, &facts), &dump, &request, (&caller, &permit), &config)
-        };
-        let deadline = Deadline::after(
-            clock::now(),
-            units::ATTACH_TIMEOUT + Duration::from_secs(opened.ttl_seconds),
-        );
-        let material =
-            material((dump, &facts), (&opened, port), (&config, deadline), &certificates)?;
-        let beginning =
-            life::Beginning { session: opened, target: None, plan, material, work: None };
-        let (life, info, active) = Life::begin_with(self, beginning)?;
-        Ok((life, info, active, certificates))
+        Ok((dump, port, facts, wanted))
     }
 }
 
@@ -209,7 +248,7 @@ fn opened(
         endpoint_host: Some(prepare::endpoint_host(request, &wanted.sources)),
         opened_at: clock::rfc3339(clock::now().wall_ms),
         ttl_seconds: wanted.ttl.get().as_secs(),
-        at_most_until: Deadline::after(clock::now(), config.max_total + units::ATTACH_TIMEOUT),
+        at_most_until: Deadline::after(clock::now(), config.max_total + BEGINNING),
         debugger: facts.debugger.path.clone(),
         go_version: executable.go_version_text.clone(),
         watchdog_usec: None,

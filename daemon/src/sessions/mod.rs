@@ -115,6 +115,8 @@ pub struct Shared {
     ended: Mutex<VecDeque<SessionInfo>>,
     /// One session is prepared at a time up to its ledger, so that two do not choose one port.
     preparing: tokio::sync::Mutex<()>,
+    /// One unit is started at a time, which may take as long as it takes to stop.
+    launching: tokio::sync::Mutex<()>,
     reading: tokio::sync::Mutex<()>,
     group: u32,
 }
@@ -152,6 +154,7 @@ impl Sessions {
             pending: Mutex::default(),
             ended: Mutex::default(),
             preparing: tokio::sync::Mutex::default(),
+            launching: tokio::sync::Mutex::default(),
             reading: tokio::sync::Mutex::default(),
             group,
         }))
@@ -172,7 +175,6 @@ impl Sessions {
         brought: Brought,
     ) -> Result<OpenedDocument, Refusal> {
         let config = Config::load()?.under(&allowed.get().permit);
-        let one_at_a_time = self.0.preparing.lock().await;
         let id = match &allowed.get().consented {
             Some(consented) => self.waits(&consented.id).map(|()| consented.id.clone())?,
             None => new_id()?,
@@ -180,6 +182,7 @@ impl Sessions {
         let launched = match allowed.get().what.exec {
             None => None,
             Some(_) => {
+                let _one_at_a_time = self.0.launching.lock().await;
                 // Before a service is restarted for nothing.
                 let running = rules::running(&self.list(), unit, allowed.caller().uid);
                 let permit = &allowed.get().permit;
@@ -189,6 +192,7 @@ impl Sessions {
                 Some(self.launch(launch, &id, (request, allowed.caller())).await?)
             }
         };
+        let one_at_a_time = self.0.preparing.lock().await;
         let begun = match allowed.get().what.dump.clone() {
             Some(dump) => {
                 self.begin_on_dump(unit, allowed, (config, dump), brought, id.clone()).await

@@ -68,10 +68,20 @@ impl Sessions {
     ) -> Result<SessionInfo, Refusal> {
         let Unconsented { what: request, permit, approvals } = allowed.get();
         let config = Config::load()?.under(permit);
-        let brought = symbols.as_ref().map_or(Symbols::None, Symbols::InFile);
-        let prepared = prepare(self, &config, unit, request, brought, (new_id()?, None)).await?;
-        prepared.within_the_freeze_limit(request)?;
-        let opened = prepared.opened(request, allowed.caller(), &config, permit, Vec::new());
+        let caller = allowed.caller();
+        let opened = match &request.dump {
+            Some(dump) => {
+                let dump = (dump.clone(), symbols);
+                self.foreseen_on_dump(unit, (&config, request), dump, (caller, permit)).await?
+            }
+            None => {
+                let brought = symbols.as_ref().map_or(Symbols::None, Symbols::InFile);
+                let id = (new_id()?, None);
+                let prepared = prepare(self, &config, unit, request, brought, id).await?;
+                prepared.within_the_freeze_limit(request)?;
+                prepared.opened(request, caller, &config, permit, Vec::new())
+            }
+        };
         let kept = kept_request(&opened, (request, None), (allowed.caller(), approvals));
         self.put(kept, (allowed.caller(), approvals))
     }

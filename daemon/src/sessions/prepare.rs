@@ -305,6 +305,12 @@ async fn exec(
         // For a plan, or for whoever has to consent: of what runs now.
         None => sessions.launch_of(unit, request).await?.was_running,
     };
+    if launched.is_none() && !was_running {
+        return Err(Refusal::target(
+            format!("{unit} does not run, so there is no process to plan for or to consent to"),
+            "start it first, or use exec where no approval is needed",
+        ));
+    }
     Ok(Some(Exec { at, was_running }))
 }
 

@@ -342,6 +342,8 @@ pub struct Inspection {
     /// `-ldflags`, `-gcflags`, `CGO_ENABLED`, `GOARCH` and so on, as the build recorded them.
     pub build_settings: Vec<(String, String)>,
     pub trimpath: bool,
+    #[serde(default)]
+    pub sources: Sources,
     pub optimised: bool,
     pub pie: bool,
     pub cgo: bool,
@@ -364,6 +366,20 @@ pub struct Inspection {
     /// What an image would do to it.
     #[serde(default)]
     pub image: Option<ImageForecast>,
+}
+
+/// Where a program's sources were when it was built. What is not known is left out, with `-trimpath` all.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sources {
+    /// The folder of the main module.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub module: Option<String>,
+    /// GOROOT.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub go: Option<String>,
+    /// GOMODCACHE.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub module_cache: Option<String>,
 }
 
 /// What taking an image does to a target, as far as can be told before.

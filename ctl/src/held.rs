@@ -44,7 +44,15 @@ pub(crate) struct Held<'a> {
 impl<'a> Held<'a> {
     pub(crate) fn new(output: &'a Output, session: SessionInfo) -> Self {
         let countdown = session.expires_at.as_deref().and_then(Countdown::until);
-        Self { output, session, countdown, ending_since: None, over_since: None, away: false, reminded: false }
+        Self {
+            output,
+            session,
+            countdown,
+            ending_since: None,
+            over_since: None,
+            away: false,
+            reminded: false,
+        }
     }
 
     pub(crate) fn output(&self) -> &'a Output {

@@ -14,6 +14,7 @@ pub(crate) const ALL: &[Scenario] = &[
     Scenario::new("start_is_debugged_from_the_first_instruction", from_the_entry),
     Scenario::new("unit_that_did_not_run_is_stopped_again", stopped_again),
     Scenario::new("every_kind_of_service_is_started_under_a_debugger", every_kind),
+    Scenario::new("start_has_its_sockets_and_credentials", sockets_and_credentials),
     Scenario::new("start_that_cannot_be_debugged_changes_nothing", refusals),
     Scenario::new("start_that_no_session_comes_of_is_let_go", let_go),
     Scenario::new("launcher_that_is_killed_lets_the_service_run", killed),
@@ -174,6 +175,34 @@ fn every_kind(host: &Host) -> Result<()> {
         host.ok(&format!("systemctl stop {unit}"))?;
     }
     Ok(())
+}
+
+/// Both are given to the process itself, by its number and its open files.
+fn sockets_and_credentials(host: &Host) -> Result<()> {
+    host.write_file("/run/systemd/system/given.socket", "[Socket]\nListenStream=127.0.0.1:8077\n")?;
+    host.write_file(
+        "/run/systemd/system/given.service",
+        "[Service]\nType=notify\nDynamicUser=yes\nSetCredential=token:of-the-night\n\
+         ExecStart=/opt/samples/shop -listen 127.0.0.1:8094\n",
+    )?;
+    host.ok("systemctl daemon-reload && systemctl start given.socket")?;
+    leaves_nothing(host, &["myapp"], |_| {
+        let session = exec(host, "given", "--ttl 60s")?;
+        let pid = session.document["pid"].to_string();
+        let environment = host.ok(&format!("tr '\\0' '\\n' </proc/{pid}/environ"))?;
+        for given in [format!("LISTEN_PID={pid}"), "LISTEN_FDS=1".to_owned()] {
+            ensure!(environment.lines().any(|line| line == given), "{given}: {environment}");
+        }
+        let folder =
+            environment.lines().find_map(|line| line.strip_prefix("CREDENTIALS_DIRECTORY="));
+        let folder = folder.context("no credentials")?;
+        let token =
+            host.ok(&format!("cat /proc/{pid}/root{folder}/token; readlink /proc/{pid}/fd/3"))?;
+        ensure!(token.contains("of-the-night") && token.contains("socket:"), "{token}");
+        session.stop(host)?;
+        ensure!(state_of(host, "given")? == "inactive", "it did not run before");
+        host.ok("systemctl stop given.socket").map(drop)
+    })
 }
 
 fn refusals(host: &Host) -> Result<()> {

@@ -14,6 +14,7 @@ pub(crate) const ALL: &[Scenario] = &[
     Scenario::new("consent_of_two_and_of_nobody_to_what_they_want_themselves", two_consent).main(),
     Scenario::new("consent_is_judged_anew_when_it_is_given_and_when_it_is_used", judged_anew),
     Scenario::new("consent_requests_end_by_a_no_by_leaving_and_by_themselves", requests_end),
+    Scenario::new("consent_is_used_once_however_often_it_is_taken_up", used_once),
     Scenario::new("consent_to_an_image_is_waited_for_where_it_was_asked", images),
     Scenario::new("consent_cannot_be_forged_nor_a_unit_exchanged", forged),
 ];
@@ -187,6 +188,33 @@ fn judged_anew(host: &Host) -> Result<()> {
         refused(ctl(host, "dev", &longer)?, 3, "refused").context("dev extends")?;
         ctl(host, "leo", &longer)?.exits(0)?;
         session.stop(host)?;
+        puts_back(host)
+    })
+}
+
+/// All at the same moment.
+fn used_once(host: &Host) -> Result<()> {
+    has_people(host, "groups = [\"leads\"]")?;
+    leaves_nothing(host, &["myapp"], |_| {
+        let id = asks(host, "dev")?;
+        ctl(host, "lea", &format!("approve {id}"))?.exits(0)?;
+        let claim = |n: u32| {
+            let line =
+                format!("exec godebugctl --json claim {id} --detach --ticket /home/dev/t{n}");
+            host.spawn_as("dev", &line)
+        };
+        let mut claims = (0..4).map(claim).collect::<Result<Vec<_>>>()?;
+        let mut opened = Vec::new();
+        for claim in &mut claims {
+            let output = claim.wait(SOON)?;
+            if output.success() {
+                let session = Session::of(output.json()?)?;
+                // At once: whoever is behind shall find nothing in the way.
+                session.stop(host)?;
+                opened.push(session.id);
+            }
+        }
+        ensure!(opened == [id.clone()], "opened: {opened:?}");
         puts_back(host)
     })
 }

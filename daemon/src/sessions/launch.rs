@@ -70,6 +70,12 @@ impl Sessions {
         }
         let systemd = self.shared().host.systemd()?;
         let facts = find::properties(systemd, unit).await?;
+        if facts.text("Id") != unit.as_str() {
+            return Err(Refusal::refused(
+                format!("{unit} has just become another name for {}", facts.text("Id")),
+                "ask again, by that name",
+            ));
+        }
         startable(unit, &facts)?;
         let was_running = find::running(unit, &facts).is_ok();
         let program = program(unit, &facts)?;

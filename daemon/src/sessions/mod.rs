@@ -175,8 +175,9 @@ impl Sessions {
         brought: Brought,
     ) -> Result<OpenedDocument, Refusal> {
         let config = Config::load()?.under(&allowed.get().permit);
-        let id = match &allowed.get().consented {
-            Some(consented) => self.waits(&consented.id).map(|()| consented.id.clone())?,
+        let consented = allowed.get().consented.as_ref().map(|consented| consented.id.clone());
+        let id = match &consented {
+            Some(id) => self.waits(id).map(|()| id.clone())?,
             None => new_id()?,
         };
         let launched = match allowed.get().what.exec {
@@ -193,11 +194,14 @@ impl Sessions {
             }
         };
         let one_at_a_time = self.0.preparing.lock().await;
-        let begun = match allowed.get().what.dump.clone() {
-            Some(dump) => {
+        // Once more where nobody else can take it up: what was consented to once is opened once.
+        let waits = consented.as_ref().map_or(Ok(()), |id| self.waits(id));
+        let begun = match (waits, allowed.get().what.dump.clone()) {
+            (Err(refusal), _) => Err(refusal),
+            (Ok(()), Some(dump)) => {
                 self.begin_on_dump(unit, allowed, (config, dump), brought, id.clone()).await
             }
-            None => {
+            (Ok(()), None) => {
                 let with = (config, brought.symbols);
                 self.begin(unit, allowed, with, (id.clone(), launched)).await
             }

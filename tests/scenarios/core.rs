@@ -1,7 +1,7 @@
 //! A service has crashed: what systemd-coredump has kept of it is looked into, and nothing that runs is
 //! touched.
 
-use crate::support::{Laptop, SOON, Session, leaves_nothing, refused};
+use crate::support::{Laptop, SOON, Session, leaves_nothing, refused, start};
 use anyhow::{Context, Result, ensure};
 use godebug_tests::{Host, scenario::Scenario};
 
@@ -25,6 +25,8 @@ fn crash(host: &Host) -> Result<bool> {
         eprintln!("cores go to {} here: seen on the virtual machines only", pattern.trim());
         return Ok(false);
     }
+    // Only then has every host a program that some dlv of it can read.
+    start(host, "myapp")?;
     host.ok(&format!(
         "cp /opt/samples/shop {PROGRAM} && mkdir -p {FOLDER} && chown shop {FOLDER}"
     ))?;
@@ -40,7 +42,7 @@ fn crash(host: &Host) -> Result<bool> {
         "line=$(sed -n 's/^kernel.core_pattern=.*systemd-coredump //p' \
            /usr/lib/sysctl.d/50-coredump.conf) && \
          line=$(echo \"$line\" | sed 's/%P/{pid}/; s/%u/'$(id -u shop)'/; s/%g/'$(id -g shop)'/; \
-           s/%s/6/; s/%t/'$(date +%s)'/; s/%c/18446744073709551615/; s/%h/testhost/; s/%d/1/; s/%F//') && \
+           s/%s/6/; s/%t/'$(date +%s)'/; s/%c/18446744073709551615/; s/%h/testhost/; s/%d/1/; s/%F//; s/%I//') && \
          /usr/lib/systemd/systemd-coredump $line <{FOLDER}/core"
     ))?;
     host.wait_until("systemd-coredump has kept it", SOON, || {

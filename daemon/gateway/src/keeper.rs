@@ -259,6 +259,8 @@ async fn let_go(shared: &Shared, spent: Spent) -> Result<(), DlvError> {
     // Empty where it ran already.
     let Some(off) = off else { return Ok(()) };
     let keeper = &shared.keeper;
+    // Whatever stops it before the next look, as a breakpoint that is set does for a moment, is another stop.
+    keeper.resumed();
     keeper.was_let_go();
     keeper.let_go.fetch_add(1, Relaxed);
     let why = match spent {

@@ -45,15 +45,19 @@ pub(crate) async fn claim(output: &Output, arguments: &Claim) -> Result<(), Refu
 }
 
 /// Opens a session: a new one, or that of a request.
-async fn open(
+pub(crate) async fn open(
     output: &Output,
     arguments: &Attach,
     request: Option<SessionInfo>,
 ) -> Result<(), Refusal> {
-    let symbols = arguments.way.symbols.as_deref().map(open_symbols).transpose()?;
-    if symbols.is_some() && Host::chosen().is_some() {
+    let mut files = Vec::new();
+    let executable = arguments.dump.as_ref().and_then(|dump| dump.executable.as_deref());
+    for path in arguments.way.symbols.as_deref().into_iter().chain(executable) {
+        files.push(open_symbols(path)?);
+    }
+    if !files.is_empty() && Host::chosen().is_some() {
         return Err(Refusal::usage(
-            "--symbols cannot be brought along to another host",
+            "--symbols and --executable cannot be brought along to another host",
             "copy the file there, and use godebugctl on that host",
         ));
     }
@@ -75,7 +79,7 @@ async fn open(
     let (manager, ssh) = manager_and_way().await?;
     let wanted = open_request(arguments, key.csr.clone(), (far, ssh), via);
     let claim = ClaimRequest::of(&wanted);
-    let asking = Asking { output, manager: &manager, arguments, symbols };
+    let asking = Asking { output, manager: &manager, arguments, files };
     let opened = match request {
         Some(request) => asking.claimed(&mut signals, request, claim, LeavesIt).await?,
         None => match asking.until_answered(&mut signals, Wanted::New(wanted)).await? {
@@ -132,7 +136,8 @@ struct Asking<'a> {
     output: &'a Output,
     manager: &'a ManagerProxy<'static>,
     arguments: &'a Attach,
-    symbols: Option<OwnedFd>,
+    /// The symbols, the program that crashed.
+    files: Vec<OwnedFd>,
 }
 
 impl Asking<'_> {
@@ -177,12 +182,16 @@ impl Asking<'_> {
     }
 
     async fn once(&self, signals: &mut Signals, wanted: &Wanted) -> Result<OpenAnswer, Refusal> {
-        let symbols = self.symbols.as_ref().map(OwnedFd::try_clone).transpose();
-        let symbols = symbols.map_err(|error| {
-            Refusal::failed(format!("the symbols file cannot be handed over: {error}"), "")
+        let files: Result<Vec<_>, _> = self.files.iter().map(OwnedFd::try_clone).collect();
+        let files = files.map_err(|error| {
+            Refusal::failed(format!("a file cannot be handed over: {error}"), "")
         })?;
-        self.output.live("attaching…");
-        let opened = self.open(signals, wanted, symbols).await;
+        self.output.live(match (&self.arguments.exec, &self.arguments.dump) {
+            (Some(_), _) => "starting…",
+            (_, Some(_)) => "unpacking…",
+            (None, None) => "attaching…",
+        });
+        let opened = self.open(signals, wanted, files).await;
         self.output.clear();
         opened
     }
@@ -192,10 +201,10 @@ impl Asking<'_> {
         &self,
         signals: &mut Signals,
         wanted: &Wanted,
-        symbols: Option<OwnedFd>,
+        files: Vec<OwnedFd>,
     ) -> Result<OpenAnswer, Refusal> {
         let Self { output, manager, .. } = self;
-        let mut call = pin!(self.call(wanted, symbols));
+        let mut call = pin!(self.call(wanted, files));
         tokio::select! {
             opened = &mut call => return opened,
             () = signals.next() => {}
@@ -224,9 +233,9 @@ impl Asking<'_> {
         }
     }
 
-    async fn call(&self, wanted: &Wanted, symbols: Option<OwnedFd>) -> Result<OpenAnswer, Refusal> {
+    async fn call(&self, wanted: &Wanted, files: Vec<OwnedFd>) -> Result<OpenAnswer, Refusal> {
         let Self { manager, arguments, .. } = self;
-        let files = symbols.into_iter().map(zbus::OwnedFd::from).collect();
+        let files = files.into_iter().map(zbus::OwnedFd::from).collect();
         match wanted {
             Wanted::New(request) => {
                 let text = as_json(request)?;

@@ -10,7 +10,7 @@ use godebug_api::documents::SessionInfo;
 use godebug_api::image::{Count, Depth, Every, Patience, PauseLimit, Phrase};
 use godebug_api::rules::engine::Command as RuleCommand;
 use godebug_api::{
-    Cidr, FreezeLimit, GuestName, Mode, Pid, Reason, Refusal, SessionId, Ttl, UnitName,
+    Cidr, FreezeLimit, GuestName, Mode, Pid, Reason, Refusal, SessionId, StartAt, Ttl, UnitName,
 };
 use std::error::Error;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -43,6 +43,18 @@ pub(crate) enum Command {
     /// In the foreground it serves a local port for the IDE and ends the session on Ctrl-C. With
     /// --detach it hands out a ticket for `godebugctl connect` and returns.
     Attach(Attach),
+    /// Start a unit, or start it again, with a debugger on it from its first instruction on
+    ///
+    /// The program stands at its main function until a debugger comes and lets it run, for five minutes
+    /// at most. Nothing of the unit is changed for it: systemd starts it as always, with its user,
+    /// sandbox, sockets and environment. At the end the debugger goes and the service runs on; one that
+    /// did not run before is stopped.
+    Exec(Exec),
+    /// Look into a core dump that systemd-coredump has kept of a unit, or list them
+    ///
+    /// Nothing that runs is touched. The program of just that build is needed: the one on the disk, if it
+    /// was not replaced, or one that you bring along.
+    Core(Core),
     /// Serve a local port for the IDE, through the gateway that a ticket names
     Connect(Connect),
     /// Show the stack and the values of a goroutine, now or at a line, without stopping the service
@@ -121,6 +133,12 @@ pub(crate) enum Command {
     Rules(Rules),
     /// Print a completion script for a shell
     Completion { shell: Shell },
+    /// What those scripts ask
+    #[command(hide = true)]
+    Complete {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<String>,
+    },
 }
 
 impl Command {
@@ -150,6 +168,8 @@ impl Command {
     pub(crate) fn may_be_authenticated(&self) -> bool {
         match self {
             Self::Attach(arguments) => !arguments.dry_run,
+            Self::Exec(arguments) => !arguments.dry_run,
+            Self::Core(arguments) => !arguments.list,
             Self::Claim(_)
             | Self::Snapshot(_)
             | Self::Record(_)
@@ -296,6 +316,11 @@ impl Claim {
             pause_budget: None,
             max_pause: PauseLimit::default(),
             break_glass: false,
+            exec: session.exec,
+            dump: session
+                .dump
+                .as_ref()
+                .map(|dump| CoreDump { pid: Some(dump.pid), executable: None }),
             way: self.way.clone(),
         }
     }
@@ -407,8 +432,132 @@ pub(crate) struct Attach {
     /// at once, and somebody has to look at it afterwards
     #[arg(long, requires = "reason")]
     pub(crate) break_glass: bool,
+    /// Of `exec`, which is otherwise the same.
+    #[arg(skip)]
+    pub(crate) exec: Option<StartAt>,
+    /// Of `core`.
+    #[arg(skip)]
+    pub(crate) dump: Option<CoreDump>,
     #[command(flatten)]
     pub(crate) way: Way,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Exec {
+    /// The unit, with or without `.service`
+    pub(crate) unit: UnitName,
+    /// How long the session may last once it is active
+    #[arg(long, default_value = "30m")]
+    pub(crate) ttl: Ttl,
+    /// What the session may do to the service: `step` looks, stops and steps and changes nothing;
+    /// `modify` also sets variables and calls functions
+    #[arg(long, default_value = "step")]
+    pub(crate) mode: Mode,
+    /// Where it stands until a debugger lets it run: at `main`, or at its `entry`, before packages are
+    /// initialised
+    #[arg(long, value_name = "PLACE", default_value = "main")]
+    pub(crate) stop_at: StartAt,
+    /// Let it run at once
+    #[arg(long = "continue", conflicts_with = "stop_at")]
+    pub(crate) runs: bool,
+    /// Why, for the record
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) reason: Option<Reason>,
+    /// Where clients may come from; may be repeated [default: the address that you came from by
+    /// ssh, else this host only]
+    #[arg(long, value_name = "CIDR")]
+    pub(crate) from: Vec<Cidr>,
+    /// Show what would be done, and change nothing; for a unit that runs
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// For how long the service may stand at one stop before it is let go, with its breakpoints off;
+    /// the first stop lasts until somebody comes [default: what the host says, 30s]
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) pause_budget: Option<Ttl>,
+    /// Go ahead without the approval that the host's rule wants, where it lets you: others are alarmed
+    /// at once, and somebody has to look at it afterwards
+    #[arg(long, requires = "reason")]
+    pub(crate) break_glass: bool,
+    #[command(flatten)]
+    pub(crate) way: Way,
+}
+
+impl Exec {
+    /// What an `attach` of the same would be.
+    pub(crate) fn as_attach(&self) -> Attach {
+        Attach {
+            unit: self.unit.clone(),
+            ttl: self.ttl,
+            mode: self.mode,
+            reason: self.reason.clone(),
+            from: self.from.clone(),
+            dry_run: self.dry_run,
+            pid: None,
+            pause_budget: self.pause_budget,
+            max_pause: PauseLimit::default(),
+            break_glass: self.break_glass,
+            dump: None,
+            exec: Some(if self.runs { StartAt::Nowhere } else { self.stop_at }),
+            way: self.way.clone(),
+        }
+    }
+}
+
+/// Which dump a session is about, and the program that goes with it.
+#[derive(Debug, Clone)]
+pub(crate) struct CoreDump {
+    /// The latest, without one.
+    pub(crate) pid: Option<Pid>,
+    pub(crate) executable: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Core {
+    /// The unit, with or without `.service`, for its latest dump; or the PID of the process that crashed
+    #[arg(value_name = "UNIT|PID")]
+    pub(crate) which: String,
+    /// List the dumps, the latest first, and read none
+    #[arg(long)]
+    pub(crate) list: bool,
+    /// The dump of the process that had this PID
+    #[arg(long)]
+    pub(crate) pid: Option<Pid>,
+    /// The program that crashed, where the one on the disk is another build by now
+    #[arg(long, value_name = "FILE")]
+    pub(crate) executable: Option<PathBuf>,
+    /// How long the session may last once it is active
+    #[arg(long, default_value = "30m")]
+    pub(crate) ttl: Ttl,
+    /// Why, for the record
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) reason: Option<Reason>,
+    /// Where clients may come from; may be repeated [default: the address that you came from by
+    /// ssh, else this host only]
+    #[arg(long, value_name = "CIDR")]
+    pub(crate) from: Vec<Cidr>,
+    #[command(flatten)]
+    pub(crate) way: Way,
+}
+
+impl Core {
+    /// What an `attach` of the same would be.
+    pub(crate) fn as_attach(&self, unit: &UnitName, pid: Option<Pid>) -> Attach {
+        Attach {
+            unit: unit.clone(),
+            ttl: self.ttl,
+            mode: Mode::Observe,
+            reason: self.reason.clone(),
+            from: self.from.clone(),
+            dry_run: false,
+            pid: None,
+            pause_budget: None,
+            max_pause: PauseLimit::default(),
+            break_glass: false,
+            exec: None,
+            dump: Some(CoreDump { pid, executable: self.executable.clone() }),
+            way: self.way.clone(),
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -501,6 +650,10 @@ pub(crate) struct Image {
     /// For how long one image may stop the service
     #[arg(long, value_name = "DURATION", default_value_t)]
     pub(crate) max_pause: PauseLimit,
+    /// Go ahead without the approval that the host's rule wants, where it lets you: others are alarmed
+    /// at once, and somebody has to look at it afterwards
+    #[arg(long, requires = "reason")]
+    pub(crate) break_glass: bool,
 }
 
 #[derive(Debug, Args)]

@@ -8,6 +8,7 @@ use crate::keys::Key;
 use crate::manager::{answer, manager};
 use crate::output::{Output, ended_early};
 use crate::ports::{self, LocalPort};
+use crate::question::Question;
 use crate::sessions::stuck;
 use crate::signals::Signals;
 use crate::terminal::{BOLD, painted};
@@ -16,10 +17,11 @@ use crate::watch::{News, follow};
 use crate::{countdown, ide, live, report};
 use godebug_api::bus::{BusError, ManagerProxy};
 use godebug_api::documents::{Opened, SessionInfo};
-use godebug_api::{CloseReason, Refusal, SessionId};
+use godebug_api::{CloseReason, Refusal, SessionId, Ttl};
 use serde::Serialize;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::sync::oneshot;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 /// How long an orderly end may take: dlv's tear-down has deadlines that add up to less.
@@ -57,7 +59,8 @@ pub(crate) async fn hold(
     let (sender, mut news) = unbounded_channel();
     let follower = tokio::spawn(follow(manager.inner().connection().clone(), id.clone(), sender));
     let mut held = Held::new(output, opened.session);
-    let ending = serve(&mut held, &mut service, &mut signals, &mut news).await;
+    let more = More { manager: &manager, id: &id, ttl: arguments.ttl, asked: None };
+    let ending = serve(&mut held, &mut service, &mut signals, (&mut news, more)).await;
     follower.abort();
     output.clear();
     if let Some(ending) = ending {
@@ -133,23 +136,26 @@ async fn announce(
 
 fn announcement(session: &SessionInfo, port: &LocalPort) -> String {
     let froze = report::frozen(session).map(|froze| format!("\n\x20 freeze      {froze}"));
+    let stands = report::stands_at(session).map(|stands| format!("\n\x20 start       {stands}"));
     let moved =
         if port.moved { format!("   (port {} is taken)", ports::DEFAULT) } else { String::new() };
     format!(
-        "session {} active: {}, process {}, mode {}, until {} ({} left)\n\
-         \x20 debugger    {}{}\n\
+        "session {} active: {}, {} {}, mode {}, until {} ({} left)\n\
+         \x20 debugger    {}{}{}\n\
          \x20 gateway     {}, for clients from {}\n\
          \x20 local port  {}{moved}\n\
          \n\
          \x20 dlv connect {}      leave it with: exit -c",
         painted(BOLD, session.id.as_str()),
         session.unit,
+        if session.dump.is_some() { "core dump of process" } else { "process" },
         session.pid,
         session.mode,
         session.expires_at.as_deref().unwrap_or("-"),
         countdown::left_until(session.expires_at.as_deref()),
         crate::terminal::safe(&session.debugger),
         froze.unwrap_or_default(),
+        stands.unwrap_or_default(),
         crate::terminal::safe(&session.endpoint),
         report::sources(&session.sources),
         port.address,
@@ -157,12 +163,48 @@ fn announcement(session: &SessionInfo, port: &LocalPort) -> String {
     )
 }
 
+/// More time, which a person is asked for when the end is near.
+struct More<'a> {
+    manager: &'a ManagerProxy<'static>,
+    id: &'a SessionId,
+    ttl: Ttl,
+    /// One question is open at a time.
+    asked: Option<oneshot::Receiver<bool>>,
+}
+
+impl More<'_> {
+    fn ask(&mut self, output: &Output) {
+        let Some(question) = Question::to_a_person(output) else { return };
+        if self.asked.is_none() {
+            self.asked = Some(question.beside(&format!("Give it {} more?", self.ttl)));
+        }
+    }
+
+    /// Returns when there is an answer; never, without a question.
+    async fn answered(&mut self) -> bool {
+        let Some(asked) = &mut self.asked else { return std::future::pending().await };
+        let yes = asked.await.unwrap_or(false);
+        self.asked = None;
+        yes
+    }
+
+    /// The new end is told by whoever watches the session.
+    async fn extend(&self, output: &Output) {
+        let seconds = self.ttl.get().as_secs();
+        let extended: Result<SessionInfo, Refusal> =
+            answer(self.manager.extend(self.id.as_str(), seconds).await);
+        if let Err(refusal) = extended {
+            output.note(&format!("it stays as it is: {}\n  → {}", refusal.message, refusal.remedy));
+        }
+    }
+}
+
 /// Relays, watches and counts down until the session ends; `None` when the person leaves first.
 async fn serve(
     held: &mut Held<'_>,
     service: &mut Service,
     signals: &mut Signals,
-    news: &mut UnboundedReceiver<News>,
+    (news, mut more): (&mut UnboundedReceiver<News>, More<'_>),
 ) -> Option<Ending> {
     let Service { tunnel, events, port } = service;
     let mut relaying = std::pin::pin!(tunnel.serve(&port.listener));
@@ -175,8 +217,12 @@ async fn serve(
             () = signals.next() => return None,
             Some(news) = news.recv() => held.hear(news),
             Some(event) = events.recv() => { live::tell(held.output(), &event); None }
+            yes = more.answered() => { if yes { more.extend(held.output()).await; } None }
             _ = tick.tick() => held.tick(tunnel.clients()),
         };
+        if held.was_reminded() {
+            more.ask(held.output());
+        }
         if ending.is_some() {
             return ending;
         }

@@ -37,16 +37,31 @@ pub(crate) struct Held<'a> {
     over_since: Option<Instant>,
     /// godebugd or the bus cannot be reached.
     away: bool,
+    /// The end has just come near.
+    reminded: bool,
 }
 
 impl<'a> Held<'a> {
     pub(crate) fn new(output: &'a Output, session: SessionInfo) -> Self {
         let countdown = session.expires_at.as_deref().and_then(Countdown::until);
-        Self { output, session, countdown, ending_since: None, over_since: None, away: false }
+        Self {
+            output,
+            session,
+            countdown,
+            ending_since: None,
+            over_since: None,
+            away: false,
+            reminded: false,
+        }
     }
 
     pub(crate) fn output(&self) -> &'a Output {
         self.output
+    }
+
+    /// Whether the person was told since this was last asked that the end is near.
+    pub(crate) fn was_reminded(&mut self) -> bool {
+        std::mem::take(&mut self.reminded)
     }
 
     /// Takes in what became of the session.
@@ -114,9 +129,11 @@ impl<'a> Held<'a> {
                 in_words(left),
                 self.session.id
             ));
+            self.reminded = true;
         }
         // Another host's processes cannot be seen from here.
         let target = match Host::chosen() {
+            _ if self.session.dump.is_some() => "core dump",
             None => live::target(self.session.pid),
             Some(host) => host.as_str(),
         };

@@ -35,10 +35,13 @@ pub(crate) async fn set_up(
         let module = target.module.as_ref().map(safe).unwrap_or_default();
         return format!("{told}\n(In a checkout of {module} it would be put in place.)");
     };
+    let paths = checkout.paths(&target);
+    let is_known = paths.is_some();
     let written = match ide {
         Ide::Goland => run_configuration(&checkout.folder, unit, port),
         _ => {
-            let entry = entry(&name_of(unit), port, checkout.paths(&target));
+            let paths = paths.filter(|paths| !paths.is_empty());
+            let entry = entry(&name_of(unit), port, paths.map(Value::Array));
             launch::update(&checkout.folder, &entry).map_err(|error| error.to_string())
         }
     };
@@ -49,14 +52,14 @@ pub(crate) async fn set_up(
             "{} has {:?} now: F5. Stop and Disconnect both let the service go on.{}{}",
             path.display(),
             name_of(unit),
-            if target.trimpath { "" } else { BUILT_ELSEWHERE },
+            if is_known { "" } else { BUILT_ELSEWHERE },
             differs.unwrap_or_default()
         ),
         Err(why) => format!("{told}\n{} {why}", painted(YELLOW, "not put in place:")),
     }
 }
 
-/// Where a program without -trimpath was built, its build information does not tell.
+/// Not every program tells.
 const BUILT_ELSEWHERE: &str = "\nIf the program was built in another folder, breakpoints need its path in the \
                                configuration (\"substitutePath\").";
 

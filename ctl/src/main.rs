@@ -6,7 +6,9 @@ mod approval;
 mod attach;
 mod audit;
 mod cli;
+mod completion;
 mod connect;
+mod core;
 mod countdown;
 mod detach;
 mod export;
@@ -38,7 +40,6 @@ mod verify;
 mod waiting;
 mod watch;
 
-use clap::CommandFactory;
 use cli::{Audit, Cli, Command, Rules};
 use far::Host;
 use godebug_api::Refusal;
@@ -113,6 +114,8 @@ fn start(output: &Output, command: &Command) -> Result<(), Refusal> {
 async fn run(output: &Output, command: &Command) -> Result<(), Refusal> {
     match command {
         Command::Attach(arguments) => attach::attach(output, arguments).await,
+        Command::Core(arguments) => core::core(output, arguments).await,
+        Command::Exec(arguments) => attach::attach(output, &arguments.as_attach()).await,
         Command::Connect(arguments) => connect::connect(output, arguments).await,
         Command::Snapshot(arguments) => snapshot::snapshot(output, arguments).await,
         Command::Record(arguments) => snapshot::record(output, arguments).await,
@@ -144,17 +147,10 @@ async fn run(output: &Output, command: &Command) -> Result<(), Refusal> {
         Command::Audit(Audit::Key) => verify::key(output),
         Command::Rules(Rules::Check { files }) => rules::check(output, files),
         Command::Rules(Rules::Explain(question)) => rules::explain(output, question).await,
-        Command::Completion { shell } => completion(output, *shell),
+        Command::Completion { shell } => completion::script(output, *shell),
+        Command::Complete { words } => {
+            completion::names(words).await;
+            Ok(())
+        }
     }
-}
-
-fn completion(output: &Output, shell: clap_complete::Shell) -> Result<(), Refusal> {
-    let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Cli::command(), "godebugctl", &mut script);
-    let script = String::from_utf8_lossy(&script);
-    if output.is_json() {
-        let shell = shell.to_string();
-        return output.document(&serde_json::json!({ "shell": shell, "script": script }));
-    }
-    output.raw(&script)
 }

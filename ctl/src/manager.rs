@@ -28,6 +28,17 @@ pub(crate) async fn manager_and_way() -> Result<(ManagerProxy<'static>, Ssh), Re
     Ok((ManagerProxy::new(&bus).await.map_err(unreachable)?, ssh))
 }
 
+/// The system bus itself, of the host that the command is about.
+///
+/// # Errors
+/// When there is none.
+pub(crate) async fn bus() -> Result<Connection, Refusal> {
+    match Host::chosen() {
+        Some(host) => host.bus().await.map(|(bus, _)| bus),
+        None => Connection::system().await.map_err(|error| BusError::from(error).into()),
+    }
+}
+
 /// The bus once more, after a connection to it has ended. Nobody is asked for anything.
 ///
 /// # Errors

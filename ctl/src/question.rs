@@ -19,6 +19,14 @@ impl<'a> Question<'a> {
         (there && !output.is_json()).then_some(Self(output))
     }
 
+    /// Asks something that the person may answer or not, while all else goes on.
+    pub(crate) fn beside(&self, what: &str) -> oneshot::Receiver<bool> {
+        self.0.note(&format!("{what} [y/N]"));
+        let (tell, told) = oneshot::channel();
+        std::thread::spawn(move || tell.send(is_yes(&answer(io::stdin().lock()))));
+        told
+    }
+
     /// Says `what` and asks whether to go on. A signal is an answer too.
     ///
     /// # Errors

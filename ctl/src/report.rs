@@ -9,7 +9,7 @@ use godebug_api::documents::{
     Check, DebugInformation, Diagnosis, Inspection, PlanDocument, Proof, SessionInfo, Verdict,
 };
 use godebug_api::forecast::{megabytes, seconds};
-use godebug_api::{Cidr, Forecast, Mode, PauseBudget, Refusal, State};
+use godebug_api::{Cidr, Forecast, Mode, PauseBudget, Refusal, StartAt, State};
 use std::time::Duration;
 
 /// Reasons in `list` are cut to this; `show` has them whole.
@@ -151,7 +151,7 @@ pub(crate) fn session(session: &SessionInfo) -> String {
         ("unit", session.unit.to_string()),
         ("state", session.state.to_string()),
         ("mode", session.mode.to_string()),
-        ("process", session.pid.to_string()),
+        ("process", process(session)),
         ("endpoint", or_dash(&safe(&session.endpoint))),
         ("clients from", sources(&session.sources)),
         ("opened at", safe(&session.opened_at)),
@@ -175,8 +175,14 @@ pub(crate) fn session(session: &SessionInfo) -> String {
 
 /// For how long attaching froze the target, and for how long it was expected to.
 fn freeze(session: &SessionInfo) -> String {
+    if session.dump.is_some() {
+        return "none: there is no process".to_owned();
+    }
     if session.mode == Mode::Observe {
         return session.freeze_forecast_ms.map_or("not known".to_owned(), each_image);
+    }
+    if session.exec.is_some() {
+        return "none: it was started for the session".to_owned();
     }
     let forecast = session.freeze_forecast_ms;
     let forecast = forecast.map(|forecast| format!(" (forecast: {forecast})")).unwrap_or_default();
@@ -203,6 +209,9 @@ fn stood(session: &SessionInfo) -> Option<String> {
         1 => ", let go once because its time was up".to_owned(),
         more => format!(", let go {more} times because its time was up"),
     };
+    if session.dump.is_some() {
+        return None;
+    }
     if session.mode == Mode::Observe {
         return Some(format!("{stood} ms in all, {longest} ms at most for one image"));
     }
@@ -212,6 +221,25 @@ fn stood(session: &SessionInfo) -> Option<String> {
 /// The same for whoever has just attached; nothing where nothing was measured.
 pub(crate) fn frozen(session: &SessionInfo) -> Option<String> {
     session.freeze_ms.map(|measured| format!("{} while dlv attached", seconds(measured)))
+}
+
+/// The process, or what is kept of it.
+fn process(session: &SessionInfo) -> String {
+    match &session.dump {
+        None => session.pid.to_string(),
+        Some(dump) => format!("{}, which {} ended at {}", dump.pid, safe(&dump.signal), dump.time),
+    }
+}
+
+/// Where a service stands that was started for a session.
+pub(crate) fn stands_at(session: &SessionInfo) -> Option<&'static str> {
+    match session.exec? {
+        StartAt::Entry => {
+            Some("the service stands at its first instruction until a debugger lets it run")
+        }
+        StartAt::Main => Some("the service stands at main until a debugger lets it run"),
+        StartAt::Nowhere => None,
+    }
 }
 
 /// How a session ended, and what was read back after it.

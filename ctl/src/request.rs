@@ -2,7 +2,7 @@
 
 use crate::cli::{Attach, Via};
 use crate::far::Host;
-use godebug_api::documents::OpenRequest;
+use godebug_api::documents::{DumpRequest, OpenRequest};
 use godebug_api::{Cidr, Refusal};
 use rustix::fs::{FileType, Mode, OFlags};
 use std::net::IpAddr;
@@ -75,6 +75,11 @@ pub(crate) fn open_request(
         pause: arguments.pause_budget,
         break_glass: arguments.break_glass,
         max_pause: arguments.max_pause,
+        exec: arguments.exec,
+        dump: arguments
+            .dump
+            .as_ref()
+            .map(|dump| DumpRequest { pid: dump.pid, executable: dump.executable.is_some() }),
     }
 }
 

@@ -12,10 +12,11 @@ use crate::manager::{answer, manager};
 use crate::output::{Output, ended_early};
 use crate::sessions::stuck;
 use crate::signals::Signals;
+use crate::waiting::{self, Interrupted::TakesItBack};
 use godebug_api::bus::ManagerProxy;
 use godebug_api::documents::SessionInfo;
 use godebug_api::image::{Count, Every, ImageRequest, ImageTask, LONGEST_LINE, Line, Patience};
-use godebug_api::{CloseReason, Refusal, SessionId, UnitName};
+use godebug_api::{CloseReason, Refusal, SessionId, State, UnitName};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::os::fd::OwnedFd;
@@ -82,6 +83,7 @@ fn request(task: ImageTask, image: &Image, patience: Patience) -> ImageRequest {
         pid: image.pid,
         max_pause: image.max_pause,
         patience,
+        break_glass: image.break_glass,
     }
 }
 
@@ -104,7 +106,14 @@ async fn take(
     };
     output.clear();
     let (session, pipe) = opened?;
-    let session: SessionInfo = answer(Ok(session))?;
+    let mut session: SessionInfo = answer(Ok(session))?;
+    let mut pipe = pipe;
+    if session.state == State::PendingApproval {
+        let id = session.id.clone();
+        waiting::until_approved(output, &manager, &mut signals, session, TakesItBack).await?;
+        let (taken, answers) = manager.claim_images(id.as_str()).await?;
+        (session, pipe) = (answer(Ok(taken))?, answers);
+    }
     let mut lines = lines(pipe.into());
     let mut told = Told::default();
     let shown = loop {

@@ -25,6 +25,8 @@ pub enum Kind {
     Refused,
     /// A request was allowed; grants are about to be taken.
     Opening,
+    /// A unit is about to be started for a session.
+    Launching,
     Active,
     Extended,
     /// Somebody was let into a session.
@@ -57,6 +59,7 @@ impl Kind {
         match self {
             Self::Refused => "refused",
             Self::Opening => "opening",
+            Self::Launching => "launching",
             Self::Active => "active",
             Self::Extended => "extended",
             Self::Shared => "shared",
@@ -77,6 +80,7 @@ impl Kind {
         match self {
             Self::Refused => "5d9d1a52b7f94c1a9b3e1f0a6c3e5b01",
             Self::Opening => "5d9d1a52b7f94c1a9b3e1f0a6c3e5b02",
+            Self::Launching => "5d9d1a52b7f94c1a9b3e1f0a6c3e5b21",
             Self::Active => "5d9d1a52b7f94c1a9b3e1f0a6c3e5b03",
             Self::Extended => "5d9d1a52b7f94c1a9b3e1f0a6c3e5b04",
             Self::Shared => "5d9d1a52b7f94c1a9b3e1f0a6c3e5b20",

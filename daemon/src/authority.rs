@@ -9,7 +9,7 @@ mod login;
 pub mod rules;
 
 use godebug_api::documents::SessionInfo;
-use godebug_api::rules::engine::{Approvals, Consent, Permit};
+use godebug_api::rules::engine::{Approvals, Command, Consent, Permit};
 use godebug_api::{Approval, Login, Refusal, SessionId, UnitName, same_person};
 use rules::{Denied, Wish};
 use std::collections::HashMap;
@@ -23,6 +23,10 @@ use zbus_polkit::policykit1::{AuthorityProxy, CheckAuthorizationFlags, Subject};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
     Attach,
+    /// Start a service under a debugger.
+    Exec,
+    /// Read what is kept of one that crashed.
+    Core,
     /// Consent to what somebody else wants, or refuse it.
     Approve,
     Stop,
@@ -30,9 +34,20 @@ pub enum Action {
 }
 
 impl Action {
+    /// What polkit is asked for.
+    fn for_command(command: Command) -> Self {
+        match command {
+            Command::Exec => Self::Exec,
+            Command::Core => Self::Core,
+            Command::Attach | Command::Snapshot => Self::Attach,
+        }
+    }
+
     fn id(self) -> &'static str {
         match self {
             Self::Attach => "org.godebug1.attach",
+            Self::Exec => "org.godebug1.exec",
+            Self::Core => "org.godebug1.core",
             Self::Approve => "org.godebug1.approve",
             Self::Stop => "org.godebug1.stop",
             Self::Read => "org.godebug1.read",
@@ -202,7 +217,8 @@ pub async fn authorize_session<T>(
     what: T,
 ) -> Result<Answer<T>, Denied> {
     rules::ask(caller.uid, wish, &running()).await?;
-    check(connection, &caller, Action::Attach, Some(&wish.unit), details).await?;
+    let action = Action::for_command(wish.command);
+    check(connection, &caller, action, Some(&wish.unit), details).await?;
     // polkit may have waited for a password. Rules and groups of now count.
     let permit = rules::ask(caller.uid, wish, &running()).await?;
     Ok(match permit.consent.clone() {
@@ -237,7 +253,8 @@ pub async fn authorize_claim<T>(
     }
     rules::ask(caller.uid, wish, &running()).await?;
     if vouched_for != Some(&caller.name) {
-        check(connection, &caller, Action::Attach, Some(&wish.unit), &[]).await?;
+        check(connection, &caller, Action::for_command(wish.command), Some(&wish.unit), &[])
+            .await?;
     }
     let permit = rules::ask(caller.uid, wish, &running()).await?;
     let approvals = match &permit.consent {

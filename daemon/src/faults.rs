@@ -121,6 +121,8 @@ fn grant_name(grant: &Grant) -> String {
         }
         Grant::Fence { .. } => "fence".to_owned(),
         Grant::Guard { .. } => "guard".to_owned(),
+        Grant::Launcher { .. } => "launcher".to_owned(),
+        Grant::Started { .. } => "started".to_owned(),
         Grant::Debugger { .. } => "debugger".to_owned(),
         Grant::Image { .. } => "image".to_owned(),
         Grant::GatewayProfile { .. } => "gateway-profile".to_owned(),

@@ -7,6 +7,7 @@ pub mod certificates;
 mod child;
 pub mod config;
 pub mod doctor;
+pub mod dumps;
 pub mod engine;
 #[cfg(feature = "fault-points")]
 pub mod faults;
@@ -14,6 +15,7 @@ pub mod freeze;
 pub mod hooks;
 pub mod host;
 pub mod kept;
+pub mod launch;
 pub mod ledger;
 pub mod logging;
 pub mod paths;

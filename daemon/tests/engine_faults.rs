@@ -11,11 +11,11 @@ use example::opened;
 use godebug::engine::{self, End, Host};
 use godebug::ledger::Ledger;
 use godebug::paths::SessionPaths;
-use godebug_api::{Cidr, CloseReason, Deadline, Mode, Refusal, SessionId};
+use godebug_api::{Cidr, CloseReason, Deadline, Mode, Refusal, SessionId, StartAt};
 use godebug_core::delve::{Debugger, DelveVersion};
 use godebug_core::grant::Grant;
 use godebug_core::ledger::{Opened, Record, Replay, VERSION};
-use godebug_core::plan::{self, Confinement, Facts, Firewall, Plan, Wanted};
+use godebug_core::plan::{self, Confinement, Exec, Facts, Firewall, Plan, Wanted};
 use proptest::prelude::*;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::cell::{Cell, RefCell};
@@ -79,6 +79,8 @@ fn kind(grant: &Grant) -> u8 {
         Grant::FirewalldRule { .. } => 5,
         Grant::GatewayProfile { .. } | Grant::Boolean { .. } => 6,
         Grant::Drained => 7,
+        Grant::Launcher { .. } => 8,
+        Grant::Started { .. } => 9,
     }
 }
 
@@ -333,6 +335,9 @@ impl Case {
             firewall,
             confinement: Confinement::None,
             booleans: Vec::new(),
+            // A start is not drained before.
+            exec: (!self.remote).then_some(Exec { at: StartAt::Main, was_running: self.rules > 0 }),
+            dump: None,
             drains: true,
         };
         plan::plan(&wanted, &facts)

@@ -127,12 +127,19 @@ fn completion(host: &Host) -> Result<()> {
             host.ok(&format!(
                 "bash -c 'eval \"$(godebugctl completion bash)\"; COMP_WORDS=(godebugctl {words}); \
                  COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); \
-                 _godebugctl godebugctl \"${{COMP_WORDS[-1]}}\" \"${{COMP_WORDS[-2]}}\"; \
+                 _godebugctl_with_names godebugctl \"${{COMP_WORDS[-1]}}\" \"${{COMP_WORDS[-2]}}\"; \
                  echo \"${{COMPREPLY[@]}}\"'"
             ))
         };
         ensure!(complete("att")?.trim() == "attach", "{}", complete("att")?);
         ensure!(complete("attach --tt")?.trim() == "--ttl", "{}", complete("attach --tt")?);
+        // Of units and sessions, which only this host knows.
+        ensure!(complete("attach mya")?.trim() == "myapp", "{}", complete("attach mya")?);
+        ensure!(complete("snapshot --count 3 mya")?.trim() == "myapp");
+        let session = Session::open(host, "myapp", "--ttl 60s")?;
+        let begun = session.id.get(..3).context("a short ID")?;
+        ensure!(complete(&format!("stop {begun}"))?.trim() == session.id, "of a session");
+        session.stop(host)?;
         for shell in ["zsh", "fish"] {
             host.run(&format!("godebugctl completion {shell}"))?.exits(0)?;
         }

@@ -10,13 +10,18 @@ use godebug_tests::{
 };
 
 use crate::{
-    on_vm::{IN_TIME, attempts, came_out, debugged, observed, open, start_ticker, told},
+    on_vm::{
+        IN_TIME, attempts, came_out, crashed, debugged, observed, open, start_ticker, started, told,
+    },
     support::{Laptop, Session, refused, text},
 };
 
 pub(crate) const ALL: &[VmScenario] = &[
     VmScenario::new("session_opens_the_profile_and_its_end_locks_it", Lsm::AppArmor, whole_session),
     VmScenario::new("observer_is_shown_images", Lsm::AppArmor, images),
+    VmScenario::new("service_is_started_under_a_debugger", Lsm::AppArmor, start),
+    VmScenario::new("login_by_ssh_is_in_the_record", Lsm::AppArmor, by_ssh),
+    VmScenario::new("core_dump_of_a_real_crash_is_looked_into", Lsm::AppArmor, core_dump),
     VmScenario::new("confined_service_is_refused_or_debugged", Lsm::AppArmor, confined_service),
     VmScenario::new("nothing_survives_a_boot_or_a_killed_daemon", Lsm::AppArmor, lost),
 ];
@@ -28,6 +33,74 @@ fn images(vm: &Vm) -> Result<()> {
         observed(vm)?;
         ensure!(!is_open(vm)?, "no session is open, the profile is");
         no_denials(vm)?;
+        nothing_left_on(vm, &before)
+    })
+}
+
+fn start(vm: &Vm) -> Result<()> {
+    told(vm, || {
+        let before = VmSnapshot::take(vm, &[])?;
+        started(vm)?;
+        no_denials(vm)?;
+        nothing_left_on(vm, &before)
+    })
+}
+
+fn core_dump(vm: &Vm) -> Result<()> {
+    told(vm, || {
+        let before = VmSnapshot::take(vm, &[])?;
+        crashed(vm)?;
+        no_denials(vm)?;
+        nothing_left_on(vm, &before)
+    })
+}
+
+/// Only a kernel of its own tells who logged in, whatever they have become since.
+fn by_ssh(vm: &Vm) -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let key = folder.path().join("key");
+    vm.laptop_spawn(&format!("exec ssh-keygen -q -t ed25519 -N '' -f {}", key.display()))?
+        .wait(IN_TIME)?
+        .exits(0)?;
+    let public = std::fs::read_to_string(key.with_extension("pub"))?;
+    told(vm, || {
+        vm.ok(&format!(
+            "useradd --create-home ada && install -d -m 700 -o ada -g ada /home/ada/.ssh && \
+             echo '{}' >/home/ada/.ssh/authorized_keys && chown ada /home/ada/.ssh/authorized_keys && \
+             echo \"polkit.addRule(function(action, subject) {{ if (subject.user == 'ada') return \
+             polkit.Result.YES; }});\" >/etc/polkit-1/rules.d/40-ada.rules && systemctl restart polkit && \
+             mkdir -p /etc/godebug/rules.d && printf '[[rule]]\\nname = \"ada\"\\neffect = \"allow\"\\n\
+             units = [\"ticker\"]\\nusers = [\"ada\"]\\n' >/etc/godebug/rules.d/10-ada.toml && \
+             systemctl start ssh",
+            public.trim()
+        ))?;
+        start_ticker(vm)?;
+        // What was written for the scenario is none of a session.
+        vm.ok("touch /run/harness/booted")?;
+        let before = VmSnapshot::take(vm, &["ticker"])?;
+        let line = format!(
+            "exec ssh -F none -i {} -o BatchMode=yes -o StrictHostKeyChecking=no \
+             -o UserKnownHostsFile=/dev/null ada@{} \
+             godebugctl --json attach ticker --ttl 10m --yes --detach --ticket t",
+            key.display(),
+            vm.address()
+        );
+        let opened = vm.laptop_spawn(&line)?.wait(IN_TIME)?.exits(0)?.json()?;
+        let session = Session::of(opened)?;
+        let login = &session.document["login"];
+        let uid = vm.ok("id -u ada")?;
+        ensure!(
+            login["uid"].as_u64() == uid.trim().parse().ok(),
+            "who logged in: {}",
+            session.document
+        );
+        ensure!(login["peer"] == vm.laptop_address().to_string().as_str(), "from where: {login}");
+        ensure!(login["session"].is_string(), "which session: {login}");
+        let sources = session.document["sources"].to_string();
+        ensure!(sources.contains(&vm.laptop_address().to_string()), "for whom: {sources}");
+        session.stop(vm)?;
+        let trail = vm.ok(&format!("godebugctl --json audit show {}", session.id))?;
+        ensure!(trail.contains(&format!("\"peer\":\"{}\"", vm.laptop_address())), "{trail}");
         nothing_left_on(vm, &before)
     })
 }

@@ -7,6 +7,7 @@ use crate::support::{Session, leaves_nothing, refused};
 
 pub(crate) const ALL: &[Scenario] = &[
     Scenario::new("others_may_not_attach_and_see_only_their_own", others_may_not).main().shared(),
+    Scenario::new("people_of_a_directory_are_known_by_their_groups", of_a_directory),
     Scenario::new("others_reach_nothing_of_a_session", others_reach_nothing).shared(),
     Scenario::new("bus_calls_by_others_are_refused", direct_calls).shared(),
 ];
@@ -37,6 +38,64 @@ fn others_may_not(host: &Host) -> Result<()> {
         let line = format!("godebugctl --json show {}", session.id);
         refused(host.run_as("alice", &line)?, 3, "refused").context("alice shows an ended one")?;
         Ok(())
+    })
+}
+
+/// In no file of the host: they come by the name service switch, as from LDAP, here from systemd's own
+/// directory of records.
+fn of_a_directory(host: &Host) -> Result<()> {
+    let record = |name: &str, uid: u32| {
+        format!(
+            "{{\"userName\":\"{name}\",\"uid\":{uid},\"gid\":{uid},\"homeDirectory\":\"/tmp\",\"shell\":\"/bin/bash\"}}\n"
+        )
+    };
+    let group = |name: &str, gid: u32| format!("{{\"groupName\":\"{name}\",\"gid\":{gid}}}\n");
+    for (name, id) in [("ada", 70001), ("ben", 70002)] {
+        host.write_file(&format!("/run/userdb/{name}.user"), record(name, id))?;
+        host.write_file(&format!("/run/userdb/{name}.group"), group(name, id))?;
+        let links = format!("ln -s {name}.user {id}.user && ln -s {name}.group {id}.group");
+        host.ok(&format!("cd /run/userdb && {links}"))?;
+    }
+    host.write_file("/run/userdb/night-shift.group", group("night-shift", 70003))?;
+    host.ok(
+        "cd /run/userdb && ln -s night-shift.group 70003.group && echo {} >ada:night-shift.membership",
+    )?;
+    let known = host.ok("id ada; getent passwd ben")?;
+    ensure!(known.contains("night-shift") && known.contains("70002"), "{known}");
+    ensure!(!host.read_file("/etc/passwd")?.contains("ada"));
+    host.write_file(
+        "/etc/polkit-1/rules.d/40-directory.rules",
+        "polkit.addRule(function(action, subject) { if (action.id == 'org.godebug1.attach') return \
+         polkit.Result.YES; });\n",
+    )?;
+    host.ok("mkdir -p /etc/godebug/rules.d && systemctl restart polkit")?;
+    host.write_file(
+        "/etc/godebug/rules.d/10-directory.toml",
+        "[[rule]]\nname = \"night shift\"\neffect = \"allow\"\nunits = [\"myapp\"]\n\
+         groups = [\"night-shift\"]\n\n[[rule]]\nname = \"ben\"\neffect = \"allow\"\n\
+         units = [\"ticker\"]\nusers = [\"ben\"]\n",
+    )?;
+    host.ok("systemctl start ticker")?;
+    leaves_nothing(host, &["myapp", "ticker"], |_| {
+        let attach = |user: &str, unit: &str| {
+            host.run_as(
+                user,
+                &format!("cd /tmp && godebugctl --json attach {unit} --ttl 60s --detach"),
+            )
+        };
+        let why = refused(attach("ben", "myapp")?, 3, "refused")?;
+        ensure!(why.contains("no rule allows ben"), "{why}");
+        refused(attach("ada", "ticker")?, 3, "refused")?;
+        for (user, unit) in [("ada", "myapp"), ("ben", "ticker")] {
+            let session = Session::of(attach(user, unit)?.exits(0)?.json()?)?;
+            ensure!(session.document["opened_by"] == user, "{}", session.document);
+            session.stop(host)?;
+        }
+        let told = host.ok("godebugctl rules explain --as ada attach myapp")?;
+        ensure!(told.contains("night shift"), "{told}");
+        // Out of the group, out of the rule.
+        host.ok("rm /run/userdb/ada:night-shift.membership")?;
+        refused(attach("ada", "myapp")?, 3, "refused").map(drop)
     })
 }
 

@@ -14,6 +14,8 @@ pub(crate) const ALL: &[Scenario] = &[
     Scenario::new("consent_of_two_and_of_nobody_to_what_they_want_themselves", two_consent).main(),
     Scenario::new("consent_is_judged_anew_when_it_is_given_and_when_it_is_used", judged_anew),
     Scenario::new("consent_requests_end_by_a_no_by_leaving_and_by_themselves", requests_end),
+    Scenario::new("consent_is_used_once_however_often_it_is_taken_up", used_once),
+    Scenario::new("consent_to_an_image_is_waited_for_where_it_was_asked", images),
     Scenario::new("consent_cannot_be_forged_nor_a_unit_exchanged", forged),
 ];
 
@@ -186,12 +188,81 @@ fn judged_anew(host: &Host) -> Result<()> {
         refused(ctl(host, "dev", &longer)?, 3, "refused").context("dev extends")?;
         ctl(host, "leo", &longer)?.exits(0)?;
         session.stop(host)?;
-        // A snapshot cannot wait.
-        let line = "snapshot myapp --reason x";
-        let why = refused(ctl(host, "dev", line)?, 3, "refused").context("a snapshot")?;
-        ensure!(why.contains("1 approval by group leads"), "{why}");
         puts_back(host)
     })
+}
+
+/// All at the same moment.
+fn used_once(host: &Host) -> Result<()> {
+    has_people(host, "groups = [\"leads\"]")?;
+    leaves_nothing(host, &["myapp"], |_| {
+        let id = asks(host, "dev")?;
+        ctl(host, "lea", &format!("approve {id}"))?.exits(0)?;
+        let claim = |n: u32| {
+            let line =
+                format!("exec godebugctl --json claim {id} --detach --ticket /home/dev/t{n}");
+            host.spawn_as("dev", &line)
+        };
+        let mut claims = (0..4).map(claim).collect::<Result<Vec<_>>>()?;
+        let mut opened = Vec::new();
+        for claim in &mut claims {
+            let output = claim.wait(SOON)?;
+            if output.success() {
+                let session = Session::of(output.json()?)?;
+                // At once: whoever is behind shall find nothing in the way.
+                session.stop(host)?;
+                opened.push(session.id);
+            }
+        }
+        ensure!(opened == [id.clone()], "opened: {opened:?}");
+        puts_back(host)
+    })
+}
+
+/// Its answer goes through a pipe, so it waits in the foreground.
+fn images(host: &Host) -> Result<()> {
+    has_people(host, "groups = [\"leads\"]")?;
+    leaves_nothing(host, &["myapp"], |_| {
+        let line = "exec godebugctl --json goroutines myapp --reason 'all stand'";
+        let mut looking = host.spawn_as("dev", line)?;
+        let id = wait_for_request(host)?;
+        holds_nothing(host, &id)?;
+        let seen = pending(host, "lea")?;
+        ensure!(seen[0]["mode"] == "observe" && seen[0]["reason"] == "all stand", "{seen:?}");
+        let why = refused(claim(host, "dev", &id)?, 2, "usage").context("taken up as a session")?;
+        ensure!(why.contains("about images"), "{why}");
+        let other = "busctl call org.godebug1 /org/godebug1 org.godebug1.Manager ClaimImages s";
+        ensure!(!host.run_as("lea", &format!("{other} {id}"))?.success(), "taken up by another");
+        ensure!(!host.run_as("dev", &format!("{other} {id}"))?.success(), "taken up unapproved");
+        refused(ctl(host, "dev", &format!("approve {id}"))?, 3, "refused")?;
+        ctl(host, "lea", &format!("approve {id}"))?.exits(0)?;
+        let shown = looking.wait(SOON)?.exits(0)?.json()?;
+        ensure!(shown["groups"].as_array().is_some_and(|it| !it.is_empty()), "{shown}");
+        is_approved_by(host, &id, "lea")?;
+
+        // A no, and somebody who does not wait.
+        let mut looking =
+            host.spawn_as("dev", "exec godebugctl --json snapshot myapp --reason x")?;
+        let id = wait_for_request(host)?;
+        ctl(host, "lea", &format!("deny {id} --reason later"))?.exits(0)?;
+        let why = refused(looking.wait(SOON)?, 3, "refused")?;
+        ensure!(why.contains("later"), "{why}");
+        let mut looking =
+            host.spawn_as("dev", "exec godebugctl --json snapshot myapp --reason x")?;
+        wait_for_request(host)?;
+        looking.interrupt()?;
+        looking.wait(SOON)?.exits(1)?;
+        host.wait_until("the request is over", SOON, || Ok(pending(host, "root")?.is_empty()))?;
+        puts_back(host)
+    })
+}
+
+fn is_approved_by(host: &Host, id: &str, user: &str) -> Result<()> {
+    let trail = host.run(&format!("godebugctl --json audit show {id}"))?.exits(0)?.json()?;
+    let entries = trail["entries"].as_array().context("no entries")?;
+    let opening = entries.iter().find(|entry| entry["event"] == "opening").context("not opened")?;
+    ensure!(opening["details"]["approvals"][0]["user"] == user, "{opening}");
+    Ok(())
 }
 
 fn requests_end(host: &Host) -> Result<()> {

@@ -158,7 +158,8 @@ fn ide_is_set_up(ssh: &Ssh<'_>, at: &str) -> Result<()> {
     let said = ssh.host.laptop(&line)?.exits(0)?.stdout;
     ensure!(said.contains("launch.json has \"godebug: app@9\" now"), "{said}");
     let text = std::fs::read_to_string(&file)?;
-    for part in ["// mine", "\"test\"", "\"godebug: app@9\"", "2345"] {
+    // Where it was built is in the program.
+    for part in ["// mine", "\"test\"", "\"godebug: app@9\"", "2345", "\"/opt/samples/src/shop\""] {
         ensure!(text.contains(part), "{part} is not in it: {text}");
     }
     let list = ssh.run(&format!("godebugctl {at} --json list"))?.exits(0)?.json()?;

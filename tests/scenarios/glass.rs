@@ -90,6 +90,10 @@ fn broken_glass(host: &Host) -> Result<()> {
         let list = host.ok("godebugctl audit list")?;
         ensure!(list.contains("GLASS BROKEN"), "{list}");
 
+        // An image is no less of an alarm.
+        let line = format!("godebugctl --json goroutines myapp {glass}");
+        refused(host.run_as("dev", &line)?, 4, "target").context("beside a debugger")?;
+
         // It is a matter for somebody else, and for afterwards.
         let review = format!("godebugctl --json audit review {} --note 'it was right'", session.id);
         refused(host.run_as("lea", &review)?, 3, "refused").context("while it goes on")?;
@@ -107,6 +111,9 @@ fn broken_glass(host: &Host) -> Result<()> {
         ensure!(human.contains("OPS-1: orders are lost") && human.contains(&session.id), "{human}");
         host.run_as("lea", &review)?.exits(0)?;
         ensure!(reviews(host, "lea")?.is_empty());
+        host.run_as("dev", &line)?.exits(0)?;
+        let open = reviews(host, "lea")?;
+        ensure!(open.len() == 1 && open[0]["details"]["mode"] == "observe", "an image: {open:?}");
         refused(host.run_as("lea", &review)?, 2, "usage").context("twice")?;
         host.ok("godebugctl audit verify").map(drop)
     })

@@ -7,6 +7,7 @@ use crate::support::{SOON, Session, leaves_nothing, refused};
 
 pub(crate) const ALL: &[Scenario] = &[
     Scenario::new("without_an_agent_godebugctl_asks_for_the_password_itself", own_agent),
+    Scenario::new("person_is_asked_when_the_end_comes_near", more_time),
     Scenario::new("key_of_the_checkpoints_is_encrypted_where_the_host_can", encrypted_key),
     Scenario::new("logrotate_keeps_the_chain", rotation),
 ];
@@ -48,6 +49,27 @@ fn own_agent(host: &Host) -> Result<()> {
         let why = refused(host.run_as("carol", &line)?, 3, "refused")?;
         ensure!(why.contains("there was nobody to ask") && why.contains("terminal"), "{why}");
         Ok(())
+    })
+}
+
+fn more_time(host: &Host) -> Result<()> {
+    leaves_nothing(host, &["myapp"], |_| {
+        let line = "godebugctl attach myapp --ttl 62s";
+        let mut terminal = host
+            .spawn(&format!("exec script --quiet --return --flush --command '{line}' /dev/null"))?;
+        let shows = |terminal: &godebug_tests::Spawned, what: &str| {
+            host.wait_until(what, SOON, || Ok(terminal.stdout().contains(what)))
+                .with_context(|| terminal.stdout())
+        };
+        shows(&terminal, "Give it 1m 2s more? [y/N]")?;
+        let before = host.run("godebugctl --json list")?.exits(0)?.json()?;
+        terminal.type_line("y")?;
+        shows(&terminal, "the session has a new end")?;
+        let after = host.run("godebugctl --json list")?.exits(0)?.json()?;
+        ensure!(after[0]["expires_at"].as_str() > before[0]["expires_at"].as_str(), "{after}");
+        let session = Session::of(after[0].clone())?;
+        session.stop(host)?;
+        terminal.wait(SOON)?.exits(6).map(drop)
     })
 }
 

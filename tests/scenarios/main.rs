@@ -13,8 +13,10 @@ mod boots;
 mod chain;
 mod clock;
 mod consent;
+mod core;
 mod differential;
 mod ends;
+mod exec;
 mod export;
 mod far;
 mod forecast;
@@ -50,6 +52,8 @@ fn main() {
             survival::ALL,
             snapshot::ALL,
             observe::ALL,
+            exec::ALL,
+            core::ALL,
             far::ALL,
             outside::ALL,
             bad_input::ALL,

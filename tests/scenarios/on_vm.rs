@@ -22,6 +22,11 @@ pub(crate) fn start_ticker(vm: &Vm) -> Result<()> {
 
 /// A breakpoint, the stack, a value, on; all from the laptop.
 pub(crate) fn debugged(vm: &Vm, session: &Session) -> Result<()> {
+    debugged_after(vm, session, 1)
+}
+
+/// `ticks`: as many at least there have been.
+fn debugged_after(vm: &Vm, session: &Session, least: u64) -> Result<()> {
     let laptop = Laptop::connect(vm, session)?;
     let mut ide = laptop.dap()?;
     ide.attach()?;
@@ -35,7 +40,7 @@ pub(crate) fn debugged(vm: &Vm, session: &Session) -> Result<()> {
     let ticks = ide.evaluate(frame, "main.ticks")?;
     // dlv shows it in two notations.
     let count = ticks.split(' ').next().and_then(|count| count.parse::<u64>().ok());
-    ensure!(count.is_some_and(|count| count > 0), "no count of ticks: {ticks}");
+    ensure!(count.is_some_and(|count| count >= least), "no count of ticks: {ticks}");
     ide.set_function_breakpoints(&[])?;
     ide.resume(thread)
 }
@@ -61,6 +66,57 @@ pub(crate) fn observed(vm: &Vm) -> Result<()> {
     ensure!(stop["reason"] == "pause", "{stop}");
     drop(ide);
     session.stop(vm)
+}
+
+/// A service that is started with a debugger on it, from its main function on.
+pub(crate) fn started(vm: &Vm) -> Result<()> {
+    start_ticker(vm)?;
+    let line = format!(
+        "rm -f /tmp/ticket; godebugctl --json exec ticker --ttl 10m --detach --ticket /tmp/ticket \
+         --from {} --endpoint {}",
+        vm.laptop_address(),
+        vm.address()
+    );
+    let session = Session::of(vm.run(&line)?.exits(0)?.json()?)?;
+    // It stood at main: this is its first.
+    debugged_after(vm, &session, 0)?;
+    session.stop(vm)?;
+    ensure!(vm.ok("systemctl is-active ticker")?.trim() == "active");
+    Ok(())
+}
+
+/// A service crashes, the kernel hands its memory to systemd-coredump, and dlv reads what was kept.
+pub(crate) fn crashed(vm: &Vm) -> Result<()> {
+    vm.ok(
+        "systemd-run --quiet --unit=crasher -p User=shop -p LimitCORE=infinity -E GOTRACEBACK=crash \
+         /opt/samples/ticker",
+    )?;
+    vm.ok("sleep 2; systemctl kill --kill-whom=main --signal=ABRT crasher")?;
+    vm.wait_until("systemd-coredump has kept it", IN_TIME, &mut || {
+        let listed = vm.run("coredumpctl --no-pager list COREDUMP_UNIT=crasher.service")?;
+        Ok(listed.stdout.contains("present"))
+    })?;
+    let line = format!(
+        "rm -f /tmp/ticket; godebugctl --json core crasher --ttl 10m --detach --ticket /tmp/ticket \
+         --from {} --endpoint {}",
+        vm.laptop_address(),
+        vm.address()
+    );
+    let session = Session::of(vm.run(&line)?.exits(0)?.json()?)?;
+    let laptop = Laptop::connect(vm, &session)?;
+    let mut ide = laptop.dap()?;
+    ide.limit = IN_TIME;
+    ide.attach()?;
+    ide.configuration_done()?;
+    ide.wait_for_event_within("stopped", IN_TIME)?;
+    let threads = ide.threads()?;
+    ensure!(
+        threads.iter().any(|thread| thread["name"].to_string().contains("main.main")),
+        "{threads:?}"
+    );
+    drop(ide);
+    session.stop(vm)?;
+    vm.ok("! find /var/tmp -name core | grep -q . && rm /var/lib/systemd/coredump/*").map(drop)
 }
 
 /// What code inside a profile or a domain can do, tried by a process that goes there by itself.

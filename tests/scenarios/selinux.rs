@@ -10,7 +10,9 @@ use godebug_tests::{
 };
 
 use crate::{
-    on_vm::{IN_TIME, attempts, came_out, debugged, observed, open, start_ticker, told},
+    on_vm::{
+        IN_TIME, attempts, came_out, crashed, debugged, observed, open, start_ticker, started, told,
+    },
     support::{Laptop, Session, refused, text},
 };
 
@@ -18,6 +20,8 @@ pub(crate) const ALL: &[VmScenario] = &[
     VmScenario::new("session_turns_the_boolean_and_its_end_turns_it_back", Lsm::Selinux, whole),
     VmScenario::new("service_in_its_own_domain_is_debugged_or_refused", Lsm::Selinux, own_domain),
     VmScenario::new("image_is_taken_with_the_boolean_off", Lsm::Selinux, image),
+    VmScenario::new("service_is_started_under_a_debugger", Lsm::Selinux, start),
+    VmScenario::new("core_dump_of_a_real_crash_is_looked_into", Lsm::Selinux, core_dump),
     VmScenario::new("booleans_of_the_site_get_their_values_back", Lsm::Selinux, of_the_site),
     VmScenario::new("boolean_survives_neither_a_killed_daemon_nor_a_boot", Lsm::Selinux, lost),
 ];
@@ -204,6 +208,25 @@ fn image(vm: &Vm) -> Result<()> {
         vm.ok(&format!("setsebool {GATE} on; setsebool {GATE} off"))?;
         vm.ok("grep -q 'bool=debugger_can_network' /var/log/audit/audit.log")?;
         observed(vm)?;
+        no_denials(vm)?;
+        nothing_left_on(vm, &before)
+    })
+}
+
+/// The launcher asks the kernel to tell it of executions, and holds the service in its own domain's start.
+fn start(vm: &Vm) -> Result<()> {
+    told(vm, || {
+        let before = VmSnapshot::take(vm, &[])?;
+        started(vm)?;
+        no_denials(vm)?;
+        nothing_left_on(vm, &before)
+    })
+}
+
+fn core_dump(vm: &Vm) -> Result<()> {
+    told(vm, || {
+        let before = VmSnapshot::take(vm, &[])?;
+        crashed(vm)?;
         no_denials(vm)?;
         nothing_left_on(vm, &before)
     })

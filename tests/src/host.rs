@@ -658,6 +658,8 @@ fn start(name: &str, directory: &Path, cgroup: &Path, network: &Network) -> Resu
         .arg(cgroup)
         .args(["systemd-nspawn", "--quiet", "--register=no", "--keep-unit", "--notify-ready=yes"])
         .args(["--capability=all", "--resolv-conf=off", "--timezone=off", "--link-journal=no"])
+        // What a host has and nspawn keeps from a container: `exec` asks to be told of executions.
+        .arg("--system-call-filter=fanotify_init fanotify_mark")
         .arg(format!("--network-namespace-path=/run/netns/{}", network.host_namespace()))
         .arg(format!("--machine={name}"))
         .arg("--directory")

@@ -32,6 +32,7 @@ const PACKAGES: &[&str] = &[
     "passwd",
     "curl",
     "openssh-server",
+    "systemd-coredump",
     "delve",
     "golang-go",
     "python3-minimal",

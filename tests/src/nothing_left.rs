@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::{host::Host, machine::Machine, process::Process};
 
-const UNITS: &str = "'godebug-gateway@*' 'godebug-dlv@*' 'godebug-guard@*' 'godebug-repair@*' 'godebug-deadman@*' 'godebug-image@*' 'godebug-revoke@*' 'godebug-hook@*'";
+const UNITS: &str = "'godebug-gateway@*' 'godebug-dlv@*' 'godebug-guard@*' 'godebug-repair@*' 'godebug-deadman@*' 'godebug-image@*' 'godebug-exec@*' 'godebug-revoke@*' 'godebug-hook@*'";
 const PROGRAMS: &[&str] = &["dlv", "godebug-gateway", "godebug-image", "godebug-revoke"];
 /// What the daemon itself keeps in /run/godebug, session or not.
 const RUN_FILES: &[&str] = &["delve.json", "freeze.json", "lock", "policy.lock"];

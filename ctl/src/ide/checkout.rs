@@ -27,11 +27,40 @@ impl Checkout {
             .then(|| Self { folder: folder.to_owned() })
     }
 
-    /// From the paths here to those in the program, where they are known to differ: with -trimpath they begin with the
-    /// module's name.
-    pub(crate) fn paths(&self, target: &Inspection) -> Option<Value> {
-        let module = target.module.as_deref().filter(|_| target.trimpath)?;
-        Some(json!([{ "from": "${workspaceFolder}", "to": module }]))
+    /// From the paths here to those in the program, where they differ: with -trimpath they begin with the
+    /// module's name, else they are those of the machine on which it was built. `None` when nothing is known
+    /// of that.
+    pub(crate) fn paths(&self, target: &Inspection) -> Option<Vec<Value>> {
+        const HERE: &str = "${workspaceFolder}";
+        let pair = |from: &str, to: &str| json!({ "from": from, "to": to });
+        let module = target.module.as_deref()?;
+        if target.trimpath {
+            return Some(vec![pair(HERE, module)]);
+        }
+        let sources = &target.sources;
+        let built_in = sources.module.as_deref()?;
+        let mut paths = Vec::new();
+        if Path::new(built_in) != self.folder {
+            paths.push(pair(HERE, built_in));
+        }
+        for (name, there) in [("GOROOT", &sources.go), ("GOMODCACHE", &sources.module_cache)] {
+            let Some(there) = there.as_deref() else { continue };
+            // Without Go here there are no such files either.
+            if let Some(here) = self.go_says(name).filter(|here| here != there) {
+                paths.push(pair(&here, there));
+            }
+        }
+        Some(paths)
+    }
+
+    fn go_says(&self, name: &str) -> Option<String> {
+        let mut go = Command::new("go");
+        go.args(["env", name]).current_dir(&self.folder);
+        // It shall not fetch another Go to answer that.
+        go.env("GOTOOLCHAIN", "local").stdin(Stdio::null()).stderr(Stdio::null());
+        let told = go.output().ok().filter(|told| told.status.success())?;
+        let text = String::from_utf8(told.stdout).ok()?.trim().to_owned();
+        (!text.is_empty()).then_some(text)
     }
 
     /// What a person should know of before they trust the lines they see.

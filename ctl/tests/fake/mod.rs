@@ -353,6 +353,8 @@ fn info(unit: &str, request: &OpenRequest, gateway: SocketAddr) -> SessionInfo {
         login: Login::default(),
         approvals: Vec::new(),
         waits_for: None,
+        exec: None,
+        dump: None,
         break_glass: request.break_glass,
         close_reason: None,
         close_detail: None,

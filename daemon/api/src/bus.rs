@@ -34,9 +34,17 @@ pub trait Manager {
 
     /// Takes images of `unit`'s process; `request` is an `ImageRequest`. Answers the `SessionInfo` and
     /// a pipe with the lines that are found (`image::Line`); the session ends when it is done, or when
-    /// the asker leaves the bus.
+    /// the asker leaves the bus. Where others have to consent, it is that of a request that waits, and the
+    /// pipe is empty.
     #[zbus(allow_interactive_auth)]
     fn snapshot(&self, unit: &str, request: &str) -> Result<(String, OwnedFd), BusError>;
+
+    /// Takes up a request for images that others have consented to, as `snapshot` would.
+    #[zbus(allow_interactive_auth)]
+    fn claim_images(&self, id: &str) -> Result<(String, OwnedFd), BusError>;
+
+    /// The core dumps of a unit, or of the process that had a PID: an array of `KeptDump`.
+    fn dumps(&self, which: &str) -> Result<String, BusError>;
 
     /// What `open` would do: a `PlanDocument`.
     fn plan(&self, unit: &str, request: &str) -> Result<String, BusError>;

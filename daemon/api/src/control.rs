@@ -22,6 +22,12 @@ pub struct GatewayConfig {
     pub deadline: Deadline,
     /// For how long the target may stand.
     pub pause: PauseBudget,
+    /// The target was started for the session, and stands where it was caught until somebody comes.
+    #[serde(default)]
+    pub awaits_client: bool,
+    /// There is no target but a core: nothing stands, and there are no news of images.
+    #[serde(default)]
+    pub of_core: bool,
     /// Where a breakpoint is hit too often.
     pub hot: HotLimit,
     /// Whose values nobody is shown.

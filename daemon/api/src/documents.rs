@@ -4,8 +4,8 @@
 use crate::image::PauseLimit;
 use godebug_core::plan::Plan;
 use godebug_core::{
-    Approval, Cidr, CloseReason, Forecast, FreezeLimit, GuestName, Login, Mode, PauseBudget, Pid,
-    Reason, Refusal, SessionId, State, Ttl, UnitName,
+    Approval, Cidr, CloseReason, Dump, Forecast, FreezeLimit, GuestName, Login, Mode, PauseBudget,
+    Pid, Reason, Refusal, SessionId, StartAt, State, Ttl, UnitName,
 };
 use serde::{Deserialize, Serialize};
 
@@ -48,9 +48,40 @@ pub struct OpenRequest {
     /// Without the consent of others that the rule wants, as an alarm.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub break_glass: bool,
+    /// Start the unit for it, or start it again, and catch its process.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exec: Option<StartAt>,
+    /// Not the unit's process, but what is kept of one that crashed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dump: Option<DumpRequest>,
     /// For how long one image may stop the target, in mode observe.
     #[serde(default, rename = "max_pause_ms", skip_serializing_if = "PauseLimit::is_default")]
     pub max_pause: PauseLimit,
+}
+
+/// A session on a core dump.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DumpRequest {
+    /// Of the process that had this number; without it the latest.
+    #[serde(default)]
+    pub pid: Option<Pid>,
+    /// The program that crashed comes along as a file descriptor, after the symbols if there are any.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub executable: bool,
+}
+
+/// A core dump as `core --list` shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptDump {
+    pub unit: UnitName,
+    #[serde(flatten)]
+    pub dump: Dump,
+    /// Whose process it was.
+    pub uid: u32,
+    /// Why it cannot be read; `None` when it is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub missing: Option<String>,
 }
 
 /// What whoever has asked brings along when the session is opened that others have consented to. Of
@@ -167,6 +198,12 @@ pub struct SessionInfo {
     /// What it waits for, while it does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waits_for: Option<WaitsFor>,
+    /// The unit was started for it, and its process caught there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exec: Option<StartAt>,
+    /// It is about this, and not about a process.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dump: Option<Dump>,
     /// It was opened without the consent that the rule wants.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub break_glass: bool,
@@ -305,6 +342,8 @@ pub struct Inspection {
     /// `-ldflags`, `-gcflags`, `CGO_ENABLED`, `GOARCH` and so on, as the build recorded them.
     pub build_settings: Vec<(String, String)>,
     pub trimpath: bool,
+    #[serde(default)]
+    pub sources: Sources,
     pub optimised: bool,
     pub pie: bool,
     pub cgo: bool,
@@ -327,6 +366,20 @@ pub struct Inspection {
     /// What an image would do to it.
     #[serde(default)]
     pub image: Option<ImageForecast>,
+}
+
+/// Where a program's sources were when it was built. What is not known is left out, with `-trimpath` all.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sources {
+    /// The folder of the main module.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub module: Option<String>,
+    /// GOROOT.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub go: Option<String>,
+    /// GOMODCACHE.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub module_cache: Option<String>,
 }
 
 /// What taking an image does to a target, as far as can be told before.

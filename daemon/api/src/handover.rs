@@ -14,6 +14,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// Says which message it is, so that another program's socket is not taken for it.
 const GREETING: &[u8] = b"godebug-gateway 1";
+const GREETING_OF_DUMP: &[u8] = b"godebug-dump 1";
+/// Longer ones are cut, and are none of these then.
+const LONGEST_GREETING: usize = 32;
 
 /// The files that are handed over.
 #[derive(Debug)]
@@ -32,15 +35,9 @@ impl Handover {
     /// # Errors
     /// When the kernel has no room for it.
     pub fn into_socket(self) -> io::Result<OwnedFd> {
-        let (sender, receiver) =
-            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
         let files =
             [self.configuration.as_fd(), self.target_status.as_fd(), self.transcript.as_fd()];
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
-        let mut control = SendAncillaryBuffer::new(&mut space);
-        control.push(SendAncillaryMessage::ScmRights(&files));
-        sendmsg(&sender, &[IoSlice::new(GREETING)], &mut control, SendFlags::NOSIGNAL)?;
-        Ok(receiver)
+        send(GREETING, &files)
     }
 
     /// The files that such a socket holds. Does not wait: they are in it before the gateway starts.
@@ -48,30 +45,59 @@ impl Handover {
     /// # Errors
     /// When it is no such socket, or does not hold exactly these.
     pub fn from_socket(socket: BorrowedFd<'_>) -> io::Result<Self> {
-        let mut greeting = [0; GREETING.len() + 1];
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
-        let mut control = RecvAncillaryBuffer::new(&mut space);
-        let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
-        let mut text = [IoSliceMut::new(&mut greeting)];
-        let received = recvmsg(socket, &mut text, &mut control, flags)?;
-        let mut files: Vec<OwnedFd> = control
-            .drain()
-            .filter_map(|message| match message {
-                RecvAncillaryMessage::ScmRights(files) => Some(files),
-                _ => None,
-            })
-            .flatten()
-            .collect();
-        let whole = !received.flags.contains(ReturnFlags::CTRUNC);
-        match (files.pop(), files.pop(), files.pop()) {
-            (Some(transcript), Some(target_status), Some(configuration))
-                if whole && greeting[..received.bytes] == *GREETING =>
-            {
-                Ok(Self { configuration, target_status, transcript })
-            }
-            _ => Err(io::Error::new(io::ErrorKind::InvalidData, "it does not hold what it should")),
-        }
+        let [configuration, target_status, transcript] = receive(GREETING, socket)?;
+        Ok(Self { configuration, target_status, transcript })
     }
+}
+
+/// The same for dlv's unit of a session on a core dump: a socket that holds the dump, and the program that
+/// crashed.
+///
+/// # Errors
+/// When the kernel has no room for it.
+pub fn hand_over_dump(dump: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    send(GREETING_OF_DUMP, &[dump, program])
+}
+
+/// Dump and program.
+///
+/// # Errors
+/// When it is no such socket.
+pub fn receive_dump(socket: BorrowedFd<'_>) -> io::Result<[OwnedFd; 2]> {
+    receive(GREETING_OF_DUMP, socket)
+}
+
+fn send(greeting: &[u8], files: &[BorrowedFd<'_>]) -> io::Result<OwnedFd> {
+    let (sender, receiver) =
+        socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    control.push(SendAncillaryMessage::ScmRights(files));
+    sendmsg(&sender, &[IoSlice::new(greeting)], &mut control, SendFlags::NOSIGNAL)?;
+    Ok(receiver)
+}
+
+fn receive<const N: usize>(greeting: &[u8], socket: BorrowedFd<'_>) -> io::Result<[OwnedFd; N]> {
+    let mut text = [0; LONGEST_GREETING];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
+    let received = recvmsg(socket, &mut [IoSliceMut::new(&mut text)], &mut control, flags)?;
+    let files: Vec<OwnedFd> = control
+        .drain()
+        .filter_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(files) => Some(files),
+            _ => None,
+        })
+        .flatten()
+        .collect();
+    let whole = !received.flags.contains(ReturnFlags::CTRUNC);
+    let said = text.get(..received.bytes).unwrap_or_default();
+    let wrong = || io::Error::new(io::ErrorKind::InvalidData, "it does not hold what it should");
+    if !whole || said != greeting {
+        return Err(wrong());
+    }
+    files.try_into().map_err(|_| wrong())
 }
 
 #[cfg(test)]

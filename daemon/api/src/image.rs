@@ -26,6 +26,9 @@ pub struct ImageRequest {
     /// How long a line may be waited at.
     #[serde(default, rename = "patience_s")]
     pub patience: Patience,
+    /// Without the consent of others that the rule wants, as an alarm.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub break_glass: bool,
 }
 
 /// What the image is for.

@@ -3,7 +3,7 @@
 //! A grant is data, so that it can be written to the ledger before it is taken and undone by a
 //! process that knows nothing else. Secrets are never part of it.
 
-use crate::words::{BooleanName, Pid, Port, SessionId};
+use crate::words::{BooleanName, Pid, Port, SessionId, UnitName};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -20,6 +20,10 @@ pub enum Grant {
     Guard { unit: String },
     /// dlv, attached to the target.
     Debugger { unit: String, pid: Pid },
+    /// The process that caught the target as it was executed, and holds it until dlv does.
+    Launcher { unit: String },
+    /// The target's unit, which did not run before the session.
+    Started { unit: UnitName },
     /// The process that takes images of the target.
     Image { unit: String, pid: Pid },
     /// The variant of the gateway's AppArmor profile that lets it onto the network. It is one for the
@@ -58,6 +62,10 @@ impl Grant {
         Self::Debugger { unit: debugger_unit(id), pid }
     }
 
+    pub fn launcher(id: &SessionId) -> Self {
+        Self::Launcher { unit: launcher_unit(id) }
+    }
+
     pub fn image(id: &SessionId, pid: Pid) -> Self {
         Self::Image { unit: image_unit(id), pid }
     }
@@ -72,6 +80,7 @@ impl fmt::Display for Grant {
         match self {
             Self::DeadMan { unit }
             | Self::Guard { unit }
+            | Self::Launcher { unit }
             | Self::Debugger { unit, .. }
             | Self::Image { unit, .. } => f.write_str(unit),
             Self::Gateway { unit, port } => write!(f, "{unit} on port {port}"),
@@ -81,6 +90,7 @@ impl fmt::Display for Grant {
                 write!(f, "SELinux boolean {name} {}", if *value { "on" } else { "off" })
             }
             Self::FirewalldRule { zone, rule } => write!(f, "firewalld zone {zone}: {rule}"),
+            Self::Started { unit } => write!(f, "{unit}, which did not run before"),
             Self::Drained => f.write_str("taken out of its pool, by the drain hook"),
         }
     }
@@ -92,6 +102,10 @@ pub fn debugger_unit(id: &SessionId) -> String {
 
 pub fn image_unit(id: &SessionId) -> String {
     format!("godebug-image@{id}.service")
+}
+
+pub fn launcher_unit(id: &SessionId) -> String {
+    format!("godebug-exec@{id}.service")
 }
 
 pub fn guard_unit(id: &SessionId) -> String {

@@ -6,12 +6,13 @@
 
 use crate::consent::{Approval, Login};
 use crate::deadline::Deadline;
+use crate::dump::Dump;
 use crate::forecast::Forecast;
 use crate::grant::{Grant, debugger_unit, image_unit};
 use crate::pause::PauseBudget;
 use crate::program::Program;
 use crate::state::CloseReason;
-use crate::words::{Cidr, InvocationId, Mode, Pid, Port, Reason, SessionId, UnitName};
+use crate::words::{Cidr, InvocationId, Mode, Pid, Port, Reason, SessionId, StartAt, UnitName};
 use serde::{Deserialize, Serialize};
 
 /// What a session is about: the first record of its ledger.
@@ -63,6 +64,12 @@ pub struct Opened {
     /// Whose consent the rule wanted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub approvals: Vec<Approval>,
+    /// The target was started for the session.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exec: Option<StartAt>,
+    /// There is no process: dlv reads this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dump: Option<Dump>,
     /// It was opened without the consent that the rule wants.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub break_glass: bool,
@@ -77,7 +84,7 @@ impl Opened {
 
     /// Whether the target is only ever copied: no dlv attaches to it.
     pub fn takes_images(&self) -> bool {
-        self.mode == Mode::Observe
+        self.mode == Mode::Observe && self.dump.is_none()
     }
 
     /// The unit of whatever traces the target.
@@ -277,6 +284,8 @@ mod tests {
             program: None,
             login: Login::default(),
             approvals: Vec::new(),
+            exec: None,
+            dump: None,
             break_glass: false,
         };
         Record::Opened { version: VERSION, session: Box::new(session) }

@@ -8,6 +8,7 @@ pub mod chain;
 pub mod consent;
 pub mod deadline;
 pub mod delve;
+mod dump;
 pub mod error;
 pub mod forecast;
 pub mod grant;
@@ -23,6 +24,7 @@ pub mod words;
 
 pub use consent::{Approval, Login, same_person};
 pub use deadline::{Deadline, Now};
+pub use dump::Dump;
 pub use error::{Code, Refusal};
 pub use forecast::{Forecast, FreezeLimit};
 pub use hot::HotLimit;
@@ -31,6 +33,6 @@ pub use process_state::ProcessState;
 pub use program::Program;
 pub use state::{CloseReason, Event, IllegalMove, State, next};
 pub use words::{
-    BooleanName, Cidr, GuestName, InvocationId, Mode, Pid, Port, Reason, SessionId, Ttl, UnitName,
-    WordError,
+    BooleanName, Cidr, GuestName, InvocationId, Mode, Pid, Port, Reason, SessionId, StartAt, Ttl,
+    UnitName, WordError,
 };

@@ -4,8 +4,9 @@
 //! ledger records each step before it is taken.
 
 use crate::delve::Debugger;
+use crate::dump::Dump;
 use crate::grant::Grant;
-use crate::words::{BooleanName, Cidr, Mode, Pid, Port, SessionId, Ttl, UnitName};
+use crate::words::{BooleanName, Cidr, Mode, Pid, Port, SessionId, StartAt, Ttl, UnitName};
 use serde::{Deserialize, Serialize};
 
 /// What the host is like, as far as a plan depends on it.
@@ -20,6 +21,12 @@ pub struct Facts {
     /// The SELinux booleans that a session needs, that of the gateway the first.
     #[serde(default)]
     pub booleans: Vec<Boolean>,
+    /// The target is started for the session.
+    #[serde(default)]
+    pub exec: Option<Exec>,
+    /// There is no process: dlv reads this.
+    #[serde(default)]
+    pub dump: Option<Dump>,
     /// The host has hooks that take the service out of its pool, or put it back.
     pub drains: bool,
 }
@@ -30,6 +37,14 @@ pub struct Boolean {
     pub name: BooleanName,
     pub value: bool,
     pub found: bool,
+}
+
+/// A target that is started for the session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exec {
+    pub at: StartAt,
+    /// The unit ran before, and is restarted.
+    pub was_running: bool,
 }
 
 /// What confines the processes of a session, besides systemd's sandbox.
@@ -100,11 +115,17 @@ pub struct Plan {
 pub fn plan(wanted: &Wanted, facts: &Facts) -> Plan {
     let remote = wanted.sources.iter().any(|source| !source.is_loopback());
     let mut steps = vec![dead_man(&wanted.id)];
-    if wanted.mode == Mode::Observe {
+    if let Some(dump) = &facts.dump {
+        steps.push(reader(wanted, facts, dump));
+    } else if wanted.mode == Mode::Observe {
         steps.extend([guard(&wanted.id), observer(wanted, facts)]);
     } else {
+        if let Some(exec) = facts.exec {
+            steps.extend((!exec.was_running).then(|| started(facts)));
+            steps.push(launcher(wanted, facts, exec));
+        }
         // A service that does not stand need not leave its pool.
-        if facts.drains {
+        if facts.drains && facts.exec.is_none() {
             steps.push(drained(facts));
         }
         steps.extend([debugger(wanted, facts), guard(&wanted.id)]);
@@ -151,6 +172,28 @@ fn dead_man(id: &SessionId) -> Step {
     }
 }
 
+fn started(facts: &Facts) -> Step {
+    Step {
+        grant: Grant::Started { unit: facts.unit.clone() },
+        start: Start::InOrder,
+        does: format!("start {}, which does not run", facts.unit),
+        undo: "stop it again".to_owned(),
+        ends_by_itself: "the dead man stops it".to_owned(),
+    }
+}
+
+fn launcher(wanted: &Wanted, facts: &Facts, exec: Exec) -> Step {
+    let first =
+        if exec.was_running { format!("restart {}, and ", facts.unit) } else { String::new() };
+    Step {
+        grant: Grant::launcher(&wanted.id),
+        start: Start::InOrder,
+        does: format!("{first}catch its process as systemd executes it, and hold it for dlv"),
+        undo: "let it go; the service runs on as systemd has started it".to_owned(),
+        ends_by_itself: "it lets go when dlv does not come within a minute".to_owned(),
+    }
+}
+
 fn drained(facts: &Facts) -> Step {
     Step {
         grant: Grant::Drained,
@@ -182,6 +225,20 @@ fn debugger(wanted: &Wanted, facts: &Facts) -> Step {
         undo: "cut its clients, halt, clear breakpoints, detach, check the program's text"
             .to_owned(),
         ends_by_itself: "systemd's RuntimeMaxSec, by the same orderly way".to_owned(),
+    }
+}
+
+fn reader(wanted: &Wanted, facts: &Facts, dump: &Dump) -> Step {
+    Step {
+        grant: Grant::debugger(&wanted.id, dump.pid),
+        start: Start::Overlapping,
+        does: format!(
+            "unpack the core dump of process {} of {}, and let dlv {} ({}) read it, as nobody, on a Unix \
+             socket, without network",
+            dump.pid, facts.unit, facts.debugger.version, facts.debugger.path
+        ),
+        undo: "end it; what was unpacked goes with it".to_owned(),
+        ends_by_itself: "systemd's RuntimeMaxSec".to_owned(),
     }
 }
 
@@ -325,6 +382,8 @@ mod tests {
             firewall,
             confinement: Confinement::None,
             booleans: Vec::new(),
+            exec: None,
+            dump: None,
             drains: false,
         }
     }
@@ -380,6 +439,27 @@ mod tests {
         else {
             panic!("{grants:?}");
         };
+    }
+
+    #[test]
+    fn a_unit_that_did_not_run_is_stopped_after_whoever_debugs_it_has_gone() {
+        let exec = |was_running| Some(Exec { at: StartAt::Main, was_running });
+        let facts = Facts { exec: exec(false), drains: true, ..facts(Firewall::Nftables) };
+        let stopped = plan(&wanted(&["127.0.0.1"]), &facts);
+        let grants: Vec<&Grant> = stopped.steps.iter().map(|step| &step.grant).collect();
+        let [
+            Grant::DeadMan { .. },
+            Grant::Started { .. },
+            Grant::Launcher { .. },
+            Grant::Debugger { .. },
+            Grant::Guard { .. },
+            Grant::Gateway { .. },
+        ] = grants.as_slice()
+        else {
+            panic!("{grants:?}");
+        };
+        let ran = plan(&wanted(&["127.0.0.1"]), &Facts { exec: exec(true), ..facts });
+        assert!(!ran.steps.iter().any(|step| matches!(step.grant, Grant::Started { .. })));
     }
 
     #[test]

@@ -427,6 +427,47 @@ impl fmt::Display for Mode {
     }
 }
 
+/// Where a program that is started for a session stands when its debugger has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StartAt {
+    /// At its first instruction, before any of Go's or its own code has run.
+    Entry,
+    /// At its main function: what packages do at their start is done.
+    Main,
+    /// Nowhere; it runs on.
+    Nowhere,
+}
+
+impl StartAt {
+    /// As `godebug-dlvctl ready` knows it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Entry => "entry",
+            Self::Main => "main",
+            Self::Nowhere => "nowhere",
+        }
+    }
+}
+
+impl FromStr for StartAt {
+    type Err = WordError;
+
+    fn from_str(text: &str) -> Result<Self, WordError> {
+        let all = [Self::Entry, Self::Main, Self::Nowhere];
+        let found = all.into_iter().find(|at| at.as_str() == text);
+        found.ok_or_else(|| {
+            WordError::new(format!("{} is none of entry, main, nowhere", shown(text)))
+        })
+    }
+}
+
+impl fmt::Display for StartAt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
 /// Why a person opens a session: one line of at most 400 characters without control characters.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reason(String);

@@ -35,6 +35,12 @@ struct Breakpoint {
 }
 
 #[derive(Deserialize)]
+struct MadeBreakpoint {
+    #[serde(rename = "Breakpoint")]
+    breakpoint: Breakpoint,
+}
+
+#[derive(Deserialize)]
 struct Anything {}
 
 #[derive(Serialize)]
@@ -71,6 +77,19 @@ impl Dlv {
         self.0.ask("RPCServer.Command", json!({ "name": "continue" }), by)?;
         let asked = self.0.ask("RPCServer.State", AT_ONCE, by)?;
         self.0.answer::<WithState>(asked, by).map(drop)
+    }
+
+    /// Lets the target run to the beginning of this function, and returns when it stands there or has
+    /// ended. It must be stopped.
+    pub(crate) fn run_to(&mut self, function: &str, by: Instant) -> Result<State, RpcError> {
+        let breakpoint = json!({ "Breakpoint": { "functionName": function, "line": -1 } });
+        let made: MadeBreakpoint = self.0.call("RPCServer.CreateBreakpoint", breakpoint, by)?;
+        let ran: WithState = self.0.call("RPCServer.Command", json!({ "name": "continue" }), by)?;
+        if !ran.state.exited {
+            let id = json!({ "Id": made.breakpoint.id });
+            self.0.call::<Anything>("RPCServer.ClearBreakpoint", id, by)?;
+        }
+        Ok(ran.state)
     }
 
     /// Removes every breakpoint that somebody has set, and returns how many there were. dlv's own

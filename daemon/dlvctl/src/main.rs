@@ -9,34 +9,51 @@ mod gateway;
 mod process;
 mod ready;
 mod summary;
+mod unpack;
 
-use godebug_api::Pid;
+use godebug_api::{Pid, WordError};
+use ready::Begins;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use unpack::Expected;
 
 const USAGE: &str = "\
-usage: godebug-dlvctl ready SOCKET PID DLV_PID [DLV_LOG]
+usage: godebug-dlvctl ready SOCKET PID DLV_PID [DLV_LOG [entry|main|nowhere|core]]
        godebug-dlvctl detach SOCKET PID [CONTROL_SOCKET]
+       godebug-dlvctl unpack FOLDER LIMIT BUILD [vouched-for]
 
-ready waits until the dlv that listens on SOCKET has attached to process PID and lets it run.
-detach clears every breakpoint, detaches dlv from PID and leaves PID running.";
+ready waits until the dlv that listens on SOCKET has attached to process PID and lets it run; or, for a
+process that a SIGSTOP holds at its first instruction, until it stands where it shall; or, for a core,
+until dlv answers.
+detach clears every breakpoint, detaches dlv from PID and leaves PID running.
+unpack makes FOLDER/core and FOLDER/program of the dump and the program on standard input (a socket).";
 
 /// What it was asked to do.
 #[derive(Debug, PartialEq, Eq)]
 enum Task {
-    Ready { socket: PathBuf, target: Pid, dlv: Pid, log: Option<PathBuf> },
+    Ready { socket: PathBuf, target: Pid, dlv: Pid, log: Option<PathBuf>, start: Begins },
+    Unpack { folder: PathBuf, limit: u64, expected: Expected },
     Detach { socket: PathBuf, target: Pid, control: Option<PathBuf> },
 }
 
 fn main() -> ExitCode {
     match parse(std::env::args_os().skip(1)) {
-        Ok(Task::Ready { socket, target, dlv, log }) => {
-            match ready::wait(&socket, target, dlv, &ready::Patience::default()) {
+        Ok(Task::Ready { socket, target, dlv, log, start }) => {
+            match ready::wait(&socket, target, dlv, start, &ready::Patience::default()) {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => {
                     eprintln!("{error}");
                     eprint!("{}", ready::last_words(log.as_deref()));
+                    ExitCode::FAILURE
+                }
+            }
+        }
+        Ok(Task::Unpack { folder, limit, expected }) => {
+            match unpack::unpack(&folder, limit, &expected) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => {
+                    eprintln!("{error}");
                     ExitCode::FAILURE
                 }
             }
@@ -62,14 +79,29 @@ fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Task, String> {
     let path = |index: usize| arguments.get(index).map(PathBuf::from);
     let socket = path(1).unwrap_or_default();
     match (arguments.first().and_then(|word| word.to_str()), arguments.len()) {
-        (Some("ready"), 4..=5) => {
-            Ok(Task::Ready { socket, target: pid(2)?, dlv: pid(3)?, log: path(4) })
+        (Some("ready"), 4..=6) => {
+            let start = match arguments.get(5).map(|word| word.to_str().unwrap_or("?")) {
+                None => Begins::Attached,
+                Some("core") => Begins::Core,
+                Some(at) => {
+                    Begins::Started(at.parse().map_err(|error: WordError| error.to_string())?)
+                }
+            };
+            Ok(Task::Ready { socket, target: pid(2)?, dlv: pid(3)?, log: path(4), start })
+        }
+        (Some("unpack"), 4..=5) => {
+            let text =
+                |index: usize| arguments.get(index).and_then(|word| word.to_str()).unwrap_or("?");
+            let limit = text(2).parse().map_err(|error| format!("{}: {error}", text(2)))?;
+            let expected =
+                Expected { build: text(3).to_owned(), vouched_for: arguments.len() == 5 };
+            Ok(Task::Unpack { folder: socket, limit, expected })
         }
         (Some("detach"), 3..=4) => Ok(Task::Detach { socket, target: pid(2)?, control: path(3) }),
-        (Some("ready" | "detach"), count) => {
+        (Some("ready" | "detach" | "unpack"), count) => {
             Err(format!("wrong number of arguments: {}", count - 1))
         }
-        _ => Err("the first argument is \"ready\" or \"detach\"".to_owned()),
+        _ => Err("the first argument is \"ready\", \"detach\" or \"unpack\"".to_owned()),
     }
 }
 
@@ -92,6 +124,7 @@ mod tests {
                 target: pid(12),
                 dlv: pid(34),
                 log: Some("/log".into()),
+                start: Begins::Attached,
             })
         );
         assert_eq!(

@@ -4,8 +4,8 @@
 //! It is asked on one connection: dlv keeps a descriptor of every connection that says nothing.
 
 use crate::dlv::Dlv;
-use crate::process::Watch;
-use godebug_api::Pid;
+use crate::process::{Watch, let_run};
+use godebug_api::{Pid, StartAt};
 use godebug_dlvctl::rpc::RpcError;
 use godebug_dlvctl::text::printable;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -17,6 +17,17 @@ use std::time::{Duration, Instant};
 const PAUSE: Duration = Duration::from_millis(5);
 /// How much of what dlv printed is repeated.
 const LAST_WORDS: u64 = 2048;
+
+/// What dlv is made ready for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Begins {
+    /// A process that runs, and runs on.
+    Attached,
+    /// A process that a SIGSTOP holds at its first instruction.
+    Started(StartAt),
+    /// A core: there is no process.
+    Core,
+}
 
 /// How long to wait for what.
 pub(crate) struct Patience {
@@ -44,6 +55,18 @@ pub(crate) enum NotReady {
          started with --continue for that"
     )]
     Stopped(Pid, Duration),
+    #[error("the process cannot be let run: {0}")]
+    Held(io::Error),
+    #[error(
+        "process {0} ended before it came to its main function; look at what it does before with \
+         --stop-at entry"
+    )]
+    EndedBeforeMain(Pid),
+    #[error(
+        "process {0} did not come to its main function in time; look at what it does before with \
+         --stop-at entry"
+    )]
+    SlowStart(Pid),
     #[error("process {0} has exited while dlv attached to it")]
     TargetExited(Pid),
     #[error("dlv's socket cannot be used: {0}")]
@@ -53,11 +76,12 @@ pub(crate) enum NotReady {
 }
 
 /// Returns when the dlv with PID `dlv`, listening on `socket`, has attached to `target` and the
-/// target runs.
+/// target runs, or stands where it is to `start`.
 pub(crate) fn wait(
     socket: &Path,
     target: Pid,
     dlv: Pid,
+    begins: Begins,
     patience: &Patience,
 ) -> Result<(), NotReady> {
     let by = Instant::now() + patience.total;
@@ -82,7 +106,11 @@ pub(crate) fn wait(
         match connection.state(by) {
             Ok(state) if state.exited => return Err(NotReady::TargetExited(target)),
             Ok(state) if state.running => return Ok(()),
-            Ok(_) => {}
+            Ok(_) => match begins {
+                Begins::Attached => {}
+                Begins::Started(start) => return begin(&mut connection, target, start, by),
+                Begins::Core => return Ok(()),
+            },
             Err(error) if error.target_has_exited() => return Err(NotReady::TargetExited(target)),
             Err(RpcError::Timeout(_)) => return Err(slow()),
             // dlv's end closes its socket a little earlier than it can be seen.
@@ -96,6 +124,26 @@ pub(crate) fn wait(
         }
         std::thread::sleep(PAUSE);
     }
+}
+
+/// Lets a program that stands at its first instruction run as far as it shall.
+fn begin(dlv: &mut Dlv, target: Pid, start: StartAt, by: Instant) -> Result<(), NotReady> {
+    // dlv holds every thread by now: it is the only one that can let them run.
+    let_run(target).map_err(NotReady::Held)?;
+    let began = match start {
+        StartAt::Entry => Ok(()),
+        StartAt::Nowhere => dlv.resume(by),
+        StartAt::Main => match dlv.run_to("main.main", by) {
+            Ok(state) if state.exited => return Err(NotReady::EndedBeforeMain(target)),
+            Ok(_) => Ok(()),
+            Err(error) => Err(error),
+        },
+    };
+    began.map_err(|error| match error {
+        error if error.target_has_exited() => NotReady::EndedBeforeMain(target),
+        RpcError::Timeout(_) => NotReady::SlowStart(target),
+        error => NotReady::Rpc(error),
+    })
 }
 
 fn is_early(error: &io::Error) -> bool {
@@ -156,7 +204,13 @@ mod tests {
 
         fn wait(&self) -> Result<(), NotReady> {
             let target = Pid::try_from(std::process::id()).unwrap();
-            wait(&self.socket(), target, Pid::try_from(self.dlv.id()).unwrap(), &QUICK)
+            wait(
+                &self.socket(),
+                target,
+                Pid::try_from(self.dlv.id()).unwrap(),
+                Begins::Attached,
+                &QUICK,
+            )
         }
 
         /// Answers each State with the next of `states`, the last again and again.

@@ -163,6 +163,8 @@ mod tests {
         let port = free.local_addr().unwrap().port();
         drop(free);
         let config = GatewayConfig {
+            awaits_client: false,
+            of_core: false,
             id: "0123abcd".parse().unwrap(),
             mode: "step".parse().unwrap(),
             port: port.try_into().unwrap(),

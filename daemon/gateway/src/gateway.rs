@@ -104,7 +104,11 @@ impl Gateway {
                 redactor: Redactor::new(config.redact),
                 kept: config.transcript_values,
             }),
-            keeper: Arc::new(Keeper::new(Target::new(target_status), config.pause, config.hot)),
+            keeper: Arc::new(
+                Keeper::new(Target::new(target_status), config.pause, config.hot)
+                    .awaiting_a_client(config.awaits_client)
+                    .of_core(config.of_core),
+            ),
             transcript: Arc::new(transcript),
             clients: Clients::default(),
             sources: config.sources,
@@ -137,6 +141,7 @@ impl Gateway {
         let (cut, kept) = (shared.cut.clone(), Arc::clone(&shared));
         shared.tasks.spawn(async move {
             match kept.mode {
+                _ if kept.keeper.is_of_core() => None,
                 Mode::Observe => cut.run_until_cancelled(images::record(kept)).await,
                 Mode::Step | Mode::Modify => cut.run_until_cancelled(keep(kept)).await,
             }

@@ -22,6 +22,8 @@ const PAUSE: Duration = Duration::from_millis(25);
 const WORTH_A_RECORD: Duration = Duration::from_millis(100);
 /// Attempts to let the target run, before the session ends for it.
 const TRIES: u32 = 3;
+/// How long a target that was started for the session stands for its first client. It serves nobody yet.
+const FIRST_CLIENT: Duration = Duration::from_secs(300);
 
 /// What is known of the target's stops.
 pub(crate) struct Keeper {
@@ -36,6 +38,10 @@ pub(crate) struct Keeper {
     /// The target was let go, and has not stopped since.
     is_let_go: AtomicBool,
     let_go: AtomicU64,
+    /// There is a core in the target's place.
+    is_of_core: bool,
+    /// Until when the target may stand where it was started, with nobody there yet.
+    awaits_until: Option<Instant>,
     /// How long it stood for images: all of them, and the longest.
     images: Mutex<(Duration, Duration)>,
 }
@@ -51,8 +57,23 @@ impl Keeper {
             has_begun: AtomicBool::new(false),
             is_let_go: AtomicBool::new(false),
             let_go: AtomicU64::new(0),
+            is_of_core: false,
+            awaits_until: None,
             images: Mutex::default(),
         }
+    }
+
+    /// A target that was started for the session stands until its first client comes.
+    pub(crate) fn awaiting_a_client(self, awaits: bool) -> Self {
+        Self { awaits_until: awaits.then(|| Instant::now() + FIRST_CLIENT), ..self }
+    }
+
+    pub(crate) fn of_core(self, is_of_core: bool) -> Self {
+        Self { is_of_core, ..self }
+    }
+
+    pub(crate) fn is_of_core(&self) -> bool {
+        self.is_of_core
     }
 
     /// The session is active: from now on its stops count.
@@ -168,14 +189,16 @@ fn unpoisoned<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub(crate) async fn keep(shared: Arc<Shared>) {
     let mut looks = interval(PAUSE);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut failures = 0;
+    let (mut failures, mut came) = (0, false);
     loop {
         looks.tick().await;
         let attended = shared.clients.is_anybody_there();
         if attended {
             shared.keeper.begin();
         }
-        if !shared.keeper.has_begun.load(Relaxed) {
+        came |= attended;
+        let may_wait = !came && shared.keeper.awaits_until.is_some_and(|it| Instant::now() < it);
+        if may_wait || !shared.keeper.has_begun.load(Relaxed) {
             continue;
         }
         let Some(Look { due, over, hot }) = shared.keeper.look(attended) else { return };
@@ -236,6 +259,8 @@ async fn let_go(shared: &Shared, spent: Spent) -> Result<(), DlvError> {
     // Empty where it ran already.
     let Some(off) = off else { return Ok(()) };
     let keeper = &shared.keeper;
+    // Whatever stops it before the next look, as a breakpoint that is set does for a moment, is another stop.
+    keeper.resumed();
     keeper.was_let_go();
     keeper.let_go.fetch_add(1, Relaxed);
     let why = match spent {

@@ -155,7 +155,10 @@ impl Judge {
     fn dap(&mut self, frame: Frame<'_>, out: &mut Screened) -> Result<(), String> {
         let request = dap::request(frame.body)?;
         let meaning = policy::dap::meaning(&request.command, &request.arguments);
-        let verdict = policy::dap::judge(self.mode, &request.command, &request.arguments);
+        let mut verdict = policy::dap::judge(self.mode, &request.command, &request.arguments);
+        if self.person.keeper.is_of_core() {
+            verdict = policy::dap::on_core(verdict, &request.command, &request.arguments);
+        }
         let verdict = self.as_a_watcher(&request.command, &meaning, verdict);
         let verdict = self.within_the_budget(&meaning, verdict);
         let verdict = self.without_the_hidden(&request.command, &request.arguments, verdict);

@@ -5,13 +5,15 @@ use godebug::engine;
 use godebug::host::RealHost;
 use godebug::ledger::{Ledger, LedgerFileError};
 use godebug::sessions::revoke_by_name;
-use godebug::{hooks, logging};
-use godebug_api::{CloseReason, SessionId, clock};
+use godebug::{hooks, launch, logging};
+use godebug_api::{CloseReason, SessionId, UnitName, clock};
 use std::process::ExitCode;
 
-const USAGE: &str = "usage: godebug-revoke [--if-due | --guard | --dlv-ended] ID";
+const USAGE: &str = "usage: godebug-revoke [--if-due | --guard | --dlv-ended] ID
+       godebug-revoke --catch ID UNIT PROGRAM...
+       godebug-revoke --let-go ID UNIT [stop]";
 
-enum Task {
+enum Task<'a> {
     /// Now, whatever the deadline.
     Revoke,
     /// Only when the session's end has come.
@@ -20,6 +22,10 @@ enum Task {
     Guard,
     /// dlv has ended: look at what it left in the target.
     DlvEnded,
+    /// Catch the process of a unit as it is executed.
+    Catch { unit: &'a str, programs: &'a [&'a str] },
+    /// That has ended: let go of what it held, and stop the unit if no session came of it.
+    LetGo { unit: &'a str, stops: bool },
 }
 
 fn main() -> ExitCode {
@@ -30,6 +36,11 @@ fn main() -> ExitCode {
         ["--if-due", id] => (Task::IfDue, *id),
         ["--guard", id] => (Task::Guard, *id),
         ["--dlv-ended", id] => (Task::DlvEnded, *id),
+        ["--catch", id, unit, programs @ ..] if !programs.is_empty() => {
+            (Task::Catch { unit, programs }, *id)
+        }
+        ["--let-go", id, unit] => (Task::LetGo { unit, stops: false }, *id),
+        ["--let-go", id, unit, "stop"] => (Task::LetGo { unit, stops: true }, *id),
         [id] if !id.starts_with('-') => (Task::Revoke, *id),
         _ => {
             eprintln!("{USAGE}");
@@ -46,6 +57,12 @@ fn main() -> ExitCode {
     let done = match task {
         Task::Guard => godebug::rescue::guard(&id),
         Task::DlvEnded => godebug::rescue::after_debugger(&id),
+        Task::Catch { unit, programs } => {
+            named(unit).and_then(|unit| launch::catch(&unit, programs))
+        }
+        Task::LetGo { unit, stops } => {
+            named(unit).and_then(|unit| launch::let_go(&id, &unit, stops))
+        }
         Task::Revoke => run(&id, false),
         Task::IfDue => run(&id, true),
     };
@@ -58,6 +75,10 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn named(unit: &str) -> Result<UnitName, String> {
+    unit.parse().map_err(|error| format!("{unit}: {error}"))
 }
 
 fn run(id: &SessionId, only_if_due: bool) -> Result<(), String> {

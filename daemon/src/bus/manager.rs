@@ -2,7 +2,7 @@
 
 use super::Activity;
 use super::text::{
-    json, parse_document, parse_id, parse_request, parse_unit, safe_endpoint, symbols,
+    brought, json, parse_document, parse_id, parse_request, parse_unit, safe_endpoint, symbols,
 };
 use crate::audit::{self, Entry, Kind};
 use crate::authority::rules::{self, Denied, Wish};
@@ -12,9 +12,10 @@ use crate::authority::{
     authorize_review, authorize_session, authorize_sharing, consent,
 };
 use crate::config::Config;
+use crate::dumps::{self, Which};
 use crate::host::gateway;
 use crate::paths::SessionPaths;
-use crate::sessions::{Request, Sessions, Symbols, new_id, prepare};
+use crate::sessions::{Brought, Request, Sessions, Symbols, new_id, prepare};
 use crate::{target, transcripts};
 use godebug_api::audit::{AuditFilter, AuditList, AuditRecord, AuditTrail, Outcome};
 use godebug_api::bus::BusError;
@@ -65,7 +66,7 @@ impl Manager {
         files: Vec<OwnedFd>,
     ) -> Result<String, Denied> {
         let (unit, request) = (self.unit(unit).await?, parse_request(request)?);
-        let symbols = symbols(request.symbols, files)?;
+        let brought = brought(&request, files)?;
         let details = [
             ("mode", request.mode.to_string()),
             ("ttl", request.ttl.to_string()),
@@ -79,11 +80,11 @@ impl Manager {
             authorize_session(connection, caller, &wish, running, &details, request).await?;
         let answer = match allowed {
             Answer::Granted(allowed) => {
-                let opened = self.sessions.open(&unit, allowed, symbols).await?;
+                let opened = self.sessions.open(&unit, allowed, brought).await?;
                 OpenAnswer::Opened(Box::new(opened))
             }
             Answer::NeedsConsent(allowed) => {
-                let waits = Box::new(self.sessions.ask(&unit, allowed, symbols).await?);
+                let waits = Box::new(self.sessions.ask(&unit, allowed, brought.symbols).await?);
                 OpenAnswer::Waits { waits }
             }
         };
@@ -100,12 +101,19 @@ impl Manager {
     ) -> Result<String, Denied> {
         let claim: ClaimRequest = parse_document(claim, "request")?;
         let symbols = symbols(claim.symbols, files)?;
-        let Request { request, info, vouched_for, .. } = request;
+        let Request { request, images, info, vouched_for, .. } = request;
+        if images.is_some() {
+            let message = format!("request {} is about images", info.id);
+            let remedy = "only the godebugctl that asked can take it up; ask again";
+            return Err(Refusal::usage(message, remedy).into());
+        }
         let wanted = safe_endpoint(claim.put_into(request.clone()))?;
         let wish = self.wish(&info.unit, &wanted).await?;
         let (running, asked) = (|| self.sessions.list(), (info, vouched_for.as_ref()));
         let allowed = authorize_claim(connection, caller, &wish, asked, running, wanted).await?;
-        Ok(json(&self.sessions.open(&info.unit, allowed, symbols).await?)?)
+        Ok(json(
+            &self.sessions.open(&info.unit, allowed, Brought { symbols, executable: None }).await?,
+        )?)
     }
 
     async fn try_approve(
@@ -114,7 +122,7 @@ impl Manager {
         caller: Caller,
         request: &Request,
     ) -> Result<SessionInfo, Denied> {
-        let wish = self.wish(&request.info.unit, &request.request).await?;
+        let wish = self.wish_of_request(request).await?;
         let running = || self.sessions.list();
         let allowed = authorize_approval(connection, caller, &wish, &request.info, running).await?;
         Ok(self.sessions.approve(&allowed)?)
@@ -122,7 +130,7 @@ impl Manager {
 
     /// Whether somebody may see a request that is another's, because they may consent to it.
     async fn may_consent(&self, caller: &Caller, request: &Request) -> bool {
-        match self.wish(&request.info.unit, &request.request).await {
+        match self.wish_of_request(request).await {
             Ok(wish) => consent::may_see(caller, &request.info, &wish).await,
             Err(_) => false,
         }
@@ -132,7 +140,11 @@ impl Manager {
     async fn wish(&self, unit: &UnitName, request: &OpenRequest) -> Result<Wish, Refusal> {
         let systemd = self.sessions.shared().host.systemd()?;
         Ok(Wish {
-            command: Command::Attach,
+            command: match (&request.exec, &request.dump) {
+                (_, Some(_)) => Command::Core,
+                (Some(_), None) => Command::Exec,
+                (None, None) => Command::Attach,
+            },
             unit: unit.clone(),
             slice: target::find::slice(systemd, unit).await,
             mode: request.mode,
@@ -148,7 +160,11 @@ impl Manager {
     async fn wish_of(&self, session: &SessionInfo, ttl: Ttl) -> Result<Wish, Refusal> {
         let systemd = self.sessions.shared().host.systemd()?;
         Ok(Wish {
-            command: Command::Attach,
+            command: match (&session.exec, &session.dump) {
+                (_, Some(_)) => Command::Core,
+                (Some(_), None) => Command::Exec,
+                (None, None) => Command::Attach,
+            },
             unit: session.unit.clone(),
             slice: target::find::slice(systemd, &session.unit).await,
             mode: session.mode,
@@ -207,28 +223,71 @@ impl Manager {
             ("mode", Mode::Observe.to_string()),
             ("reason", request.reason.as_ref().map(ToString::to_string).unwrap_or_default()),
             ("pid", request.pid.map(|pid| pid.to_string()).unwrap_or_default()),
+            ("break_glass", request.break_glass.to_string()),
         ];
+        let wish = self.wish_of_images(&unit, &request).await?;
+        let running = || self.sessions.list();
+        let allowed =
+            authorize_session(connection, caller, &wish, running, &details, request).await?;
+        let (session, answer) = match allowed {
+            Answer::Granted(allowed) => self.sessions.take_images(&unit, allowed).await?,
+            Answer::NeedsConsent(allowed) => {
+                let waits = self.sessions.ask_for_images(&unit, allowed).await?;
+                // Nothing comes: whoever asks takes it up when it is approved.
+                let (nothing, _) = std::io::pipe().map_err(|error| {
+                    Refusal::failed(format!("no pipe can be made: {error}"), "")
+                })?;
+                (waits, nothing.into())
+            }
+        };
+        Ok((json(&session)?, answer.into()))
+    }
+
+    async fn try_claim_images(
+        &self,
+        connection: &Connection,
+        caller: Caller,
+        request: &Request,
+    ) -> Result<(String, OwnedFd), Denied> {
+        let Request { images, info, vouched_for, .. } = request;
+        let Some(images) = images else {
+            let message = format!("request {} is not about images", info.id);
+            return Err(Refusal::usage(message, format!("godebugctl claim {}", info.id)).into());
+        };
+        let wish = self.wish_of_images(&info.unit, images).await?;
+        let (running, asked) = (|| self.sessions.list(), (info, vouched_for.as_ref()));
+        let allowed =
+            authorize_claim(connection, caller, &wish, asked, running, images.clone()).await?;
+        let (session, answer) = self.sessions.take_images(&info.unit, allowed).await?;
+        Ok((json(&session)?, answer.into()))
+    }
+
+    async fn wish_of_images(
+        &self,
+        unit: &UnitName,
+        request: &ImageRequest,
+    ) -> Result<Wish, Refusal> {
         let systemd = self.sessions.shared().host.systemd()?;
-        let wish = Wish {
+        Ok(Wish {
             command: Command::Snapshot,
             unit: unit.clone(),
-            slice: target::find::slice(systemd, &unit).await,
+            slice: target::find::slice(systemd, unit).await,
             mode: Mode::Observe,
             ttl: Ttl::try_from(request.patience.duration())
                 .map_err(|error| Refusal::usage(error.to_string(), "give a longer --timeout"))?,
             reason: request.reason.clone(),
             sources: Vec::new(),
             lasted: None,
-            break_glass: false,
-        };
-        let running = || self.sessions.list();
-        let allowed =
-            authorize_session(connection, caller, &wish, running, &details, request).await?;
-        let allowed = allowed.at_once(
-            "an image cannot wait for that: use `godebugctl attach`, or let a rule of its own allow snapshots",
-        )?;
-        let (session, answer) = self.sessions.take_images(&unit, allowed).await?;
-        Ok((json(&session)?, answer.into()))
+            break_glass: request.break_glass,
+        })
+    }
+
+    /// What somebody has asked for, as the rules see it.
+    async fn wish_of_request(&self, asked: &Request) -> Result<Wish, Refusal> {
+        match &asked.images {
+            Some(images) => self.wish_of_images(&asked.info.unit, images).await,
+            None => self.wish(&asked.info.unit, &asked.request).await,
+        }
     }
 
     /// The records of a session, for its owner and for those who may read others'.
@@ -388,10 +447,10 @@ impl Manager {
         let reason: Reason = reason.parse().map_err(|error: godebug_api::WordError| {
             Refusal::usage(error.to_string(), "say why: --reason TEXT")
         })?;
-        let Request { request, info, .. } = self.sessions.request(&parse_id(id)?)?;
-        let wish = self.wish(&info.unit, &request).await?;
+        let asked = self.sessions.request(&parse_id(id)?)?;
+        let wish = self.wish_of_request(&asked).await?;
         let running = self.sessions.list();
-        let allowed = authorize_denial(connection, caller, &wish, &info, &running).await?;
+        let allowed = authorize_denial(connection, caller, &wish, &asked.info, &running).await?;
         Ok(json(&self.sessions.deny(&allowed, &reason)?)?)
     }
 
@@ -407,6 +466,44 @@ impl Manager {
         let who = who(&caller);
         let taken = self.try_snapshot(connection, caller, unit, request).await;
         Ok(taken.map_err(|denied| record_refusal(unit, who, denied))?)
+    }
+
+    async fn claim_images(
+        &self,
+        id: &str,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<(String, OwnedFd), BusError> {
+        let _busy = self.activity.begin();
+        let caller = Caller::with_login(&header, connection).await?;
+        let who = who(&caller);
+        let asked = self.sessions.request(&parse_id(id)?)?;
+        let taken = self.try_claim_images(connection, caller, &asked).await;
+        Ok(taken.map_err(|denied| record_refusal(asked.info.unit.as_str(), who, denied))?)
+    }
+
+    async fn dumps(
+        &self,
+        which: &str,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<String, BusError> {
+        let _busy = self.activity.begin();
+        let caller = Caller::of(&header, connection).await?;
+        let which = match which.parse::<Pid>() {
+            Ok(pid) => Which::Of(pid),
+            Err(_) => Which::OfUnit(self.unit(which).await?),
+        };
+        let unit = match &which {
+            Which::OfUnit(unit) => Some(unit.clone()),
+            // Of whichever unit: that is known only when it is found.
+            Which::Of(_) => None,
+        };
+        let allowed =
+            authorize(connection, caller, Action::Read, unit.as_ref(), &[], which).await?;
+        let (which, _) = allowed.into_inner();
+        let found = self.sessions.ask_log(move || Ok(dumps::find(&which))).await??;
+        Ok(json(&found.iter().map(dumps::Found::document).collect::<Vec<_>>())?)
     }
 
     async fn plan(
@@ -427,7 +524,8 @@ impl Manager {
         let permit = rules::ask(uid, &wish, &self.sessions.list()).await.map_err(Refusal::from)?;
         let config = Config::load()?.under(&permit);
         let symbols = if request.symbols { Symbols::Announced } else { Symbols::None };
-        let prepared = prepare(&self.sessions, &config, &unit, request, symbols, new_id()?).await?;
+        let prepared =
+            prepare(&self.sessions, &config, &unit, request, symbols, (new_id()?, None)).await?;
         Ok(json(&prepared.document(request, &permit))?)
     }
 

@@ -1,5 +1,6 @@
 //! What comes over the bus as text, understood or refused, and what goes back.
 
+use crate::sessions::Brought;
 use godebug_api::documents::OpenRequest;
 use godebug_api::{Refusal, SessionId, UnitName};
 use serde::Serialize;
@@ -49,6 +50,23 @@ pub(super) fn safe_endpoint(request: OpenRequest) -> Result<OpenRequest, Refusal
 }
 
 /// The file that came along, if one was announced: opened by the caller, with the caller's rights.
+/// The files that a request says come along: the symbols, then the program that crashed.
+pub(super) fn brought(request: &OpenRequest, files: Vec<OwnedFd>) -> Result<Brought, Refusal> {
+    let wants_executable = request.dump.as_ref().is_some_and(|dump| dump.executable);
+    let mut symbols_and_rest = files;
+    let executable = match (wants_executable, symbols_and_rest.pop()) {
+        (false, last) => {
+            symbols_and_rest.extend(last);
+            None
+        }
+        (true, Some(file)) => symbols(true, vec![file])?,
+        (true, None) => {
+            return Err(Refusal::usage("the request and its files do not fit together", ""));
+        }
+    };
+    Ok(Brought { symbols: symbols(request.symbols, symbols_and_rest)?, executable })
+}
+
 pub(super) fn symbols(announced: bool, files: Vec<OwnedFd>) -> Result<Option<File>, Refusal> {
     let mut files = files.into_iter();
     match (announced, files.next(), files.next()) {
@@ -60,7 +78,7 @@ pub(super) fn symbols(announced: bool, files: Vec<OwnedFd>) -> Result<Option<Fil
                 Ok(Some(file))
             } else {
                 Err(Refusal::usage(
-                    "the symbols are no regular file",
+                    "what comes along is no regular file",
                     "name the unstripped program",
                 ))
             }

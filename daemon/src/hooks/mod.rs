@@ -177,6 +177,7 @@ fn event_of(kind: Kind) -> Option<Event> {
         Kind::Refused
         | Kind::Shared
         | Kind::Opening
+        | Kind::Launching
         | Kind::Extended
         | Kind::Recovered
         | Kind::Mended

@@ -22,10 +22,11 @@ use apparmor::Variant;
 use firewalld::Firewalld;
 use godebug_api::control::GatewayConfig;
 use godebug_api::image::ImageWork;
-use godebug_api::{Deadline, Port, Refusal, SessionId, clock};
+use godebug_api::{Deadline, Port, Refusal, SessionId, clock, handover};
 use godebug_core::grant::{Grant, guard_unit, repair_unit};
 use godebug_core::ledger::Opened;
 use std::io::{Seek, SeekFrom};
+use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::time::Duration;
@@ -62,10 +63,24 @@ pub struct SessionMaterial {
     pub gateway: GatewayConfig,
     /// A file with the target's debug information, and the path of the program that it is for.
     pub symbols: Option<(std::fs::File, std::path::PathBuf)>,
+    /// What dlv reads where there is no process.
+    pub dump: Option<DumpMaterial>,
     /// What the gateway looks at, or why it cannot.
     pub target_status: Result<std::fs::File, process::ProcessError>,
     /// firewalld's timeouts do no harm on this host.
     pub timed_rules: bool,
+}
+
+/// A core dump, and the program that crashed.
+pub struct DumpMaterial {
+    pub file: std::fs::File,
+    pub program: std::fs::File,
+    /// What the program says of its build: `gnu:HEX`, `go:TEXT`, both with a comma between, or nothing.
+    pub build: String,
+    /// Somebody has brought the program along.
+    pub vouched_for: bool,
+    /// In bytes, unpacked.
+    pub largest: u64,
 }
 
 /// This host.
@@ -209,6 +224,18 @@ impl RealHost {
             .map_err(|error| systemd_failed(&error))
     }
 
+    /// What was caught is held until dlv has it.
+    async fn still_holds(&self, unit: &str) -> Result<(), Refusal> {
+        match self.unit_state(unit).await {
+            Ok(Some(state)) if state == "active" => Ok(()),
+            Ok(_) => Err(Refusal::host(
+                "the process that was caught at its start has been let go before dlv could take it",
+                "try again",
+            )),
+            Err(error) => Err(systemd_failed(&error)),
+        }
+    }
+
     async fn take_debugger(&self, unit: &str, session: &SessionMaterial) -> Result<(), Refusal> {
         prepare_debugger_files(session).map_err(|error| {
             Refusal::host(
@@ -216,8 +243,21 @@ impl RealHost {
                 "make room in /run, then try again",
             )
         })?;
-        let properties = units::debugger(&session.debugger);
-        let timeout = units::ATTACH_TIMEOUT + Duration::from_secs(5);
+        let properties = match &session.dump {
+            None => units::debugger(&session.debugger),
+            Some(dump) => {
+                let given = handover::hand_over_dump(dump.file.as_fd(), dump.program.as_fd());
+                let given = given.map_err(|error| {
+                    Refusal::host(format!("dlv cannot be given the dump: {error}"), "try again")
+                })?;
+                units::dump_reader(&session.debugger, dump, given.into())
+            }
+        };
+        let takes = match &session.dump {
+            None => units::ATTACH_TIMEOUT,
+            Some(_) => units::UNPACK_TIMEOUT + units::ATTACH_TIMEOUT,
+        };
+        let timeout = takes + Duration::from_secs(5);
         let started = self.systemd()?.start_transient(unit, properties, Vec::new(), timeout).await;
         started.map_err(|error| match error {
             SystemdError::Job { .. } | SystemdError::TimedOut { .. } => {
@@ -371,6 +411,9 @@ impl Host for RealHost {
         match grant {
             Grant::DeadMan { unit } => self.take_dead_man(unit, &material.deadline).await,
             Grant::Guard { unit } => self.take_guard(unit, material).await,
+            // It was there before the session could be planned.
+            Grant::Launcher { unit } => self.still_holds(unit).await,
+            Grant::Started { .. } => Ok(()),
             Grant::Image { unit, .. } => {
                 let image = material.image.as_ref().ok_or_else(|| only_when_opening(grant))?;
                 self.take_image(unit, image).await
@@ -403,12 +446,17 @@ impl Host for RealHost {
 
     async fn undo(&self, session: &Opened, grant: &Grant) -> Result<(), String> {
         const STOP: Duration = Duration::from_secs(10);
+        /// systemd's own default, and a moment.
+        const STOP_TARGET: Duration = Duration::from_secs(95);
         match grant {
             Grant::DeadMan { unit } => {
                 // Only the timer: its service may be the one that runs this.
                 self.stop_unit(unit, STOP).await
             }
-            Grant::Gateway { unit, .. } | Grant::Guard { unit } => self.stop_unit(unit, STOP).await,
+            Grant::Gateway { unit, .. } | Grant::Guard { unit } | Grant::Launcher { unit } => {
+                self.stop_unit(unit, STOP).await
+            }
+            Grant::Started { unit } => self.stop_unit(unit.as_str(), STOP_TARGET).await,
             Grant::GatewayProfile { .. } => self.lock_gateway_profile(Some(&session.id)).await,
             Grant::Boolean { name, found, .. } => {
                 self.restore_boolean(name, *found, Some(&session.id)).await
@@ -419,6 +467,9 @@ impl Host for RealHost {
                 self.continue_unit(unit).await;
                 let patience = 2 * units::DETACH_TIMEOUT + STOP;
                 self.stop_unit(unit, patience).await?;
+                if session.dump.is_some() {
+                    return Ok(());
+                }
                 self.repair_target(session).await
             }
             Grant::Drained => undrain(session).await,
@@ -439,12 +490,24 @@ impl Host for RealHost {
 
     async fn read_back(&self, session: &Opened, grant: &Grant) -> Vec<(String, Option<String>)> {
         match grant {
-            Grant::DeadMan { unit } | Grant::Guard { unit } => {
+            Grant::DeadMan { unit } | Grant::Guard { unit } | Grant::Launcher { unit } => {
                 vec![(unit.clone(), self.read_back_unit(unit).await)]
+            }
+            Grant::Started { unit } => {
+                let state = match self.unit_state(unit.as_str()).await {
+                    Ok(Some(state)) if !matches!(state.as_str(), "inactive" | "failed") => {
+                        Some(format!("it is {state}"))
+                    }
+                    Ok(_) => None,
+                    Err(error) => Some(error.to_string()),
+                };
+                vec![(format!("{unit}, which did not run before"), state)]
             }
             Grant::Debugger { unit, .. } | Grant::Image { unit, .. } => {
                 let mut read = vec![(unit.clone(), self.read_back_unit(unit).await)];
-                read.extend(target::read_back(session));
+                if session.dump.is_none() {
+                    read.extend(target::read_back(session));
+                }
                 read
             }
             Grant::Drained => {
@@ -603,8 +666,13 @@ fn debugger_failed(session: &SessionMaterial, error: &SystemdError) -> Refusal {
         .join(" / ");
     let tail: String = tail.chars().filter(|c| !c.is_control()).collect();
     let said = if tail.is_empty() { String::new() } else { format!(" dlv said: {tail}") };
+    let of = session.debugger.pid;
+    let message = match session.dump {
+        None => format!("dlv did not get hold of process {of}: {error}.{said}"),
+        Some(_) => format!("dlv did not get to read the core dump of process {of}: {error}.{said}"),
+    };
     Refusal::target(
-        format!("dlv did not get hold of process {}: {error}.{said}", session.debugger.pid),
+        message,
         format!(
             "`journalctl -u godebug-dlv@{id}` has more; `godebugctl doctor {}` looks at the unit",
             session.debugger.target

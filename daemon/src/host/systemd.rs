@@ -37,6 +37,7 @@ pub trait Manager {
         properties: &[(&str, Variant<'_>)],
         aux: &[(&str, Vec<(&str, Variant<'_>)>)],
     ) -> zbus::Result<OwnedObjectPath>;
+    fn restart_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
     fn stop_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
     fn kill_unit(&self, name: &str, whom: &str, signal: i32) -> zbus::Result<()>;
     fn reset_failed_unit(&self, name: &str) -> zbus::Result<()>;
@@ -154,6 +155,29 @@ impl Systemd {
             ))),
             Err(_) => Err(SystemdError::TimedOut { unit: name.to_owned(), after: timeout }),
         }
+    }
+
+    /// Starts a unit, or starts it again, and gives what becomes of that: `done`, or how it failed.
+    ///
+    /// # Errors
+    /// When systemd refuses.
+    pub async fn restart(
+        &self,
+        name: &str,
+    ) -> Result<impl Future<Output = Option<String>> + use<>, SystemdError> {
+        let mut removed =
+            self.manager.receive_job_removed().await.map_err(SystemdError::Unreachable)?;
+        let restarted = self.manager.restart_unit(name, "replace").await;
+        let job = restarted.map_err(|error| refused(&format!("to start {name}"), error))?;
+        Ok(async move {
+            while let Some(signal) = removed.next().await {
+                let Ok(arguments) = signal.args() else { continue };
+                if arguments.job == *job {
+                    return Some(arguments.result.to_owned());
+                }
+            }
+            None
+        })
     }
 
     /// Stops a unit and waits until it is gone. A unit that is not there is a success.
@@ -304,6 +328,14 @@ impl UnitFacts {
             Vec::<String>::try_from(value).ok()
         };
         !self.list(name).1.is_empty() || plain().is_some_and(|list| !list.is_empty())
+    }
+
+    /// The program of each command of a unit's `Exec…=` property: a(sasbttttuii).
+    pub fn programs(&self, name: &str) -> Vec<String> {
+        type Command = (String, Vec<String>, bool, u64, u64, u64, u64, u32, i32, i32);
+        let commands = self.values.get(name).and_then(|value| value.try_clone().ok());
+        let commands = commands.and_then(|value| Vec::<Command>::try_from(value).ok());
+        commands.unwrap_or_default().into_iter().map(|command| command.0).collect()
     }
 
     pub fn bytes(&self, name: &str) -> Vec<u8> {

@@ -3,9 +3,9 @@
 //! Every property is here, so that a reader can hold them against docs/security.md in one place.
 
 use super::systemd::Properties;
-use super::{apparmor, selinux};
+use super::{DumpMaterial, apparmor, selinux};
 use crate::paths::{self, SessionPaths};
-use godebug_api::{Cidr, Deadline, Now, Pid, Port, SessionId, UnitName};
+use godebug_api::{Cidr, Deadline, Now, Pid, Port, SessionId, StartAt, UnitName};
 use godebug_core::ledger::Opened;
 use godebug_core::plan::Confinement;
 use std::net::IpAddr;
@@ -15,6 +15,10 @@ use zbus::{OwnedFd, Variant};
 
 /// How long dlv may take to attach and answer.
 pub const ATTACH_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a unit may take to stop and to begin to start again.
+pub const LAUNCH_TIMEOUT: Duration = Duration::from_secs(120);
+/// How long a core dump may take to be unpacked.
+pub const UNPACK_TIMEOUT: Duration = Duration::from_secs(600);
 /// How long an orderly detach may take before systemd sends signals.
 pub const DETACH_TIMEOUT: Duration = Duration::from_secs(15);
 
@@ -46,6 +50,8 @@ pub struct DebuggerUnit {
     pub pid: Pid,
     pub user: TargetUser,
     pub debugger: String,
+    /// The target was started for the session, and is held by a SIGSTOP.
+    pub exec: Option<StartAt>,
     /// The target's unit is still starting.
     pub target_is_starting: bool,
     /// The target's unit has a watchdog.
@@ -66,17 +72,21 @@ pub fn debugger(unit: &DebuggerUnit) -> Properties {
     let attendant = text(&paths::programs().join("godebug-dlvctl"));
     let revoke = revoke_program();
     let listen = format!("--listen=unix:{socket}");
-    let attach = [
+    let mut attach = vec![
         unit.debugger.as_str(),
         "attach",
         pid.as_str(),
         "--headless",
         listen.as_str(),
         "--accept-multiclient",
-        "--continue",
         "--api-version=2",
     ];
-    let ready = [attendant.as_str(), "ready", &socket, &pid, "$MAINPID", &log];
+    let mut ready = vec![attendant.as_str(), "ready", &socket, &pid, "$MAINPID", &log];
+    match unit.exec {
+        None => attach.push("--continue"),
+        // The attendant lets it go, as far as it shall.
+        Some(at) => ready.push(at.as_str()),
+    }
     let control = text(&files.control_socket());
     let detach = [attendant.as_str(), "detach", &socket, &pid, &control];
     let mut properties = common(&unit.id, format!("godebug {}: dlv on {}", unit.id, unit.target));
@@ -108,16 +118,7 @@ pub fn debugger(unit: &DebuggerUnit) -> Properties {
         ("StandardErrorFileToAppend", log.clone().into()),
         // Killing dlv can kill the target; the kernel shall take anything else first.
         ("OOMScoreAdjust", (-900_i32).into()),
-        (
-            "Environment",
-            strings(&[
-                &format!("XDG_CONFIG_HOME={configuration}"),
-                &format!("HOME={configuration}"),
-                // No debuginfod-find in the path: it would fetch while the target stands still.
-                "PATH=/nonexistent",
-                "DEBUGINFOD_URLS=",
-            ]),
-        ),
+        ("Environment", environment(&configuration)),
     ]);
     properties.extend(confined(unit.confinement, apparmor::DEBUGGER, selinux::DEBUGGER));
     if !unit.target_is_starting {
@@ -184,6 +185,127 @@ fn rescuer(id: &SessionId, description: String, more_capabilities: u64) -> Prope
         ),
     ]);
     properties
+}
+
+/// dlv on a core dump, as nobody, on a copy in its unit's own /var/tmp, which goes with the unit.
+pub fn dump_reader(unit: &DebuggerUnit, dump: &DumpMaterial, given: OwnedFd) -> Properties {
+    let files = SessionPaths::of(&unit.id);
+    let text = |path: &Path| path.to_string_lossy().into_owned();
+    let socket = text(&files.debugger_socket());
+    let (log, pid) = (text(&files.debugger_log()), unit.pid.to_string());
+    let configuration = text(&files.debugger_configuration());
+    let attendant = text(&paths::programs().join("godebug-dlvctl"));
+    let listen = format!("--listen=unix:{socket}");
+    let largest = dump.largest.to_string();
+    let mut unpack = vec![attendant.as_str(), "unpack", "/var/tmp", &largest, dump.build.as_str()];
+    if dump.vouched_for {
+        unpack.push("vouched-for");
+    }
+    let read = [
+        unit.debugger.as_str(),
+        "core",
+        "/var/tmp/program",
+        "/var/tmp/core",
+        "--headless",
+        listen.as_str(),
+        "--accept-multiclient",
+        "--api-version=2",
+    ];
+    let ready = [attendant.as_str(), "ready", &socket, &pid, "$MAINPID", &log, "core"];
+    let description = format!("godebug {}: dlv on a core dump of {}", unit.id, unit.target);
+    let mut properties = common(&unit.id, description);
+    properties.extend([
+        ("Type", "exec".into()),
+        ("ExecStartPre", commands(&[&unpack])),
+        ("ExecStart", commands(&[&read])),
+        ("ExecStartPost", commands(&[&ready])),
+        ("TimeoutStartUSec", micros(UNPACK_TIMEOUT)),
+        ("TimeoutStopUSec", micros(Duration::from_secs(5))),
+        ("RuntimeMaxUSec", micros(unit.at_most)),
+        ("KillSignal", SIGKILL.into()),
+        ("DynamicUser", true.into()),
+        ("CapabilityBoundingSet", 0_u64.into()),
+        ("PrivateNetwork", true.into()),
+        ("RestrictAddressFamilies", allow(&["AF_UNIX"])),
+        ("SystemCallFilter", allow(&["@system-service"])),
+        ("SystemCallErrorNumber", EPERM.into()),
+        ("ProcSubset", "pid".into()),
+        ("ReadWritePaths", strings(&[&text(&files.debugger_directory())])),
+        ("UMask", 0o007_u32.into()),
+        ("LimitCORE", 0_u64.into()),
+        ("StandardInputFileDescriptor", Variant::Fd(given.into())),
+        ("StandardOutputFileToAppend", log.clone().into()),
+        ("StandardErrorFileToAppend", log.clone().into()),
+        ("Environment", environment(&configuration)),
+    ]);
+    properties.extend(confined(unit.confinement, apparmor::DEBUGGER, selinux::DEBUGGER));
+    properties
+}
+
+/// dlv's own settings, and nothing of anybody's.
+fn environment(configuration: &str) -> Variant<'static> {
+    strings(&[
+        &format!("XDG_CONFIG_HOME={configuration}"),
+        &format!("HOME={configuration}"),
+        // No debuginfod-find in the path: it would fetch while the target stands still.
+        "PATH=/nonexistent",
+        "DEBUGINFOD_URLS=",
+    ])
+}
+
+/// What catches the process of a unit as systemd executes it, and holds it until dlv does. Root, since it
+/// asks the kernel to tell it of executions, and traces what is caught; it speaks to nobody.
+pub fn launcher(launcher: LauncherUnit<'_>) -> Properties {
+    let LauncherUnit { id, target, programs, stops, output } = launcher;
+    let capabilities = CAP_SYS_PTRACE | CAP_KILL | CAP_DAC_OVERRIDE | CAP_SYS_ADMIN;
+    let revoke = revoke_program();
+    let mut catch = vec![revoke.as_str(), "--catch", id.as_str(), target.as_str()];
+    catch.extend(programs.iter().map(String::as_str));
+    let mut let_go = vec![revoke.as_str(), "--let-go", id.as_str(), target.as_str()];
+    if stops {
+        let_go.push("stop");
+    }
+    let mut properties = common(id, format!("godebug {id}: start of {target}"));
+    // Programs of services are there too.
+    properties
+        .retain(|(name, _)| !matches!(*name, "ProtectHome" | "PrivateTmp" | "SupplementaryGroups"));
+    properties.extend([
+        ("ProtectHome", "read-only".into()),
+        ("Type", "notify".into()),
+        ("NotifyAccess", "main".into()),
+        ("ExecStart", commands(&[&catch])),
+        ("ExecStopPostEx", privileged(&[&let_go])),
+        ("TimeoutStartUSec", micros(Duration::from_secs(10))),
+        ("TimeoutStopUSec", micros(Duration::from_secs(5))),
+        ("RuntimeMaxUSec", micros(LAUNCH_TIMEOUT + ATTACH_TIMEOUT)),
+        ("CapabilityBoundingSet", capabilities.into()),
+        ("PrivateNetwork", true.into()),
+        ("RestrictAddressFamilies", allow(&["AF_UNIX"])),
+        (
+            "SystemCallFilter",
+            allow(&["@system-service", "@debug", "fanotify_init", "fanotify_mark"]),
+        ),
+        ("SystemCallErrorNumber", EPERM.into()),
+        ("OOMScoreAdjust", (-1000_i32).into()),
+        ("StandardInput", "null".into()),
+        ("StandardOutput", "null".into()),
+        ("StandardError", "journal".into()),
+        ("StandardOutputFileDescriptor", Variant::Fd(output.into())),
+    ]);
+    properties
+}
+
+/// What the unit that catches a starting process needs to know.
+#[derive(Debug)]
+pub struct LauncherUnit<'a> {
+    pub id: &'a SessionId,
+    pub target: &'a UnitName,
+    /// Files whose execution is waited for.
+    pub programs: &'a [String],
+    /// The target did not run before, and is stopped if it never becomes a session's.
+    pub stops: bool,
+    /// The pipe on which it says what it has caught.
+    pub output: OwnedFd,
 }
 
 fn revoke_program() -> String {

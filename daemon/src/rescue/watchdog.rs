@@ -32,7 +32,8 @@ pub(super) struct Demands {
 pub(super) fn keep_alive(target: &Process, demands: Demands) {
     let interval = match demands {
         Demands { watchdog_usec: Some(usec), .. } => Duration::from_micros(usec / 4),
-        Demands { starting: true, .. } => Duration::from_secs(2),
+        // A start may be given no more than a second or two.
+        Demands { starting: true, .. } => Duration::from_millis(250),
         Demands { .. } => return,
     };
     // The kernel does not tell when a tracer stops a process; the state is looked at often enough.

@@ -5,15 +5,15 @@ use super::life::{Beginning, Life};
 use super::prepare::{has_symbols, is_still, new_id, not_twice};
 use super::{Sessions, Symbols, fitting_debugger};
 use crate::authority::rules::{self, Denied};
-use crate::authority::{Authorized, Caller, Permitted};
+use crate::authority::{Authorized, Caller, Consented, Permitted};
 use crate::host::systemd::{Systemd, UnitFacts};
 use crate::host::{ImageMaterial, Material, confinement};
 use crate::target::find::{self, Target};
 use crate::target::process::{self, Process};
 use godebug_api::documents::{ImageForecast, SessionInfo};
 use godebug_api::image::{ImageConfig, ImageRequest, ImageTask, ImageWork, PauseLimit};
-use godebug_api::rules::engine::{Permit, RedactRules};
-use godebug_api::{Code, Deadline, Forecast, Mode, Pid, Refusal, UnitName, clock};
+use godebug_api::rules::engine::{Consent, Permit, RedactRules};
+use godebug_api::{Code, Deadline, Forecast, Mode, Pid, Refusal, SessionId, UnitName, clock};
 use godebug_core::delve::Debugger;
 use godebug_core::ledger::Opened;
 use godebug_core::plan::{self, Confinement};
@@ -43,17 +43,23 @@ impl Sessions {
     ) -> Result<(SessionInfo, OwnedFd), Denied> {
         let one_at_a_time = self.0.preparing.lock().await;
         let prepared = self.prepare_images(unit, &allowed.get().what).await?;
-        let (Permitted { what: request, permit, .. }, caller) = allowed.into_inner();
+        let (Permitted { what: request, permit, consented }, caller) = allowed.into_inner();
         hides_nothing(&permit, &request)?;
         // Counted once more where no other session can begin in between.
         let running = rules::running(&self.list(), &prepared.target.unit, caller.uid);
         permit.room_for_one_more(running).map_err(Denied::from)?;
         let (reader, writer) = std::io::pipe()
             .map_err(|error| Refusal::failed(format!("no pipe can be made: {error}"), ""))?;
-        let beginning = beginning(prepared, request, (&caller, &permit), writer.into())?;
+        let (id, approvals) = match consented {
+            Some(Consented { id, approvals }) => self.waits(&id).map(|()| (id, approvals))?,
+            None => (new_id()?, Vec::new()),
+        };
+        let opened = opened(&prepared, &request, (&caller, &permit), &id);
+        let opened = Opened { approvals, ..opened };
+        let beginning = beginning(prepared, request, opened, writer.into());
         let (life, info, active) = Life::begin_with(self, beginning)?;
+        self.taken_up(&id);
         drop(one_at_a_time);
-        let id = info.borrow().id.clone();
         tokio::spawn(life.run());
         match active.await {
             Ok(Ok(())) => Ok((info.borrow().clone(), reader.into())),
@@ -64,6 +70,21 @@ impl Sessions {
             )
             .into()),
         }
+    }
+
+    /// What a session would be about that takes these images, for those who have to consent to it.
+    ///
+    /// # Errors
+    /// The first reason why it cannot be.
+    pub(super) async fn foreseen(
+        &self,
+        unit: &UnitName,
+        request: &ImageRequest,
+        (caller, permit): (&Caller, &Permit),
+    ) -> Result<Opened, Refusal> {
+        let prepared = self.prepare_images(unit, request).await?;
+        hides_nothing(permit, request)?;
+        Ok(opened(&prepared, request, (caller, permit), &new_id()?))
     }
 
     async fn prepare_images(
@@ -227,21 +248,24 @@ pub(super) fn forecast(target: &Target, max_pause: PauseLimit) -> Result<Forecas
     ))
 }
 
-fn beginning(
-    prepared: Prepared,
-    request: ImageRequest,
-    (caller, permit): (&Caller, &Permit),
-    output: OwnedFd,
-) -> Result<Beginning, Refusal> {
-    let Prepared { target, debugger, forecast, confinement } = prepared;
-    let id = new_id()?;
+/// How long it may take.
+fn lasts(request: &ImageRequest) -> Duration {
     let waits = match &request.task {
         ImageTask::Snapshot { at, .. } if !at.is_empty() => request.patience.duration(),
         _ => Duration::ZERO,
     };
-    let lasts = waits + WORK;
-    let deadline = Deadline::after(clock::now(), lasts);
-    let session = Opened {
+    waits + WORK
+}
+
+fn opened(
+    prepared: &Prepared,
+    request: &ImageRequest,
+    (caller, permit): (&Caller, &Permit),
+    id: &SessionId,
+) -> Opened {
+    let Prepared { target, debugger, forecast, .. } = prepared;
+    let lasts = lasts(request);
+    Opened {
         id: id.clone(),
         unit: target.unit.clone(),
         invocation: target.invocation,
@@ -257,19 +281,31 @@ fn beginning(
         endpoint_host: None,
         opened_at: clock::rfc3339(clock::now().wall_ms),
         ttl_seconds: lasts.as_secs(),
-        at_most_until: deadline,
+        at_most_until: Deadline::after(clock::now(), lasts),
         debugger: debugger.path.clone(),
         go_version: target.executable.go_version_text.clone(),
         watchdog_usec: target.watchdog_usec,
         target_is_starting: target.starting,
-        freeze_forecast_ms: Some(forecast),
+        freeze_forecast_ms: Some(*forecast),
         pause: None,
         rule: Some(permit.name()),
         program: Some(target.program()),
         login: caller.login.clone(),
         approvals: Vec::new(),
-        break_glass: false,
-    };
+        exec: None,
+        dump: None,
+        break_glass: permit.consent == Consent::GlassBroken,
+    }
+}
+
+fn beginning(
+    prepared: Prepared,
+    request: ImageRequest,
+    session: Opened,
+    output: OwnedFd,
+) -> Beginning {
+    let Prepared { target, debugger, confinement, .. } = prepared;
+    let (id, deadline, lasts) = (&session.id, session.at_most_until, lasts(&request));
     let image = ImageMaterial {
         id: id.clone(),
         target: target.unit.clone(),
@@ -287,7 +323,7 @@ fn beginning(
         },
         output: Some(output),
     };
-    let plan = plan::image_plan(&id, &session.unit, session.pid);
+    let plan = plan::image_plan(id, &session.unit, session.pid);
     let material = Material { deadline, session: None, image: Some(image) };
-    Ok(Beginning { session, target: target.process, plan, material, work: None })
+    Beginning { session, target: Some(target.process), plan, material, work: None }
 }

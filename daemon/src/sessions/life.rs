@@ -1,7 +1,7 @@
 //! One session from its first grant to its proof: a task that owns its ledger, and the only one
 //! that moves its state.
 
-use super::{Actor, Command, FirewallChange, Handle, News, Prepared, Sessions};
+use super::{Actor, Command, FirewallChange, Handle, News, Prepared, Sessions, prepare};
 use crate::audit::{self, Entry, Kind};
 use crate::certificates::{self, SessionCertificates};
 use crate::config::Config;
@@ -17,7 +17,9 @@ use futures_util::StreamExt;
 use godebug_api::control::{GatewayConfig, Reply, Request};
 use godebug_api::documents::{Opened as OpenedDocument, SessionInfo, ShareRequest};
 use godebug_api::image::{ImageConfig, ImageWork};
-use godebug_api::{CloseReason, Deadline, Mode, Refusal, SessionId, State, Ttl, clock};
+use godebug_api::{
+    CloseReason, Deadline, Mode, PauseBudget, Port, Refusal, SessionId, StartAt, State, Ttl, clock,
+};
 use godebug_core::forecast::{Measured, Work};
 use godebug_core::grant::Grant;
 use godebug_core::ledger::{Opened, Record, VERSION};
@@ -51,7 +53,8 @@ struct Opening {
 /// What a session begins with.
 pub(super) struct Beginning {
     pub(super) session: Opened,
-    pub(super) target: Process,
+    /// `None` where there is no process.
+    pub(super) target: Option<Process>,
     pub(super) plan: Plan,
     pub(super) material: Material,
     pub(super) work: Option<Work>,
@@ -100,6 +103,8 @@ pub(super) fn info(session: &Opened) -> SessionInfo {
         login: session.login.clone(),
         approvals: session.approvals.clone(),
         waits_for: None,
+        exec: session.exec,
+        dump: session.dump.clone(),
         break_glass: session.break_glass,
         close_reason: None,
         close_detail: None,
@@ -130,7 +135,7 @@ impl Life {
         let material = material(&prepared, &session, (config, deadline), certificates, symbols);
         let beginning = Beginning {
             work: prepared.freeze.map(|freeze| freeze.work),
-            target: prepared.target.process,
+            target: Some(prepared.target.process),
             plan: prepared.plan,
             session,
             material,
@@ -157,8 +162,7 @@ impl Life {
         let deadline = material.deadline;
         let (active, activated) = oneshot::channel();
         let opening = Opening { plan, material, work, active };
-        let (life, info) =
-            Self::new(sessions, session, ledger, Some(target), deadline, Some(opening));
+        let (life, info) = Self::new(sessions, session, ledger, target, deadline, Some(opening));
         Ok((life, info, activated))
     }
 
@@ -312,7 +316,8 @@ impl Life {
 
     /// What something that was seen means for the session; `None` when it goes on.
     async fn judge(&self, seen: Seen) -> Option<(CloseReason, String)> {
-        let target_has_ended = !self.target.as_ref().is_some_and(Process::is_alive);
+        let target_has_ended =
+            self.session.dump.is_none() && !self.target.as_ref().is_some_and(Process::is_alive);
         match seen {
             // Whoever is done may leave before the unit is gone.
             Seen::HolderGone | Seen::UnitGone(_) if self.images_ended().is_some() => {
@@ -403,6 +408,9 @@ impl Life {
     }
 
     async fn target_is_stopping(&self) -> bool {
+        if self.session.dump.is_some() {
+            return false;
+        }
         let host = &self.sessions.shared().host;
         let Ok(systemd) = host.systemd() else { return false };
         systemd.is_stopping(self.session.unit.as_str()).await.unwrap_or(false)
@@ -448,12 +456,15 @@ impl Life {
         })?;
         engine::append(&locked, &Record::Deadline { deadline: self.deadline }).map_err(failed)?;
         // Before anybody has touched the target.
-        Baseline::take(&self.session.id, self.session.pid).map_err(|why| {
-            failed(Refusal::target(
-                format!("the text of process {} cannot be vouched for: {why}", self.session.pid),
-                "is something else patching it (a profiler, uprobes)? end that first",
-            ))
-        })?;
+        if self.session.dump.is_none() {
+            Baseline::take(&self.session.id, self.session.pid).map_err(|why| {
+                let pid = self.session.pid;
+                failed(Refusal::target(
+                    format!("the text of process {pid} cannot be vouched for: {why}"),
+                    "is something else patching it (a profiler, uprobes)? end that first",
+                ))
+            })?;
+        }
         let freeze = freeze::watch(self.target.as_ref(), units::ATTACH_TIMEOUT);
         let mut opening = Box::pin(engine::open(&host, &locked, &plan, &material));
         loop {
@@ -919,11 +930,6 @@ fn material(
     symbols: Option<File>,
 ) -> Material {
     let paths = SessionPaths::of(&session.id);
-    let text = |path: std::path::PathBuf| path.to_string_lossy().into_owned();
-    let timed_rules = match &prepared.facts.firewall {
-        plan::Firewall::Firewalld { version, .. } => plan::firewalld_timeout_is_safe(version),
-        plan::Firewall::Nftables => false,
-    };
     let program = prepared.target.process.exe_link().map(|(path, _)| path).unwrap_or_default();
     Material {
         deadline,
@@ -955,36 +961,57 @@ fn material(
                 pid: session.pid,
                 user: prepared.target.user.clone(),
                 debugger: session.debugger.clone(),
+                exec: session.exec,
                 target_is_starting: prepared.target.starting,
                 target_has_demands: prepared.target.watchdog_usec.is_some(),
                 at_most: session.at_most_until.remaining(clock::now()),
                 confinement: prepared.facts.confinement,
             },
-            gateway: GatewayConfig {
-                id: session.id.clone(),
-                mode: session.mode,
-                port: prepared.wanted.port,
-                sources: session.sources.clone(),
-                deadline,
-                pause: prepared.pause,
-                hot: config.hot,
-                redact: config.redact.clone(),
-                transcript_values: config.transcript_values,
-                server_name: certificates.server_name.clone(),
-                ca: certificates.ca.clone(),
-                certificate: certificates.gateway.clone(),
-                key: certificates.gateway_key.clone(),
-                debugger_socket: text(paths.debugger_socket()),
-                control_socket: text(paths.control_socket()),
-                max_connections: MAX_CONNECTIONS,
-                max_handshakes: MAX_HANDSHAKES,
-                host: kernel_says("hostname"),
-                boot: kernel_says("random/boot_id"),
-            },
+            gateway: gateway_config(
+                session,
+                (prepared.wanted.port, prepared.pause),
+                (config, deadline),
+                certificates,
+            ),
             symbols: symbols.map(|file| (file, program)),
             target_status: prepared.target.process.status_file(),
-            timed_rules,
+            dump: None,
+            timed_rules: prepare::timed_rules(&prepared.facts.firewall),
         }),
+    }
+}
+
+/// What a session's gateway is told.
+pub(super) fn gateway_config(
+    session: &Opened,
+    (port, pause): (Port, PauseBudget),
+    (config, deadline): (&Config, Deadline),
+    certificates: &SessionCertificates,
+) -> GatewayConfig {
+    let paths = SessionPaths::of(&session.id);
+    let text = |path: std::path::PathBuf| path.to_string_lossy().into_owned();
+    GatewayConfig {
+        id: session.id.clone(),
+        mode: session.mode,
+        port,
+        sources: session.sources.clone(),
+        deadline,
+        pause,
+        awaits_client: session.exec.is_some_and(|at| at != StartAt::Nowhere),
+        of_core: session.dump.is_some(),
+        hot: config.hot,
+        redact: config.redact.clone(),
+        transcript_values: config.transcript_values,
+        server_name: certificates.server_name.clone(),
+        ca: certificates.ca.clone(),
+        certificate: certificates.gateway.clone(),
+        key: certificates.gateway_key.clone(),
+        debugger_socket: text(paths.debugger_socket()),
+        control_socket: text(paths.control_socket()),
+        max_connections: MAX_CONNECTIONS,
+        max_handshakes: MAX_HANDSHAKES,
+        host: kernel_says("hostname"),
+        boot: kernel_says("random/boot_id"),
     }
 }
 
@@ -1013,6 +1040,8 @@ enum Seen {
 struct Watched {
     units: Vec<String>,
     target: Option<AsyncFd<std::os::fd::OwnedFd>>,
+    /// There is no process that could end.
+    is_of_dump: bool,
     units_gone: broadcast::Receiver<String>,
     firewall_changes: broadcast::Receiver<FirewallChange>,
     holder: Option<zbus::fdo::NameOwnerChangedStream>,
@@ -1056,6 +1085,7 @@ impl Watched {
                 false => vec![session.tracer_unit()],
             },
             target,
+            is_of_dump: session.dump.is_some(),
             units_gone: shared.units_gone.subscribe(),
             firewall_changes: shared.firewall_changes.subscribe(),
             holder,
@@ -1071,8 +1101,11 @@ impl Watched {
         let target = &self.target;
         let exited = async {
             // A pidfd becomes readable when its process ends (pidfd_open(2)).
-            if let Some(fd) = target {
-                drop(fd.readable().await);
+            match target {
+                Some(fd) => drop(fd.readable().await),
+                None if self.is_of_dump => std::future::pending().await,
+                // It had ended before it could be watched.
+                None => {}
             }
         };
         let holder = &mut self.holder;

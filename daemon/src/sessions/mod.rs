@@ -1,12 +1,16 @@
 //! The sessions that there are: opened, found, ended, and taken over from an earlier godebugd.
 
+mod dumped;
 mod images;
+mod launch;
 mod life;
 mod orphans;
 mod pending;
 mod prepare;
 
+pub use dumped::Brought;
 pub use images::foretell as foretell_image;
+pub use launch::Launched;
 pub use orphans::{left_over, revoke_by_name};
 pub use pending::Request;
 pub use prepare::{Freeze, Prepared, Symbols, all_debuggers, fitting_debugger, new_id, prepare};
@@ -111,9 +115,19 @@ pub struct Shared {
     ended: Mutex<VecDeque<SessionInfo>>,
     /// One session is prepared at a time up to its ledger, so that two do not choose one port.
     preparing: tokio::sync::Mutex<()>,
+    /// One unit is started at a time, which may take as long as it takes to stop.
+    launching: tokio::sync::Mutex<()>,
     reading: tokio::sync::Mutex<()>,
     group: u32,
 }
+
+/// A session that has a ledger and nothing else yet.
+type Begun = (
+    life::Life,
+    watch::Receiver<SessionInfo>,
+    oneshot::Receiver<Result<(), Refusal>>,
+    certificates::SessionCertificates,
+);
 
 /// The sessions of this host.
 #[derive(Clone)]
@@ -140,6 +154,7 @@ impl Sessions {
             pending: Mutex::default(),
             ended: Mutex::default(),
             preparing: tokio::sync::Mutex::default(),
+            launching: tokio::sync::Mutex::default(),
             reading: tokio::sync::Mutex::default(),
             group,
         }))
@@ -157,32 +172,44 @@ impl Sessions {
         &self,
         unit: &UnitName,
         allowed: Authorized<Permitted<OpenRequest>>,
-        symbols: Option<File>,
+        brought: Brought,
     ) -> Result<OpenedDocument, Refusal> {
         let config = Config::load()?.under(&allowed.get().permit);
-        let brought = symbols.as_ref().map_or(Symbols::None, Symbols::InFile);
-        let one_at_a_time = self.0.preparing.lock().await;
-        let id = match &allowed.get().consented {
-            Some(consented) => self.waits(&consented.id).map(|()| consented.id.clone())?,
+        let consented = allowed.get().consented.as_ref().map(|consented| consented.id.clone());
+        let id = match &consented {
+            Some(id) => self.waits(id).map(|()| id.clone())?,
             None => new_id()?,
         };
-        let prepared = prepare(self, &config, unit, &allowed.get().what, brought, id).await?;
-        prepared.within_the_freeze_limit(&allowed.get().what)?;
-        let (Permitted { what: request, permit, consented }, caller) = allowed.into_inner();
-        let approvals = consented.map(|consented| consented.approvals).unwrap_or_default();
-        // Counted once more where no other session can begin in between.
-        let running = rules::running(&self.list(), &prepared.target.unit, caller.uid);
-        permit.room_for_one_more(running).map_err(rules::Denied::from)?;
-        let certificates = certificates::issue(
-            &prepared.wanted.id,
-            &request.csr,
-            &caller.user,
-            config.max_total + crate::host::units::ATTACH_TIMEOUT,
-        )?;
-        let opened = prepared.opened(&request, &caller, &config, &permit, approvals);
-        let (life, info, active) =
-            life::Life::begin(self, prepared, opened, &config, &certificates, symbols)?;
-        let id = info.borrow().id.clone();
+        let launched = match allowed.get().what.exec {
+            None => None,
+            Some(_) => {
+                let _one_at_a_time = self.0.launching.lock().await;
+                // Before a service is restarted for nothing.
+                let running = rules::running(&self.list(), unit, allowed.caller().uid);
+                let permit = &allowed.get().permit;
+                permit.room_for_one_more(running).map_err(rules::Denied::from)?;
+                let request = &allowed.get().what;
+                let launch = self.launch_of(unit, request).await?;
+                Some(self.launch(launch, &id, (request, allowed.caller())).await?)
+            }
+        };
+        let one_at_a_time = self.0.preparing.lock().await;
+        // Once more where nobody else can take it up: what was consented to once is opened once.
+        let waits = consented.as_ref().map_or(Ok(()), |id| self.waits(id));
+        let begun = match (waits, allowed.get().what.dump.clone()) {
+            (Err(refusal), _) => Err(refusal),
+            (Ok(()), Some(dump)) => {
+                self.begin_on_dump(unit, allowed, (config, dump), brought, id.clone()).await
+            }
+            (Ok(()), None) => {
+                let with = (config, brought.symbols);
+                self.begin(unit, allowed, with, (id.clone(), launched)).await
+            }
+        };
+        if begun.is_err() && launched.is_some() {
+            self.let_go(&id).await;
+        }
+        let (life, info, active, certificates) = begun?;
         self.taken_up(&id);
         drop(one_at_a_time);
         tokio::spawn(life.run());
@@ -205,6 +232,35 @@ impl Sessions {
                 "see `journalctl -u godebugd`",
             )),
         }
+    }
+
+    /// Looks at everything, and makes the session's ledger. Nothing else is changed.
+    async fn begin(
+        &self,
+        unit: &UnitName,
+        allowed: Authorized<Permitted<OpenRequest>>,
+        (config, symbols): (Config, Option<File>),
+        (id, launched): (SessionId, Option<launch::Launched>),
+    ) -> Result<Begun, Refusal> {
+        let brought = symbols.as_ref().map_or(Symbols::None, Symbols::InFile);
+        let request = &allowed.get().what;
+        let prepared = prepare(self, &config, unit, request, brought, (id, launched)).await?;
+        prepared.within_the_freeze_limit(request)?;
+        let (Permitted { what: request, permit, consented }, caller) = allowed.into_inner();
+        let approvals = consented.map(|consented| consented.approvals).unwrap_or_default();
+        // Counted once more where no other session can begin in between.
+        let running = rules::running(&self.list(), &prepared.target.unit, caller.uid);
+        permit.room_for_one_more(running).map_err(rules::Denied::from)?;
+        let certificates = certificates::issue(
+            &prepared.wanted.id,
+            &request.csr,
+            &caller.user,
+            config.max_total + crate::host::units::ATTACH_TIMEOUT,
+        )?;
+        let opened = prepared.opened(&request, &caller, &config, &permit, approvals);
+        let (life, info, active) =
+            life::Life::begin(self, prepared, opened, &config, &certificates, symbols)?;
+        Ok((life, info, active, certificates))
     }
 
     /// The live sessions, oldest first.

@@ -17,10 +17,11 @@ use std::time::Duration;
 
 /// Units of a session, in the order in which they are stopped: dlv after the gateway, its guard
 /// after it.
-const PATTERNS: [&str; 6] = [
+const PATTERNS: [&str; 7] = [
     "godebug-gateway@*.service",
     "godebug-dlv@*.service",
     "godebug-image@*.service",
+    "godebug-exec@*.service",
     "godebug-guard@*.service",
     "godebug-repair@*.service",
     "godebug-deadman@*.timer",

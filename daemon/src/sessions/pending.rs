@@ -3,17 +3,20 @@
 //!
 //! They hold nothing of the host. Each is a file below /run, which a reboot takes as it takes sessions.
 
-use super::{News, Prepared, Sessions, Symbols, new_id, prepare, unpoisoned};
+use super::{News, Sessions, Symbols, new_id, prepare, unpoisoned};
 use crate::audit::{self, Entry, Kind};
 use crate::authority::{Authorized, Caller, Unconsented};
 use crate::config::Config;
 use crate::{kept, paths};
 use futures_util::StreamExt;
 use godebug_api::documents::{OpenRequest, SessionInfo, WaitsFor};
-use godebug_api::rules::engine::{Approvals, Permit};
+use godebug_api::image::ImageRequest;
+use godebug_api::rules::engine::Approvals;
 use godebug_api::{
-    Approval, CloseReason, Deadline, Reason, Refusal, SessionId, State, UnitName, clock,
+    Approval, CloseReason, Deadline, FreezeLimit, Mode, Reason, Refusal, SessionId, State, Ttl,
+    UnitName, clock,
 };
+use godebug_core::ledger::Opened;
 use godebug_core::{Event, next};
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
@@ -32,6 +35,9 @@ const SUFFIX: &str = "request";
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Request {
     pub request: OpenRequest,
+    /// What it is really about, where it is about images: then `request` only has what rules look at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub images: Option<ImageRequest>,
     pub info: SessionInfo,
     claim_by: Deadline,
     /// Whose leaving the bus takes it back.
@@ -62,16 +68,70 @@ impl Sessions {
     ) -> Result<SessionInfo, Refusal> {
         let Unconsented { what: request, permit, approvals } = allowed.get();
         let config = Config::load()?.under(permit);
-        let brought = symbols.as_ref().map_or(Symbols::None, Symbols::InFile);
-        let prepared = prepare(self, &config, unit, request, brought, new_id()?).await?;
-        prepared.within_the_freeze_limit(request)?;
-        self.room_for_one_more(allowed.caller().uid)?;
-        let kept = kept_request(&prepared, request, allowed.caller(), (permit, approvals), &config);
+        let caller = allowed.caller();
+        let opened = match &request.dump {
+            Some(dump) => {
+                let dump = (dump.clone(), symbols);
+                self.foreseen_on_dump(unit, (&config, request), dump, (caller, permit)).await?
+            }
+            None => {
+                let brought = symbols.as_ref().map_or(Symbols::None, Symbols::InFile);
+                let id = (new_id()?, None);
+                let prepared = prepare(self, &config, unit, request, brought, id).await?;
+                prepared.within_the_freeze_limit(request)?;
+                prepared.opened(request, caller, &config, permit, Vec::new())
+            }
+        };
+        let kept = kept_request(&opened, (request, None), (allowed.caller(), approvals));
+        self.put(kept, (allowed.caller(), approvals))
+    }
+
+    /// The same for images.
+    ///
+    /// # Errors
+    /// The refusal; nothing waits then.
+    pub async fn ask_for_images(
+        &self,
+        unit: &UnitName,
+        allowed: Authorized<Unconsented<ImageRequest>>,
+    ) -> Result<SessionInfo, Refusal> {
+        let Unconsented { what: images, permit, approvals } = allowed.get();
+        let opened = self.foreseen(unit, images, (allowed.caller(), permit)).await?;
+        let request = OpenRequest {
+            ttl: Ttl::try_from(images.patience.duration())
+                .map_err(|error| Refusal::usage(error.to_string(), "give a longer --timeout"))?,
+            mode: Mode::Observe,
+            reason: images.reason.clone(),
+            from: Vec::new(),
+            csr: String::new(),
+            pid: images.pid,
+            hold: true,
+            endpoint_host: None,
+            symbols: false,
+            max_freeze: FreezeLimit::default(),
+            accept_freeze: false,
+            pause: None,
+            break_glass: false,
+            exec: None,
+            dump: None,
+            max_pause: images.max_pause,
+        };
+        let asked = (&request, Some(images.clone()));
+        let kept = kept_request(&opened, asked, (allowed.caller(), approvals));
+        self.put(kept, (allowed.caller(), approvals))
+    }
+
+    fn put(
+        &self,
+        kept: Request,
+        (caller, approvals): (&Caller, &Approvals),
+    ) -> Result<SessionInfo, Refusal> {
+        self.room_for_one_more(caller.uid)?;
         keep(&kept)?;
         let (info, wanted) = (&kept.info, approvals);
         let message =
             format!("{} asks for a session on {}, which needs {wanted}", info.opened_by, info.unit);
-        if let Err(refusal) = record(Kind::Requested, allowed.caller(), info, message) {
+        if let Err(refusal) = record(Kind::Requested, caller, info, message) {
             forget(&info.id);
             return Err(refusal);
         }
@@ -290,14 +350,11 @@ async fn passed(until: Deadline) {
 }
 
 fn kept_request(
-    prepared: &Prepared,
-    request: &OpenRequest,
-    caller: &Caller,
-    (permit, approvals): (&Permit, &Approvals),
-    config: &Config,
+    opened: &Opened,
+    (request, images): (&OpenRequest, Option<ImageRequest>),
+    (caller, approvals): (&Caller, &Approvals),
 ) -> Request {
     let claim_by = Deadline::after(clock::now(), approvals.within);
-    let opened = prepared.opened(request, caller, config, permit, Vec::new());
     let waits_for = WaitsFor {
         approvals: approvals.count,
         by: approvals.by.to_string(),
@@ -308,14 +365,15 @@ fn kept_request(
         // There is no gateway yet, and which port it will have is not known.
         endpoint: String::new(),
         waits_for: Some(waits_for),
-        ..super::life::info(&opened)
+        ..super::life::info(opened)
     };
     Request {
+        images,
         // Whoever takes it up brings a key along then.
         request: OpenRequest { csr: String::new(), ..request.clone() },
         info,
         claim_by,
-        held_by: opened.held_by,
+        held_by: opened.held_by.clone(),
         vouched_for: Some(caller.name.clone()),
     }
 }
@@ -396,6 +454,7 @@ mod tests {
             serde_json::from_value(serde_json::json!({"ttl": "60s", "mode": "step"})).unwrap();
         let kept = Request {
             request,
+            images: None,
             info,
             claim_by: Deadline { wall_ms: 7, boot_ms: 7 },
             held_by: Some(":1.7".to_owned()),

@@ -2,12 +2,13 @@
 
 use super::Sessions;
 use super::images::{self, can_be_copied};
+use super::launch::Launched;
 use crate::authority::Caller;
 use crate::config::Config;
 use crate::freeze;
 use crate::host::{confinement, nftables, routes, selinux, units};
 use crate::paths;
-use crate::target::executable::{DebugSize, SymbolFile};
+use crate::target::executable::{DebugSize, GoExecutable, SymbolFile};
 use crate::target::find::{self, Target};
 use crate::target::{debuggers, process};
 use godebug_api::documents::{DebugInformation, OpenRequest, PlanDocument, SessionInfo};
@@ -20,7 +21,7 @@ use godebug_api::{
 use godebug_core::delve::{self, Debugger};
 use godebug_core::forecast::{Objection, Work, megabytes};
 use godebug_core::ledger::Opened;
-use godebug_core::plan::{self, Facts, Firewall, Plan, Wanted};
+use godebug_core::plan::{self, Boolean, Confinement, Exec, Facts, Firewall, Plan, Wanted};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
@@ -71,17 +72,18 @@ pub async fn prepare(
     unit: &UnitName,
     request: &OpenRequest,
     symbols: Symbols<'_>,
-    id: SessionId,
+    (id, launched): (SessionId, Option<Launched>),
 ) -> Result<Prepared, Refusal> {
     within_the_rules(config, request)?;
     let host = &sessions.shared().host;
-    let target = find::find(host.systemd()?, unit, request.pid).await?;
+    let exec = exec(sessions, unit, request, launched).await?;
+    let pid = request.pid.or(launched.map(|launched| launched.pid));
+    let target = find::find(host.systemd()?, unit, pid).await?;
     is_still(unit, &target)?;
     not_twice(&sessions.list(), &target)?;
     find::traceable(&target)?;
     let confinement = confinement::of_this_host()?;
     confinement::lets_debug(target.process.pid, target.unit.as_str(), confinement)?;
-    let booleans = selinux::needed_booleans(&config.selinux_booleans)?;
     let debugger = fitting_debugger(&target).await?;
     let observes = match request.mode {
         Mode::Observe => {
@@ -93,15 +95,13 @@ pub async fn prepare(
         Mode::Step | Mode::Modify => None,
     };
     let symbols = has_symbols(&target, symbols)?;
-    // Nothing attaches to a target of which images are taken.
-    let work = target.work(symbols).filter(|_| observes.is_none());
+    // Nothing attaches to a target of which images are taken, and one that is just starting serves
+    // nobody who could miss it.
+    let is_missed = observes.is_none() && exec.is_none();
+    let work = target.work(symbols).filter(|_| is_missed);
     let freeze = work.map(|work| Freeze { work, forecast: freeze::forecast(work) });
-    let sources = match request.from.as_slice() {
-        [] => vec![Cidr::LOOPBACK_4],
-        from => Cidr::without_overlaps(from),
-    };
-    let port = free_port(config, &sessions.list())?;
-    let firewall = firewall(sessions, &sources, port).await?;
+    let network = network(sessions, config, request).await?;
+    let Network { port, sources, firewall, confinement, booleans } = network;
     let wanted = Wanted { id, mode: request.mode, ttl: request.ttl, port, sources };
     let facts = Facts {
         unit: target.unit.clone(),
@@ -111,6 +111,8 @@ pub async fn prepare(
         firewall,
         confinement,
         booleans,
+        exec,
+        dump: None,
         drains: config.drains(&target.unit),
     };
     let plan = plan::plan(&wanted, &facts);
@@ -190,6 +192,8 @@ impl Prepared {
             program: Some(self.target.program()),
             login: caller.login.clone(),
             approvals,
+            exec: self.facts.exec.map(|exec| exec.at),
+            dump: None,
             break_glass: permit.consent == Consent::GlassBroken,
         }
     }
@@ -254,7 +258,63 @@ impl Prepared {
     }
 }
 
-fn within_the_rules(config: &Config, request: &OpenRequest) -> Result<(), Refusal> {
+/// Where a gateway will be, and what has to be opened for it.
+pub(super) struct Network {
+    pub(super) port: Port,
+    pub(super) sources: Vec<Cidr>,
+    pub(super) firewall: Firewall,
+    pub(super) confinement: Confinement,
+    pub(super) booleans: Vec<Boolean>,
+}
+
+/// The same for every session with a gateway. Changes nothing.
+pub(super) async fn network(
+    sessions: &Sessions,
+    config: &Config,
+    request: &OpenRequest,
+) -> Result<Network, Refusal> {
+    let confinement = confinement::of_this_host()?;
+    let booleans = selinux::needed_booleans(&config.selinux_booleans)?;
+    let sources = match request.from.as_slice() {
+        [] => vec![Cidr::LOOPBACK_4],
+        from => Cidr::without_overlaps(from),
+    };
+    let port = free_port(config, &sessions.list())?;
+    let firewall = firewall(sessions, &sources, port).await?;
+    Ok(Network { port, sources, firewall, confinement, booleans })
+}
+
+/// Whether firewalld's timeouts do no harm on this host.
+pub(super) fn timed_rules(firewall: &Firewall) -> bool {
+    match firewall {
+        Firewall::Firewalld { version, .. } => plan::firewalld_timeout_is_safe(version),
+        Firewall::Nftables => false,
+    }
+}
+
+/// How the target is, or would be, started for the session.
+async fn exec(
+    sessions: &Sessions,
+    unit: &UnitName,
+    request: &OpenRequest,
+    launched: Option<Launched>,
+) -> Result<Option<Exec>, Refusal> {
+    let Some(at) = request.exec else { return Ok(None) };
+    let was_running = match launched {
+        Some(launched) => launched.was_running,
+        // For a plan, or for whoever has to consent: of what runs now.
+        None => sessions.launch_of(unit, request).await?.was_running,
+    };
+    if launched.is_none() && !was_running {
+        return Err(Refusal::target(
+            format!("{unit} does not run, so there is no process to plan for or to consent to"),
+            "start it first, or use exec where no approval is needed",
+        ));
+    }
+    Ok(Some(Exec { at, was_running }))
+}
+
+pub(super) fn within_the_rules(config: &Config, request: &OpenRequest) -> Result<(), Refusal> {
     if request.ttl.get() > config.max_ttl {
         return Err(Refusal::refused(
             format!(
@@ -331,8 +391,12 @@ pub(super) fn not_twice(live: &[SessionInfo], target: &Target) -> Result<(), Ref
 
 /// The newest dlv on this host that can debug the target.
 pub async fn fitting_debugger(target: &Target) -> Result<Debugger, Refusal> {
+    fitting(&target.executable).await
+}
+
+/// The same for a program that does not run yet.
+pub(super) async fn fitting(executable: &GoExecutable) -> Result<Debugger, Refusal> {
     let found = all_debuggers().await;
-    let executable = &target.executable;
     let go = executable.go_version;
     let dwarf5 = executable.debug_information == DebugInformation::Dwarf5;
     match delve::choose(&found.found, go, dwarf5) {
@@ -477,7 +541,7 @@ fn free_port(config: &Config, live: &[SessionInfo]) -> Result<Port, Refusal> {
         })
 }
 
-fn endpoint_host(request: &OpenRequest, sources: &[Cidr]) -> String {
+pub(super) fn endpoint_host(request: &OpenRequest, sources: &[Cidr]) -> String {
     if let Some(host) = &request.endpoint_host {
         return host.clone();
     }

@@ -7,10 +7,11 @@
 
 mod build_info;
 mod elf;
+mod sources;
 
 use build_info::{Layout, Modules};
 use elf::{Elf, LARGEST_READ, Source};
-use godebug_api::documents::DebugInformation;
+use godebug_api::documents::{DebugInformation, Sources};
 use godebug_core::delve::GoVersion;
 use object::elf as values;
 use std::fs::File;
@@ -73,6 +74,8 @@ pub struct GoExecutable {
     pub debug_information: DebugInformation,
     pub debug_size: DebugSize,
     pub build_ids: BuildIds,
+    /// Where it was built.
+    pub sources: Sources,
     /// As `GOARCH` names it.
     pub architecture: String,
 }
@@ -143,6 +146,7 @@ impl GoExecutable {
             debug_information: debug_information(&elf, go_version, without_dwarf5),
             debug_size: debug_size(&elf),
             build_ids: build_ids(&elf),
+            sources: sources::find(&elf, modules.module.as_deref(), modules.package.as_deref()),
             architecture: architecture(&elf),
             pie: elf.is_pie(),
             go_version_text: version,

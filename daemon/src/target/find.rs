@@ -73,7 +73,7 @@ pub async fn slice(systemd: &Systemd, unit: &UnitName) -> Option<String> {
     (!slice.is_empty()).then_some(slice)
 }
 
-async fn properties(systemd: &Systemd, name: &UnitName) -> Result<UnitFacts, Refusal> {
+pub(crate) async fn properties(systemd: &Systemd, name: &UnitName) -> Result<UnitFacts, Refusal> {
     systemd.properties(name.as_str()).await.map_err(|error| match error {
         SystemdError::Refused { why, .. } => Refusal::target(
             format!("systemd does not load {name}: {why}"),
@@ -127,7 +127,7 @@ pub async fn find(
     })
 }
 
-fn running(unit: &UnitName, facts: &UnitFacts) -> Result<(), Refusal> {
+pub(crate) fn running(unit: &UnitName, facts: &UnitFacts) -> Result<(), Refusal> {
     let load = facts.text("LoadState");
     let active = facts.text("ActiveState");
     match (load.as_str(), active.as_str()) {
@@ -189,7 +189,7 @@ fn choose(
     }
 }
 
-fn is_go(pid: Pid) -> bool {
+pub(crate) fn is_go(pid: Pid) -> bool {
     Process::pin(pid)
         .ok()
         .and_then(|process| Some((process.open_exe().ok()?, process.exe_link().ok()?.0)))

@@ -45,6 +45,7 @@ pub async fn inspect(
         vcs_modified: executable.vcs_modified(),
         build_settings: executable.build_settings.clone(),
         trimpath: executable.trimpath(),
+        sources: executable.sources.clone(),
         optimised: executable.optimised(),
         pie: executable.pie,
         cgo: executable.cgo(),

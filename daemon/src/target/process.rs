@@ -229,7 +229,7 @@ pub fn tracer_description(pid: u32) -> String {
 }
 
 /// `text` with everything that could move a terminal's cursor replaced.
-pub(super) fn printable(text: &str) -> String {
+pub(crate) fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 

@@ -31,6 +31,8 @@ pub(crate) fn opened() -> Opened {
         program: None,
         login: Login::default(),
         approvals: Vec::new(),
+        exec: None,
+        dump: None,
         break_glass: false,
     }
 }

@@ -11,6 +11,7 @@ pub(super) fn of_thing(what: &str) -> &'static str {
         ("godebug-dlv@", "the debugger"),
         ("godebug-guard@", "the program that puts the service right if its debugger is killed"),
         ("godebug-image@", "the program that looks at copies of the memory"),
+        ("godebug-exec@", "the program that held the service at its start"),
         ("godebug-deadman@", "the timer that ends the session if nothing else does"),
         ("tracer of process", "a debugger\u{2019}s hold on the service"),
         ("breakpoints in the text", "changes to the service\u{2019}s program code"),
@@ -22,6 +23,9 @@ pub(super) fn of_thing(what: &str) -> &'static str {
     }
     if what.starts_with("process ") && what.ends_with(" frozen") {
         return "a service that is kept from running";
+    }
+    if what.ends_with("which did not run before") {
+        return "the service itself, which was started for the session";
     }
     if what.ends_with("out of its pool") {
         return "a service that gets no work from its load balancer";

@@ -44,6 +44,24 @@ pub(crate) fn judge(mode: Mode, command: &str, arguments: &Arguments) -> Verdict
     decide(mode, command, arguments).unwrap_or_else(Verdict::Refuse)
 }
 
+/// The same where there is a core and no process. dlv lets its program run when an IDE is configured, which
+/// a core cannot, and takes the failure for its end (service/dap/server.go, `onConfigurationDoneRequest`).
+pub(crate) fn on_core(verdict: Verdict, command: &str, arguments: &Arguments) -> Verdict {
+    let mut arguments = match (&verdict, command) {
+        (Verdict::Forward, "attach") => arguments.clone(),
+        (Verdict::Rewrite(kept, _), "attach") => kept.clone(),
+        (Verdict::Forward | Verdict::Rewrite(..), "continue" | "pause" | "restart") => {
+            return Verdict::Refuse(Refused::never(
+                "this is the core of a crash, which does not run",
+            ));
+        }
+        _ => return verdict,
+    };
+    arguments.retain(|name, _| !name.eq_ignore_ascii_case("stopOnEntry"));
+    arguments.insert("stopOnEntry".to_owned(), Value::Bool(true));
+    Verdict::Rewrite(arguments, "a core stands where it is")
+}
+
 fn decide(mode: Mode, command: &str, arguments: &Arguments) -> Result<Verdict, Refused> {
     match command {
         "initialize"
@@ -276,6 +294,22 @@ mod tests {
         assert!(matches!(info, Verdict::Refuse(_)));
         let plain = json!({"breakpoints": [{"line": 2, "condition": "o.Id == 3"}]});
         assert_eq!(verdict(Mode::Step, "setBreakpoints", &plain), Verdict::Forward);
+    }
+
+    #[test]
+    fn a_core_stands_and_is_not_let_run() {
+        let on = |command: &str, arguments: Value| {
+            let judged = verdict(Mode::Observe, command, &arguments);
+            on_core(judged, command, arguments.as_object().unwrap())
+        };
+        let attach = json!({"mode": "remote", "stoponentry": false, "program": "/bin/sh"});
+        let Verdict::Rewrite(arguments, _) = on("attach", attach) else { panic!("forwarded") };
+        assert_eq!(Value::Object(arguments), json!({"mode": "remote", "stopOnEntry": true}));
+        for command in ["continue", "pause", "restart", "next"] {
+            assert!(matches!(on(command, json!({})), Verdict::Refuse(_)), "{command}");
+        }
+        assert_eq!(on("threads", json!({})), Verdict::Forward);
+        assert!(matches!(on("attach", json!({"mode": "local"})), Verdict::Refuse(_)));
     }
 
     #[test]

@@ -364,6 +364,8 @@ pub(crate) fn config(
 ) -> GatewayConfig {
     let (certificate, key) = authority.server();
     GatewayConfig {
+        awaits_client: false,
+        of_core: false,
         id: "0123abcd".parse().unwrap(),
         mode: "step".parse().unwrap(),
         port: Port::try_from(port).unwrap(),

@@ -139,6 +139,8 @@ fn gateway(
 ) -> Result<Command> {
     let text = |path: &Path| path.to_string_lossy().into_owned();
     let config = GatewayConfig {
+        awaits_client: false,
+        of_core: false,
         id: "0123abcd".parse()?,
         mode: "step".parse()?,
         port: Port::try_from(port)?,

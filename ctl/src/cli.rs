@@ -10,7 +10,8 @@ use godebug_api::documents::SessionInfo;
 use godebug_api::image::{Count, Depth, Every, Patience, PauseLimit, Phrase};
 use godebug_api::rules::engine::Command as RuleCommand;
 use godebug_api::{
-    Cidr, FreezeLimit, GuestName, Mode, Pid, Reason, Refusal, SessionId, StartAt, Ttl, UnitName,
+    Cidr, FreezeLimit, GuestName, Mode, Pid, Reason, Refusal, SessionId, StartAt, TargetName, Ttl,
+    UnitName, UserName,
 };
 use std::error::Error;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -32,6 +33,9 @@ pub(crate) struct Cli {
     /// ssh asks for nothing: set where one of several hosts is asked
     #[arg(long, global = true, hide = true)]
     pub(crate) unasked: bool,
+    /// The unit is one of your own, which `systemctl --user` runs
+    #[arg(long, global = true)]
+    pub(crate) user: bool,
     #[command(subcommand)]
     pub(crate) command: Command,
 }
@@ -109,16 +113,16 @@ pub(crate) enum Command {
     Stop(Stop),
     /// Show the Go process of a unit: versions, build, debug information, the dlv that fits
     Inspect {
-        /// The unit, with or without `.service`
-        unit: UnitName,
+        /// The unit, with or without `.service`; a container as container:NAME
+        unit: TargetName,
         /// Which process, for a unit that has several
         #[arg(long)]
         pid: Option<Pid>,
     },
     /// Check every prerequisite of this host, and of a unit if one is named
     Doctor {
-        /// The unit, with or without `.service`
-        unit: Option<UnitName>,
+        /// The unit, with or without `.service`; a container as container:NAME
+        unit: Option<TargetName>,
     },
     /// Show what a session does, as it does it: breakpoints, expressions, stops, refusals
     Watch {
@@ -141,7 +145,44 @@ pub(crate) enum Command {
     },
 }
 
+impl Cli {
+    /// With `--user` a unit is the person's own.
+    ///
+    /// # Errors
+    /// Where the command is about no unit, or about one that is named as a part of another.
+    pub(crate) fn of_user(mut self) -> Result<Self, Refusal> {
+        if !self.user {
+            return Ok(self);
+        }
+        let wrong = |what: &str| Err(Refusal::usage(format!("--user is about a unit{what}"), ""));
+        let Some(target) = self.command.target_mut() else {
+            return wrong(" that runs, and this command is about none");
+        };
+        let TargetName::Unit(unit) = target.clone() else {
+            return wrong(", and this is none of a manager's");
+        };
+        *target = TargetName::OfUser { user: UserName::whoever_asks(), unit };
+        Ok(self)
+    }
+}
+
 impl Command {
+    /// What it is about, if that runs.
+    fn target_mut(&mut self) -> Option<&mut TargetName> {
+        match self {
+            Self::Attach(arguments) => Some(&mut arguments.unit),
+            Self::Exec(arguments) => Some(&mut arguments.unit),
+            Self::Snapshot(arguments) => Some(&mut arguments.unit),
+            Self::Record(arguments) => Some(&mut arguments.unit),
+            Self::Goroutines(arguments) => Some(&mut arguments.unit),
+            Self::Heap(arguments) => Some(&mut arguments.unit),
+            Self::Inspect { unit, .. } => Some(unit),
+            Self::Doctor { unit } => unit.as_mut(),
+            Self::Rules(Rules::Explain(arguments)) => Some(&mut arguments.unit),
+            _ => None,
+        }
+    }
+
     /// Whether it may be asked of several hosts at once.
     pub(crate) fn may_be_asked_of_many(&self) -> bool {
         matches!(
@@ -275,8 +316,8 @@ pub(crate) struct Explain {
     pub(crate) user: String,
     /// What they would ask for: attach, exec, core or snapshot
     pub(crate) command: RuleCommand,
-    /// The unit, with or without `.service`
-    pub(crate) unit: UnitName,
+    /// The unit, with or without `.service`; a container as container:NAME
+    pub(crate) unit: TargetName,
     /// For how long
     #[arg(long, default_value = "30m")]
     pub(crate) ttl: Ttl,
@@ -306,7 +347,7 @@ impl Claim {
     /// The same as if it were asked for now.
     pub(crate) fn as_asked_for(&self, session: &SessionInfo) -> Attach {
         Attach {
-            unit: session.unit.clone(),
+            unit: session.target_name(),
             ttl: session.ttl.unwrap_or_default(),
             mode: session.mode,
             reason: session.reason.clone(),
@@ -398,8 +439,8 @@ pub(crate) fn via(wanted: Option<Via>, is_far: bool) -> Result<Via, Refusal> {
 
 #[derive(Debug, Args)]
 pub(crate) struct Attach {
-    /// The unit, with or without `.service`
-    pub(crate) unit: UnitName,
+    /// The unit, with or without `.service`; a container as container:NAME
+    pub(crate) unit: TargetName,
     /// How long the session may last once it is active
     #[arg(long, default_value = "30m")]
     pub(crate) ttl: Ttl,
@@ -444,8 +485,8 @@ pub(crate) struct Attach {
 
 #[derive(Debug, Args)]
 pub(crate) struct Exec {
-    /// The unit, with or without `.service`
-    pub(crate) unit: UnitName,
+    /// The unit, with or without `.service`; a container as container:NAME
+    pub(crate) unit: TargetName,
     /// How long the session may last once it is active
     #[arg(long, default_value = "30m")]
     pub(crate) ttl: Ttl,
@@ -543,7 +584,7 @@ impl Core {
     /// What an `attach` of the same would be.
     pub(crate) fn as_attach(&self, unit: &UnitName, pid: Option<Pid>) -> Attach {
         Attach {
-            unit: unit.clone(),
+            unit: unit.clone().into(),
             ttl: self.ttl,
             mode: Mode::Observe,
             reason: self.reason.clone(),
@@ -562,8 +603,8 @@ impl Core {
 
 #[derive(Debug, Args)]
 pub(crate) struct Snapshot {
-    /// The unit, with or without `.service`
-    pub(crate) unit: UnitName,
+    /// The unit, with or without `.service`; a container as container:NAME
+    pub(crate) unit: TargetName,
     /// Where: FILE.go:LINE, package.Function or package.(*Type).Method; may be repeated [default: now,
     /// wherever it is]
     #[arg(long, value_name = "LOCATION")]
@@ -589,8 +630,8 @@ pub(crate) struct Snapshot {
 
 #[derive(Debug, Args)]
 pub(crate) struct Record {
-    /// The unit, with or without `.service`
-    pub(crate) unit: UnitName,
+    /// The unit, with or without `.service`; a container as container:NAME
+    pub(crate) unit: TargetName,
     /// Where, as for `snapshot`; may be repeated
     #[arg(long, value_name = "LOCATION", required = true)]
     pub(crate) at: Vec<Phrase>,
@@ -615,8 +656,8 @@ pub(crate) struct Record {
 
 #[derive(Debug, Args)]
 pub(crate) struct Goroutines {
-    /// The unit, with or without `.service`
-    pub(crate) unit: UnitName,
+    /// The unit, with or without `.service`; a container as container:NAME
+    pub(crate) unit: TargetName,
     /// Whole stacks, and the goroutines of Go's runtime too
     #[arg(long)]
     pub(crate) full: bool,
@@ -629,8 +670,8 @@ pub(crate) struct Goroutines {
 
 #[derive(Debug, Args)]
 pub(crate) struct Heap {
-    /// The unit, with or without `.service`
-    pub(crate) unit: UnitName,
+    /// The unit, with or without `.service`; a container as container:NAME
+    pub(crate) unit: TargetName,
     /// How many of those that hold most to show
     #[arg(long, value_name = "N", default_value = "20")]
     pub(crate) top: Count,

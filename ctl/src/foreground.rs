@@ -147,7 +147,7 @@ fn announcement(session: &SessionInfo, port: &LocalPort) -> String {
          \n\
          \x20 dlv connect {}      leave it with: exit -c",
         painted(BOLD, session.id.as_str()),
-        session.unit,
+        session.target_name(),
         if session.dump.is_some() { "core dump of process" } else { "process" },
         session.pid,
         session.mode,

@@ -138,8 +138,8 @@ impl<'a> Held<'a> {
             Some(host) => host.as_str(),
         };
         let state = if self.ending_since.is_some() { "ending" } else { target };
-        let (id, unit) = (&self.session.id, &self.session.unit);
-        self.output.live(&live::line(id, unit, left, clients, Some(state)));
+        let (id, unit) = (&self.session.id, self.session.target_name().to_string());
+        self.output.live(&live::line(id, &unit, left, clients, Some(state)));
         None
     }
 }

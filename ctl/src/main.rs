@@ -54,6 +54,10 @@ fn main() -> ExitCode {
         Err(status) => return ExitCode::from(status),
     };
     let output = Output::new(cli.json);
+    let cli = match cli.of_user() {
+        Ok(cli) => cli,
+        Err(refusal) => return ExitCode::from(output.refusal(&refusal)),
+    };
     match elsewhere(&output, &cli) {
         Ok(Some(status)) => return ExitCode::from(status),
         Ok(None) => {}

@@ -76,6 +76,7 @@ pub(crate) fn open_request(
         break_glass: arguments.break_glass,
         max_pause: arguments.max_pause,
         exec: arguments.exec,
+        part: None,
         dump: arguments
             .dump
             .as_ref()

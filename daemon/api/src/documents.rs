@@ -4,8 +4,8 @@
 use crate::image::PauseLimit;
 use godebug_core::plan::Plan;
 use godebug_core::{
-    Approval, Cidr, CloseReason, Dump, Forecast, FreezeLimit, GuestName, Login, Mode, PauseBudget,
-    Pid, Reason, Refusal, SessionId, StartAt, State, Ttl, UnitName,
+    Approval, Cidr, CloseReason, Dump, Forecast, FreezeLimit, GuestName, Login, Mode, Part,
+    PauseBudget, Pid, Reason, Refusal, SessionId, StartAt, State, TargetName, Ttl, UnitName,
 };
 use serde::{Deserialize, Serialize};
 
@@ -57,6 +57,9 @@ pub struct OpenRequest {
     /// For how long one image may stop the target, in mode observe.
     #[serde(default, rename = "max_pause_ms", skip_serializing_if = "PauseLimit::is_default")]
     pub max_pause: PauseLimit,
+    /// Where in the unit the target is. Filled in by godebugd; whatever a client says is not used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub part: Option<Part>,
 }
 
 /// A session on a core dump.
@@ -157,6 +160,9 @@ pub struct ShareRequest {
 pub struct SessionInfo {
     pub id: SessionId,
     pub unit: UnitName,
+    /// The container or the user's unit in it that is debugged, as it can be named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<TargetName>,
     pub state: State,
     pub mode: Mode,
     pub pid: Pid,
@@ -233,6 +239,11 @@ pub struct WaitsFor {
 }
 
 impl SessionInfo {
+    /// What is debugged, as people name it.
+    pub fn target_name(&self) -> TargetName {
+        self.target.clone().unwrap_or_else(|| TargetName::Unit(self.unit.clone()))
+    }
+
     /// Whether it waits for nobody but whoever has asked.
     pub fn is_approved(&self) -> bool {
         let given = u32::try_from(self.approvals.len()).unwrap_or(u32::MAX);
@@ -328,6 +339,9 @@ pub struct PlanDocument {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Inspection {
     pub unit: UnitName,
+    /// The container or the user's unit in it, as it can be named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<TargetName>,
     pub pid: Pid,
     pub user: String,
     pub executable: String,

@@ -15,10 +15,10 @@ pub mod rules;
 pub mod ticket;
 
 pub use godebug_core::{
-    Approval, BooleanName, Cidr, CloseReason, Code, Deadline, Dump, Forecast, FreezeLimit,
-    GuestName, HotLimit, Login, Mode, Now, PauseBudget, Pid, Port, ProcessState, Program, Reason,
-    Refusal, SessionId, StartAt, State, Ttl, UnitName, WordError, chain, delve, forecast, hot,
-    pause, plan, same_person,
+    Approval, BooleanName, Cidr, CloseReason, Code, ContainerName, Deadline, Dump, Forecast,
+    FreezeLimit, GuestName, HotLimit, Login, Mode, Now, Part, PauseBudget, Pid, Port, ProcessState,
+    Program, Reason, Refusal, SessionId, StartAt, State, TargetName, Ttl, UnitName, UserName,
+    WordError, chain, delve, forecast, hot, pause, plan, same_person,
 };
 
 /// The well-known bus name.

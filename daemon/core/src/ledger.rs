@@ -4,6 +4,7 @@
 //! what a crash while writing leaves, and means that its act has not begun; anything else that does
 //! not parse means that the file was damaged, and nothing is guessed from it.
 
+use crate::TargetName;
 use crate::consent::{Approval, Login};
 use crate::deadline::Deadline;
 use crate::dump::Dump;
@@ -21,6 +22,9 @@ use serde::{Deserialize, Serialize};
 pub struct Opened {
     pub id: SessionId,
     pub unit: UnitName,
+    /// The container or the user's unit in it that is debugged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<TargetName>,
     pub invocation: Option<InvocationId>,
     pub pid: Pid,
     /// The target's start, in clock ticks since boot (field 22 of /proc/PID/stat): with the PID it
@@ -260,6 +264,7 @@ mod tests {
         let session = Opened {
             id: "0000000a".parse().unwrap(),
             unit: "shop".parse().unwrap(),
+            target: None,
             invocation: None,
             pid: 77.try_into().unwrap(),
             start_ticks: 5,

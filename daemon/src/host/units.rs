@@ -34,12 +34,35 @@ const SIGKILL: i32 = 9;
 const EPERM: i32 = 1;
 const IPPROTO_TCP: i32 = 6;
 
-/// Whom dlv runs as: the target's own user.
+/// Whom dlv runs as: the target's own user, where systemd can start something as that one.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TargetUser {
-    pub name: String,
-    /// The unit has `DynamicUser=yes`; a unit with the same two settings shares its user.
-    pub dynamic: bool,
+pub enum TargetUser {
+    /// A user of the host.
+    Known(String),
+    /// Of a unit with `DynamicUser=yes`; a unit with the same two settings shares its user.
+    Dynamic(String),
+    /// One that the host does not know, as in a container. A new one stands in for it.
+    Nobody { uid: u32 },
+}
+
+impl TargetUser {
+    /// For people.
+    pub fn name(&self) -> String {
+        match self {
+            Self::Known(name) | Self::Dynamic(name) => name.clone(),
+            Self::Nobody { uid } => uid.to_string(),
+        }
+    }
+
+    fn properties(&self) -> Properties {
+        match self {
+            Self::Known(name) => vec![("User", name.clone().into())],
+            Self::Dynamic(name) => {
+                vec![("User", name.clone().into()), ("DynamicUser", true.into())]
+            }
+            Self::Nobody { .. } => vec![("DynamicUser", true.into())],
+        }
+    }
 }
 
 /// What dlv's unit needs to know.
@@ -102,8 +125,6 @@ pub fn debugger(unit: &DebuggerUnit) -> Properties {
         // When the detaching has not ended it, SIGTERM would hang it or make it kill its target
         // (facts: 12 of 25); SIGKILL is caught by the guard, which repairs.
         ("KillSignal", SIGKILL.into()),
-        ("User", unit.user.name.clone().into()),
-        ("DynamicUser", unit.user.dynamic.into()),
         ("AmbientCapabilities", CAP_SYS_PTRACE.into()),
         ("CapabilityBoundingSet", CAP_SYS_PTRACE.into()),
         ("PrivateNetwork", true.into()),
@@ -120,6 +141,7 @@ pub fn debugger(unit: &DebuggerUnit) -> Properties {
         ("OOMScoreAdjust", (-900_i32).into()),
         ("Environment", environment(&configuration)),
     ]);
+    properties.extend(unit.user.properties());
     properties.extend(confined(unit.confinement, apparmor::DEBUGGER, selinux::DEBUGGER));
     if !unit.target_is_starting {
         // The target's end is the session's end, and the target is never stopped while dlv holds
@@ -342,8 +364,6 @@ pub fn image(unit: ImageUnit<'_>) -> Properties {
         ("TimeoutStopUSec", micros(DETACH_TIMEOUT)),
         ("KillMode", "mixed".into()),
         ("RuntimeMaxUSec", micros(unit.at_most)),
-        ("User", unit.user.name.clone().into()),
-        ("DynamicUser", unit.user.dynamic.into()),
         ("AmbientCapabilities", CAP_SYS_PTRACE.into()),
         ("CapabilityBoundingSet", CAP_SYS_PTRACE.into()),
         ("PrivateNetwork", true.into()),
@@ -372,6 +392,7 @@ pub fn image(unit: ImageUnit<'_>) -> Properties {
             properties.push(("ReadWritePaths", strings(&[&folder.to_string_lossy()])));
         }
     }
+    properties.extend(unit.user.properties());
     properties.extend(confined(unit.confinement, apparmor::DEBUGGER, selinux::DEBUGGER));
     if !unit.target_is_starting {
         for name in ["BindsTo", "Requisite", "After"] {

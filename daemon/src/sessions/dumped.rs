@@ -235,6 +235,7 @@ fn opened(
     Opened {
         id: wanted.id.clone(),
         unit: facts.unit.clone(),
+        target: None,
         invocation: None,
         pid: facts.pid,
         start_ticks: 0,
@@ -296,7 +297,7 @@ fn material(
                 id: session.id.clone(),
                 target: session.unit.clone(),
                 pid: session.pid,
-                user: TargetUser { name: String::new(), dynamic: true },
+                user: TargetUser::Nobody { uid: 0 },
                 debugger: session.debugger.clone(),
                 exec: None,
                 target_is_starting: false,

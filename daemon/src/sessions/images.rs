@@ -93,7 +93,7 @@ impl Sessions {
         request: &ImageRequest,
     ) -> Result<Prepared, Refusal> {
         let systemd = self.shared().host.systemd()?;
-        let target = find::find(systemd, unit, request.pid).await?;
+        let target = find::find(systemd, unit, request.part.as_ref(), request.pid).await?;
         is_still(unit, &target)?;
         not_twice(&self.list(), &target)?;
         find::traceable(&target)?;
@@ -268,6 +268,7 @@ fn opened(
     Opened {
         id: id.clone(),
         unit: target.unit.clone(),
+        target: target.part.clone(),
         invocation: target.invocation,
         pid: target.process.pid,
         start_ticks: target.process.start_ticks,

@@ -82,6 +82,7 @@ pub(super) fn info(session: &Opened) -> SessionInfo {
     SessionInfo {
         id: session.id.clone(),
         unit: session.unit.clone(),
+        target: session.target.clone(),
         state: State::Preparing,
         mode: session.mode,
         pid: session.pid,

@@ -115,6 +115,7 @@ impl Sessions {
             exec: None,
             dump: None,
             max_pause: images.max_pause,
+            part: images.part.clone(),
         };
         let asked = (&request, Some(images.clone()));
         let kept = kept_request(&opened, asked, (allowed.caller(), approvals));

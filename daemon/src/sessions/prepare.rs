@@ -78,7 +78,7 @@ pub async fn prepare(
     let host = &sessions.shared().host;
     let exec = exec(sessions, unit, request, launched).await?;
     let pid = request.pid.or(launched.map(|launched| launched.pid));
-    let target = find::find(host.systemd()?, unit, pid).await?;
+    let target = find::find(host.systemd()?, unit, request.part.as_ref(), pid).await?;
     is_still(unit, &target)?;
     not_twice(&sessions.list(), &target)?;
     find::traceable(&target)?;
@@ -106,7 +106,7 @@ pub async fn prepare(
     let facts = Facts {
         unit: target.unit.clone(),
         pid: target.process.pid,
-        user: target.user.name.clone(),
+        user: target.user.name(),
         debugger,
         firewall,
         confinement,
@@ -168,6 +168,7 @@ impl Prepared {
         Opened {
             id: self.wanted.id.clone(),
             unit: self.target.unit.clone(),
+            target: self.target.part.clone(),
             invocation: self.target.invocation,
             pid: self.target.process.pid,
             start_ticks: self.target.process.start_ticks,
@@ -212,7 +213,7 @@ impl Prepared {
         PlanDocument {
             unit: self.target.unit.clone(),
             pid: self.target.process.pid,
-            user: self.target.user.name.clone(),
+            user: self.target.user.name(),
             mode: self.wanted.mode,
             ttl: self.wanted.ttl,
             port: self.wanted.port.get(),

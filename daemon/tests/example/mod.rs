@@ -7,6 +7,7 @@ pub(crate) fn opened() -> Opened {
     Opened {
         id: "0000000a".parse().unwrap(),
         unit: "shop".parse().unwrap(),
+        target: None,
         invocation: None,
         pid: 77.try_into().unwrap(),
         start_ticks: 5,

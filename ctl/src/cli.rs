@@ -281,8 +281,8 @@ pub(crate) struct AuditList {
     #[arg(long)]
     pub(crate) unit: Option<UnitName>,
     /// Only what this person asked for
-    #[arg(long)]
-    pub(crate) user: Option<String>,
+    #[arg(long, value_name = "USER")]
+    pub(crate) by: Option<String>,
     /// Only from this day or moment on, such as 2026-01-31 or 2026-01-31T08:00:00Z
     #[arg(long, value_name = "MOMENT")]
     pub(crate) since: Option<Moment>,

@@ -297,7 +297,7 @@ fn material(
                 id: session.id.clone(),
                 target: session.unit.clone(),
                 pid: session.pid,
-                user: TargetUser::Nobody { uid: 0 },
+                user: TargetUser::Known(String::new()),
                 debugger: session.debugger.clone(),
                 exec: None,
                 target_is_starting: false,

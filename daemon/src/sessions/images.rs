@@ -150,6 +150,12 @@ fn parent_takes_copies(target: &Target) -> Result<(), Refusal> {
     if is_systemd(parent) {
         return Ok(());
     }
+    if let Some(part) = target.part.as_ref().filter(|part| part.container().is_some()) {
+        return Err(Refusal::target(
+            format!("no image can be taken of {part}: its process has a parent that reaps no copies"),
+            "use `godebugctl attach`, which makes no copy",
+        ));
+    }
     Err(Refusal::target(
         format!(
             "process {} of {} was not started by systemd but by process {parent}, which does not \

@@ -289,11 +289,10 @@ fn user_of(
         // The same name with DynamicUser=yes shares the user; its number may resolve nowhere.
         return Ok(TargetUser::Dynamic(named));
     }
-    // Images of containers have users that the host does not know, and systemd starts nothing as one of
-    // those. With CAP_SYS_PTRACE it need not be the same one.
+    // Images of containers have users that the host does not know.
     Ok(match crate::authority::known_user_name(uid) {
         Some(name) => TargetUser::Known(name),
-        None => TargetUser::Nobody { uid },
+        None => TargetUser::Nameless { uid, gid: status.gid.effective },
     })
 }
 

@@ -313,7 +313,7 @@ pub(crate) enum Rules {
 pub(crate) struct Explain {
     /// Who would ask
     #[arg(long = "as", value_name = "USER")]
-    pub(crate) user: String,
+    pub(crate) asker: String,
     /// What they would ask for: attach, exec, core or snapshot
     pub(crate) command: RuleCommand,
     /// The unit, with or without `.service`; a container as container:NAME

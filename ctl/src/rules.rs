@@ -72,7 +72,7 @@ fn in_words(report: &Report) -> String {
 
 pub(crate) async fn explain(output: &Output, question: &Explain) -> Result<(), Refusal> {
     let hypothesis = Hypothesis {
-        user: question.user.clone(),
+        user: question.asker.clone(),
         command: question.command,
         mode: question.mode,
         ttl: question.ttl,

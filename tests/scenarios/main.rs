@@ -27,6 +27,7 @@ mod harness;
 mod hooks;
 mod hot;
 mod ides;
+mod kinds;
 mod login;
 mod observe;
 mod on_vm;
@@ -47,6 +48,7 @@ fn main() {
         &[
             harness::ALL,
             attach::ALL,
+            kinds::ALL,
             strangers::ALL,
             ends::ALL,
             survival::ALL,

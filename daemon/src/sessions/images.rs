@@ -152,7 +152,9 @@ fn parent_takes_copies(target: &Target) -> Result<(), Refusal> {
     }
     if let Some(part) = target.part.as_ref().filter(|part| part.container().is_some()) {
         return Err(Refusal::target(
-            format!("no image can be taken of {part}: its process has a parent that reaps no copies"),
+            format!(
+                "no image can be taken of {part}: its process has a parent that reaps no copies"
+            ),
             "use `godebugctl attach`, which makes no copy",
         ));
     }

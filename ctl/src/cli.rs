@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use godebug_api::audit::{Last, Moment};
 use godebug_api::chain::PublicKey;
+use godebug_api::delve::DelveVersion;
 use godebug_api::documents::SessionInfo;
 use godebug_api::image::{Count, Depth, Every, Patience, PauseLimit, Phrase};
 use godebug_api::rules::engine::Command as RuleCommand;
@@ -135,6 +136,9 @@ pub(crate) enum Command {
     /// Look at the rules that say who may debug what
     #[command(subcommand)]
     Rules(Rules),
+    /// Look after the dlv's of this host: one for each generation of Go
+    #[command(subcommand)]
+    Toolchain(Toolchain),
     /// Print a completion script for a shell
     Completion { shell: Shell },
     /// What those scripts ask
@@ -200,6 +204,7 @@ impl Command {
                 | Self::Record(_)
                 | Self::Goroutines(_)
                 | Self::Heap(_)
+                | Self::Toolchain(_)
                 | Self::Audit(Audit::Verify { .. } | Audit::Export { .. } | Audit::Key)
                 | Self::Rules(Rules::Check { .. })
         )
@@ -295,6 +300,44 @@ pub(crate) struct AuditList {
     /// How many at most, the latest
     #[arg(long, value_name = "N", default_value_t)]
     pub(crate) last: Last,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Toolchain {
+    /// List them: the versions, and the Go that each is for
+    List,
+    /// Put another one beside them, pinned by its hash
+    ///
+    /// Without --from or --package it is built from its sources, by this host's Go, as nobody, in a unit of its
+    /// own; `--proxy` names your own mirror.
+    Add(ToolchainAdd),
+    /// Take one away that was added
+    Remove {
+        /// The version, as `toolchain list` shows it
+        version: DelveVersion,
+    },
+    /// See whether those that were added are what they were
+    Verify,
+    /// Tell what the services of this host need, and which versions are missing
+    Plan,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ToolchainAdd {
+    /// Delve's version, such as 1.24.2
+    pub(crate) version: DelveVersion,
+    /// A Go module proxy, instead of the one that Go would ask
+    #[arg(long, value_name = "URL", conflicts_with_all = ["from", "package"])]
+    pub(crate) proxy: Option<String>,
+    /// Do not ask the public database of checksums, which knows nothing of what is only in a mirror
+    #[arg(long, conflicts_with_all = ["from", "package"])]
+    pub(crate) no_sumdb: bool,
+    /// A finished dlv, or the folder that it is in
+    #[arg(long, value_name = "PATH", conflicts_with = "package")]
+    pub(crate) from: Option<PathBuf>,
+    /// A distribution's package of Delve, a .deb or an .rpm
+    #[arg(long, value_name = "FILE")]
+    pub(crate) package: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]

@@ -34,6 +34,7 @@ mod signals;
 mod snapshot;
 mod terminal;
 mod tickets;
+mod toolchain;
 mod transcript;
 mod tunnel;
 mod verify;
@@ -135,6 +136,7 @@ async fn run(output: &Output, command: &Command) -> Result<(), Refusal> {
         Command::Stop(arguments) => sessions::stop(output, arguments).await,
         Command::Inspect { unit, pid } => sessions::inspect(output, unit, *pid).await,
         Command::Doctor { unit } => sessions::doctor(output, unit.as_ref()).await,
+        Command::Toolchain(wanted) => toolchain::toolchain(output, wanted),
         Command::Watch { id } => transcript::watch(output, id).await,
         Command::Audit(Audit::List(wanted)) => audit::list(output, wanted).await,
         Command::Audit(Audit::Show { id }) => audit::show(output, id).await,

@@ -158,6 +158,13 @@ pub(crate) const KINDS: &[Kind] = &[
     },
 ];
 
+/// Only where they were built, by tests/matrix.
+pub(crate) const MORE_PROGRAMS: &[Kind] = &[
+    Kind { name: "cgo", program: "shop-cgo", ..PLAIN },
+    Kind { name: "trimpath", program: "shop-trimpath", ..PLAIN },
+    Kind { name: "unoptimised", program: "shop-unoptimised", ..PLAIN },
+];
+
 fn every_make(host: &Host) -> Result<()> {
     for (number, kind) in (0_u16..).zip(KINDS) {
         debugged(host, kind, "/opt/samples", 8200 + number)

@@ -29,6 +29,7 @@ mod hot;
 mod ides;
 mod kinds;
 mod login;
+mod matrix;
 mod observe;
 mod on_vm;
 mod outside;
@@ -42,6 +43,7 @@ mod snapshot;
 mod strangers;
 mod support;
 mod survival;
+mod toolchain;
 
 fn main() {
     scenario::main(
@@ -77,9 +79,11 @@ fn main() {
             differential::ALL,
             ides::ALL,
             &ides::with_nvim(),
+            &matrix::all(),
             sharing::ALL,
             redaction::ALL,
             generations::ALL,
+            toolchain::ALL,
         ]
         .concat(),
         &[apparmor::ALL, boots::ALL, clock::ALL, selinux::ALL].concat(),

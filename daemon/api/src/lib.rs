@@ -13,6 +13,7 @@ pub mod handover;
 pub mod image;
 pub mod rules;
 pub mod ticket;
+pub mod toolchain;
 
 pub use godebug_core::{
     Approval, BooleanName, Cidr, CloseReason, Code, ContainerName, Deadline, Dump, Forecast,

@@ -18,7 +18,7 @@ use godebug_api::{
     Approval, Cidr, Code, Deadline, Forecast, Mode, PauseBudget, Port, Refusal, SessionId, Ttl,
     UnitName, clock,
 };
-use godebug_core::delve::{self, Debugger};
+use godebug_core::delve::{self, Debugger, GoVersion};
 use godebug_core::forecast::{Objection, Work, megabytes};
 use godebug_core::ledger::Opened;
 use godebug_core::plan::{self, Boolean, Confinement, Exec, Facts, Firewall, Plan, Wanted};
@@ -414,12 +414,17 @@ pub(super) async fn fitting(executable: &GoExecutable) -> Result<Debugger, Refus
                 if reasons.is_empty() { "there is none".to_owned() } else { reasons.join("; ") };
             Err(Refusal::target(
                 format!("no dlv on this host can debug a program built with Go {go}: {reasons}"),
-                format!(
-                    "put one that supports Go {go} at {}/delve/VERSION/dlv, owned by root",
-                    paths::VENDOR
-                ),
+                remedy_without_debugger(go),
             ))
         }
+    }
+}
+
+fn remedy_without_debugger(go: GoVersion) -> String {
+    let by_hand = format!("one by hand at {}/delve/VERSION/dlv, owned by root", paths::VENDOR);
+    match delve::release_for(go) {
+        Some(version) => format!("godebugctl toolchain add {version}; or put {by_hand}"),
+        None => format!("no Delve that godebug knows of supports Go {go}; put {by_hand}"),
     }
 }
 

@@ -11,8 +11,8 @@ use godebug_api::documents::SessionInfo;
 use godebug_api::image::{Count, Depth, Every, Patience, PauseLimit, Phrase};
 use godebug_api::rules::engine::Command as RuleCommand;
 use godebug_api::{
-    Cidr, FreezeLimit, GuestName, Mode, Pid, Reason, Refusal, SessionId, StartAt, TargetName, Ttl,
-    UnitName, UserName,
+    Absence, Cidr, FreezeLimit, GuestName, Mode, Pid, Reason, Refusal, SessionId, StartAt,
+    TargetName, Ttl, UnitName, UserName,
 };
 use std::error::Error;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -444,6 +444,10 @@ pub(crate) struct Way {
     /// through the ssh connection, with no port open and no firewall rule [default: tls]
     #[arg(long, value_name = "WAY")]
     pub(crate) via: Option<Via>,
+    /// With -H, for how long the session waits for you when the connection to that host breaks off, up to
+    /// ten minutes; 0s ends it at once
+    #[arg(long, value_name = "DURATION", default_value = "3m")]
+    pub(crate) reconnect: Absence,
 }
 
 /// How a debugger's bytes get to the gateway.

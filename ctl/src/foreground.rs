@@ -191,8 +191,13 @@ impl More<'_> {
     /// The new end is told by whoever watches the session.
     async fn extend(&self, output: &Output) {
         let seconds = self.ttl.get().as_secs();
-        let extended: Result<SessionInfo, Refusal> =
-            answer(self.manager.extend(self.id.as_str(), seconds).await);
+        let mut extended = self.manager.extend(self.id.as_str(), seconds).await;
+        if matches!(extended, Err(BusError::ZBus(_)))
+            && let Ok(manager) = manager().await
+        {
+            extended = manager.extend(self.id.as_str(), seconds).await;
+        }
+        let extended: Result<SessionInfo, Refusal> = answer(extended);
         if let Err(refusal) = extended {
             output.note(&format!("it stays as it is: {}\n  → {}", refusal.message, refusal.remedy));
         }

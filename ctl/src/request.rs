@@ -3,7 +3,7 @@
 use crate::cli::{Attach, Via};
 use crate::far::Host;
 use godebug_api::documents::{DumpRequest, OpenRequest};
-use godebug_api::{Cidr, Refusal};
+use godebug_api::{Absence, Cidr, Refusal};
 use rustix::fs::{FileType, Mode, OFlags};
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
@@ -68,6 +68,10 @@ pub(crate) fn open_request(
         csr,
         pid: arguments.pid,
         hold: !arguments.way.detach,
+        absence: match far {
+            Some(_) if !arguments.way.detach => arguments.way.reconnect,
+            _ => Absence::default(),
+        },
         endpoint_host: endpoint,
         symbols: arguments.way.symbols.is_some(),
         max_freeze: arguments.way.max_freeze,

@@ -4,8 +4,8 @@
 use crate::image::PauseLimit;
 use godebug_core::plan::Plan;
 use godebug_core::{
-    Approval, Cidr, CloseReason, Dump, Forecast, FreezeLimit, GuestName, Login, Mode, Part,
-    PauseBudget, Pid, Reason, Refusal, SessionId, StartAt, State, TargetName, Ttl, UnitName,
+    Absence, Approval, Cidr, CloseReason, Dump, Forecast, FreezeLimit, GuestName, Login, Mode,
+    Part, PauseBudget, Pid, Reason, Refusal, SessionId, StartAt, State, TargetName, Ttl, UnitName,
 };
 use serde::{Deserialize, Serialize};
 
@@ -30,6 +30,9 @@ pub struct OpenRequest {
     /// End the session when the asker leaves the bus.
     #[serde(default)]
     pub hold: bool,
+    /// Seconds for which the asker may be away from the bus before that, and come back.
+    #[serde(default, rename = "absence_s", skip_serializing_if = "Absence::is_none")]
+    pub absence: Absence,
     /// The name or address by which clients reach this host, if the asker knows it.
     #[serde(default)]
     pub endpoint_host: Option<String>,
@@ -95,6 +98,8 @@ pub struct ClaimRequest {
     pub csr: String,
     #[serde(default)]
     pub hold: bool,
+    #[serde(default, rename = "absence_s", skip_serializing_if = "Absence::is_none")]
+    pub absence: Absence,
     #[serde(default)]
     pub endpoint_host: Option<String>,
     #[serde(default)]
@@ -111,6 +116,7 @@ impl ClaimRequest {
         Self {
             csr: request.csr.clone(),
             hold: request.hold,
+            absence: request.absence,
             endpoint_host: request.endpoint_host.clone(),
             symbols: request.symbols,
             max_freeze: request.max_freeze,
@@ -120,7 +126,7 @@ impl ClaimRequest {
 
     /// The request as it was consented to, to be opened with what is brought along.
     pub fn put_into(self, consented: OpenRequest) -> OpenRequest {
-        let Self { csr, hold, endpoint_host, symbols, max_freeze, accept_freeze } = self;
+        let Self { csr, hold, absence, endpoint_host, symbols, max_freeze, accept_freeze } = self;
         let endpoint_host = endpoint_host.or_else(|| consented.endpoint_host.clone());
         let mut from = consented.from.clone();
         // Whoever holds it in the foreground is a client on the host itself, which every rule lets in.
@@ -131,6 +137,7 @@ impl ClaimRequest {
         OpenRequest {
             csr,
             hold,
+            absence,
             endpoint_host,
             symbols,
             max_freeze,

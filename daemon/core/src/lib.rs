@@ -35,6 +35,6 @@ pub use program::Program;
 pub use state::{CloseReason, Event, IllegalMove, State, next};
 pub use target_name::{ContainerName, Part, TargetName, UserName};
 pub use words::{
-    BooleanName, Cidr, GuestName, InvocationId, Mode, Pid, Port, Reason, SessionId, StartAt, Ttl,
-    UnitName, WordError,
+    Absence, BooleanName, Cidr, GuestName, InvocationId, Mode, Pid, Port, Reason, SessionId,
+    StartAt, Ttl, UnitName, WordError,
 };

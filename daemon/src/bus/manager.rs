@@ -624,6 +624,17 @@ impl Manager {
         Ok(json(&self.sessions.extend(&id, ttl).await?)?)
     }
 
+    async fn hold(
+        &self,
+        id: &str,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<String, BusError> {
+        let _busy = self.activity.begin();
+        let caller = Caller::of(&header, connection).await?;
+        Ok(json(&self.sessions.hold(&parse_id(id)?, &caller).await?)?)
+    }
+
     async fn share(
         &self,
         id: &str,

@@ -243,6 +243,7 @@ fn opened(
         uid: caller.uid,
         user: caller.user.clone(),
         held_by: request.hold.then(|| caller.name.to_string()),
+        absence: request.absence,
         reason: request.reason.clone(),
         sources: wanted.sources.clone(),
         port: Some(wanted.port),

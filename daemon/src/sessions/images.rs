@@ -13,7 +13,9 @@ use crate::target::process::{self, Process};
 use godebug_api::documents::{ImageForecast, SessionInfo};
 use godebug_api::image::{ImageConfig, ImageRequest, ImageTask, ImageWork, PauseLimit};
 use godebug_api::rules::engine::{Consent, Permit, RedactRules};
-use godebug_api::{Code, Deadline, Forecast, Mode, Pid, Refusal, SessionId, UnitName, clock};
+use godebug_api::{
+    Absence, Code, Deadline, Forecast, Mode, Pid, Refusal, SessionId, UnitName, clock,
+};
 use godebug_core::delve::Debugger;
 use godebug_core::ledger::Opened;
 use godebug_core::plan::{self, Confinement};
@@ -284,6 +286,7 @@ fn opened(
         uid: caller.uid,
         user: caller.user.clone(),
         held_by: Some(caller.name.to_string()),
+        absence: Absence::default(),
         reason: request.reason.clone(),
         sources: Vec::new(),
         port: None,

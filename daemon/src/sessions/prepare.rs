@@ -176,6 +176,7 @@ impl Prepared {
             uid: caller.uid,
             user: caller.user.clone(),
             held_by: request.hold.then(|| caller.name.to_string()),
+            absence: request.absence,
             reason: request.reason.clone(),
             sources: self.wanted.sources.clone(),
             port: Some(self.wanted.port),

@@ -14,6 +14,7 @@ pub(crate) fn opened() -> Opened {
         mode: Mode::Modify,
         uid: 0,
         user: "root".to_owned(),
+        absence: godebug_api::Absence::default(),
         held_by: None,
         reason: None,
         sources: vec![Cidr::LOOPBACK_4],

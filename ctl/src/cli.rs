@@ -423,7 +423,7 @@ pub(crate) struct Way {
     /// Write the ticket to this file instead of standard output
     #[arg(long, value_name = "FILE", requires = "detach")]
     pub(crate) ticket: Option<PathBuf>,
-    /// Print a configuration for this IDE
+    /// Put a configuration for this IDE in place, or print it; `dlv` starts dlv's own client
     #[arg(long)]
     pub(crate) ide: Option<Ide>,
     /// A file with the debug information of a stripped program; its build ID must match
@@ -814,6 +814,8 @@ pub(crate) enum Ide {
     Vscode,
     Goland,
     Nvim,
+    Emacs,
+    /// dlv's own client, started here if this is a terminal
     Dlv,
 }
 

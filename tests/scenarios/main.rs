@@ -28,6 +28,7 @@ mod hooks;
 mod hot;
 mod ides;
 mod kinds;
+mod known;
 mod login;
 mod matrix;
 mod observe;
@@ -80,6 +81,7 @@ fn main() {
             ides::ALL,
             &ides::with_nvim(),
             &matrix::all(),
+            &known::all(),
             sharing::ALL,
             redaction::ALL,
             generations::ALL,

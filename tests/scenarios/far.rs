@@ -15,6 +15,7 @@ pub(crate) const ALL: &[Scenario] = &[
     Scenario::new("far_host_is_debugged_through_ssh_with_no_port_open", by_ssh).shared(),
     Scenario::new("far_hosts_are_asked_all_at_once", many).shared(),
     Scenario::new("far_host_that_ssh_does_not_reach_is_told_with_a_remedy", unreachable).shared(),
+    Scenario::new("two_laptops_debug_two_services_of_one_host", two_laptops).shared(),
     Scenario::new("far_session_goes_on_after_its_connection_broke_off", blinks).shared(),
     Scenario::new(
         "far_session_outlives_a_network_that_is_cut_and_restored",
@@ -333,5 +334,37 @@ fn nobody_comes_back(host: &Host) -> Result<()> {
         ensure!(other.stderr.contains("is held by root"), "{other}");
         session.stop(host)
     })?;
+    ssh.end()
+}
+
+/// Each has a session, a port and an end of its own; both cannot have the same service.
+fn two_laptops(host: &Host) -> Result<()> {
+    host.ok("systemctl start pie")?;
+    let ssh = Ssh::to(host)?;
+    leaves_nothing(host, &["myapp", "pie"], |_| {
+        let at = format!("-H root@{}", host.address());
+        let open = |unit: &str| -> Result<(Spawned, Session, SocketAddr)> {
+            let mut attach =
+                ssh.spawn(&format!("godebugctl {at} --json attach {unit} --ttl 90s"))?;
+            let line = attach.wait_for_line("\"listen\"", SOON)?;
+            let session = Session::of(serde_json::from_str(&line)?)?;
+            Ok((attach, session, listen_address(&line)?))
+        };
+        let (mut first, of_first, address) = open("myapp")?;
+        let (mut second, of_second, other) = open("pie")?;
+        ensure!(of_first.port != of_second.port && address != other);
+        let refusal = ssh.run(&format!("godebugctl {at} --json attach myapp"))?;
+        ensure!(refused(refusal, 4, "target")?.contains(&of_first.id));
+        is_debugged(host, address)?;
+        first.interrupt()?;
+        first.wait(SOON)?.exits(0)?;
+        of_first.ends(host, "stopped", SOON)?;
+        ensure!(of_second.show(host)?["state"] == "active");
+        Machine::connect_on_laptop(host, other)?;
+        second.interrupt()?;
+        second.wait(SOON)?.exits(0)?;
+        of_second.ends(host, "stopped", SOON).map(drop)
+    })?;
+    host.ok("systemctl stop pie")?;
     ssh.end()
 }

@@ -8,6 +8,7 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// No file of an engine is longer, in bytes.
@@ -163,8 +164,11 @@ fn annotated(annotations: &Value) -> Option<String> {
 }
 
 /// The control groups that have the ID of a container in their name, with that ID; the topmost of each.
-/// What only watches one (conmon) is in a group of its own, which is left out.
+/// What only watches one (conmon) is in a group of its own, which is left out. So is every group that is not
+/// root's: a user can call one below their own as they like, but cannot make it root's.
 fn groups(top: &Path) -> BTreeMap<String, String> {
+    let owner_of = |path: &Path| std::fs::symlink_metadata(path).map(|group| group.uid()).ok();
+    let root = owner_of(top);
     let mut found = BTreeMap::new();
     let mut level = vec![top.to_owned()];
     let mut looked_at = 0;
@@ -177,7 +181,11 @@ fn groups(top: &Path) -> BTreeMap<String, String> {
             }
             let name = group.file_name().and_then(|name| name.to_str()).unwrap_or_default();
             match id_in(name) {
-                Some(id) if !name.contains("conmon") && !found.contains_key(id) => {
+                Some(id)
+                    if !name.contains("conmon")
+                        && !found.contains_key(id)
+                        && owner_of(&group) == root =>
+                {
                     let path = group.strip_prefix(top).ok().and_then(Path::to_str);
                     path.map(|path| found.insert(id.to_owned(), format!("/{path}")));
                 }
@@ -330,6 +338,20 @@ mod tests {
         let list = format!(r#"[{{"id":"{DB}","names":["db2"]}}]"#);
         host.file("srv/pods/overlay-containers/volatile-containers.json", &list);
         assert_eq!(host.find("db2").unwrap().0, "container:db2");
+    }
+
+    #[test]
+    fn a_group_that_is_not_roots_is_no_containers() {
+        let host = Host::new();
+        let top = host.0.path().join("sys/fs/cgroup");
+        let forged = top.join(format!("a.slice/{APP}"));
+        std::fs::create_dir_all(&forged).unwrap();
+        // Nearer to the top than the real one: as root's it would be taken.
+        assert_eq!(groups(&top)[APP], format!("/a.slice/{APP}"));
+        if std::os::unix::fs::chown(&forged, Some(65_534), None).is_err() {
+            return;
+        }
+        assert!(groups(&top)[APP].starts_with("/kubepods.slice/"));
     }
 
     #[test]

@@ -384,6 +384,10 @@ pub(crate) fn inspection(target: &Inspection) -> String {
             ("debugger", format!("none fits: {}", why.as_ref().map(safe).unwrap_or_default()))
         }
     });
+    if !target.others.is_empty() {
+        let others = safe(target.others.join(", "));
+        rows.push(("beside it", format!("{others}; --pid chooses another Go process")));
+    }
     if let Some(tracer) = &target.traced_by {
         rows.push(("traced by", safe(tracer)));
     }

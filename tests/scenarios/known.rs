@@ -24,6 +24,8 @@ pub(crate) fn all() -> Vec<Scenario> {
 struct Service {
     package: &'static str,
     unit: &'static str,
+    /// More options of `attach`.
+    options: &'static str,
     /// Says that it serves.
     ready: &'static str,
     /// What somebody asks of it, and a part of the answer.
@@ -39,11 +41,11 @@ struct Service {
 const NATS: Service = Service {
     package: "nats-server",
     unit: "nats-server",
+    options: "",
     ready: "ss -ltn | grep -q :4222",
-    ask: "bash -c 'exec 3<>/dev/tcp/127.0.0.1/4222; read -r -u 3 line; printf \"CONNECT {}\\r\\nPING\\r\\n\" >&3; \
-          read -r -u 3 line; echo $line'",
+    ask: "bash -c 'exec 3<>/dev/tcp/127.0.0.1/4222; printf \"CONNECT {}\\r\\nPING\\r\\n\" >&3; grep -m 1 PONG <&3'",
     answer: "PONG",
-    function: "github.com/nats-io/nats-server/v2/server.(*client).processPing",
+    function: "github.com/nats-io/nats-server/server.(*client).processPing",
     expression: "c.kind",
     value: "0",
 };
@@ -51,22 +53,25 @@ const NATS: Service = Service {
 const ETCD: Service = Service {
     package: "etcd-server",
     unit: "etcd",
+    options: "",
     ready: "curl --silent --fail http://127.0.0.1:2379/health",
     ask: "curl --silent --max-time 60 http://127.0.0.1:2379/version",
     answer: "etcdserver",
-    function: "go.etcd.io/etcd/server/v3/etcdserver/api/etcdhttp.serveVersion",
-    expression: "r.URL.Path",
+    function: "net/http.serverHandler.ServeHTTP",
+    expression: "req.URL.Path",
     value: "/version",
 };
 
 const SYNCTHING: Service = Service {
     package: "syncthing",
     unit: "syncthing@alice",
+    // Its main process watches over the one that works.
+    options: "--pid $(pgrep -P $(systemctl show --value -p MainPID syncthing@alice))",
     ready: "curl --silent --fail http://127.0.0.1:8384/rest/noauth/health",
     ask: "curl --silent --max-time 60 http://127.0.0.1:8384/rest/noauth/health",
     answer: "OK",
-    function: "github.com/syncthing/syncthing/lib/api.(*service).getHealth",
-    expression: "r.URL.Path",
+    function: "net/http.serverHandler.ServeHTTP",
+    expression: "req.URL.Path",
     value: "health",
 };
 
@@ -79,10 +84,11 @@ fn debugged(host: &Host, service: &Service) -> Result<()> {
     let unit = service.unit;
     host.ok(&format!("systemctl daemon-reload; systemctl restart {unit}"))?;
     host.wait_until("it serves", SOON * 2, || Ok(host.run(service.ready)?.success()))?;
-    let inspected = host.run(&format!("godebugctl inspect {unit}"))?.exits(0)?;
-    eprintln!("{}", inspected.stdout);
+    let inspected = host.run(&format!("godebugctl --json inspect {unit}"))?.exits(0)?.json()?;
+    ensure!(inspected["others"].is_array() != service.options.is_empty(), "{inspected}");
     leaves_nothing(host, &[unit], |_| {
-        let options = format!("--ttl 2m --yes --from {}", host.laptop_address());
+        let options =
+            format!("--ttl 2m --yes --from {} {}", host.laptop_address(), service.options);
         let session = Session::open(host, unit, &options)?;
         eprintln!("     {unit} froze for {} ms", session.document["freeze_ms"]);
         let laptop = Laptop::connect(host, &session)?;

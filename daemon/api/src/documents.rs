@@ -350,6 +350,9 @@ pub struct Inspection {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<TargetName>,
     pub pid: Pid,
+    /// Other Go programs in it, as `PID (NAME)`, where nobody has chosen one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub others: Vec<String>,
     pub user: String,
     pub executable: String,
     /// The file on disk was replaced or removed since the process started.

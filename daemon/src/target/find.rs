@@ -22,6 +22,8 @@ pub struct Target {
     pub process: Process,
     pub executable: GoExecutable,
     pub user: TargetUser,
+    /// Other Go programs beside it: a program that watches over itself is two.
+    pub others: Vec<Pid>,
     /// The unit's own start job is not finished (`Type=notify` without its word yet).
     pub starting: bool,
     /// Microseconds; `None` when the unit has no watchdog.
@@ -123,7 +125,9 @@ pub async fn find(
     if !still.contains(&pid) {
         return Err(Refusal::target(format!("{unit} is just ending or restarting"), "try again"));
     }
+    let others = if wanted.is_some() { Vec::new() } else { others(&processes, pid) };
     Ok(Target {
+        others,
         invocation: InvocationId::from_bytes(&facts.bytes("InvocationID")),
         starting: facts.text("ActiveState") == "activating",
         watchdog_usec: facts
@@ -213,6 +217,13 @@ fn choose(
     }
 }
 
+/// The other Go programs, of at most a few processes: each is looked into.
+fn others(processes: &[Pid], chosen: Pid) -> Vec<Pid> {
+    const MOST: usize = 16;
+    let rest = processes.iter().copied().filter(|pid| *pid != chosen);
+    rest.take(MOST).filter(|pid| is_go(*pid)).collect()
+}
+
 pub(crate) fn is_go(pid: Pid) -> bool {
     Process::pin(pid)
         .ok()
@@ -222,18 +233,17 @@ pub(crate) fn is_go(pid: Pid) -> bool {
 
 /// The processes with their names, at most ten.
 fn list(processes: &[Pid]) -> String {
-    let mut names: Vec<String> = processes
-        .iter()
-        .take(10)
-        .map(|pid| {
-            let name = Process::pin(*pid).and_then(|process| process.comm()).unwrap_or_default();
-            format!("{pid} ({name})")
-        })
-        .collect();
+    let mut names: Vec<String> = processes.iter().take(10).map(|pid| described(*pid)).collect();
     if processes.len() > names.len() {
         names.push(format!("and {} more", processes.len() - names.len()));
     }
     names.join(", ")
+}
+
+/// `123 (shop)`.
+pub(crate) fn described(pid: Pid) -> String {
+    let name = Process::pin(pid).and_then(|process| process.comm()).unwrap_or_default();
+    format!("{pid} ({name})")
 }
 
 fn pin(unit: &UnitName, pid: Pid) -> Result<Process, Refusal> {

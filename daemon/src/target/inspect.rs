@@ -35,6 +35,7 @@ pub async fn inspect(
     let work = target.work(None);
     Ok(Inspection {
         pid: target.process.pid,
+        others: target.others.iter().map(|pid| find::described(*pid)).collect(),
         user: target.user.name(),
         executable: path.display().to_string(),
         deleted,

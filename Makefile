@@ -7,9 +7,9 @@ CARGO ?= cargo
 PROFILE ?= release
 LIB = $(DESTDIR)$(PREFIX)/lib/godebug
 SHARE = $(DESTDIR)$(PREFIX)/share
-PROGRAMS = godebugd godebug-revoke godebug-gateway godebug-dlvctl godebug-image
+PROGRAMS = godebugd godebug-revoke godebug-toolchain godebug-gateway godebug-dlvctl godebug-image
 
-.PHONY: all check check-vm demo fuzz bench install deb image clean tools
+.PHONY: all check check-vm demo matrix known fuzz bench install deb image clean tools
 all:
 	$(CARGO) build --release --locked -p godebug -p godebug-gateway -p godebug-dlvctl -p godebug-image -p godebugctl
 
@@ -21,6 +21,14 @@ check-vm: deb
 
 demo:
 	tests/demo
+
+# Every kind of service, with every version of Go.
+matrix: deb
+	tests/matrix
+
+# Three well-known services, built from Debian's sources.
+known: deb
+	tests/known
 
 # FUZZ=600 for ten minutes of each target.
 fuzz:

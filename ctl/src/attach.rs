@@ -103,7 +103,7 @@ async fn dry_run(output: &Output, arguments: &Attach) -> Result<(), Refusal> {
     let via = arguments.way.via(far.is_some())?;
     let (manager, ssh) = manager_and_way().await?;
     let request = as_json(&open_request(arguments, String::new(), (far, ssh), via))?;
-    let plan: PlanDocument = answer(manager.plan(arguments.unit.as_str(), &request).await)?;
+    let plan: PlanDocument = answer(manager.plan(&arguments.unit.to_string(), &request).await)?;
     output.result(&plan, &report::plan(&plan))
 }
 
@@ -239,7 +239,7 @@ impl Asking<'_> {
         match wanted {
             Wanted::New(request) => {
                 let text = as_json(request)?;
-                answer(manager.open(arguments.unit.as_str(), &text, files).await)
+                answer(manager.open(&arguments.unit.to_string(), &text, files).await)
             }
             Wanted::Claimed(id, request) => {
                 let text = as_json(request)?;

@@ -22,7 +22,7 @@ pub(crate) async fn list(output: &Output, wanted: &cli::AuditList) -> Result<(),
     let filter = AuditFilter {
         unit: wanted.unit.clone(),
         last: wanted.last,
-        user: wanted.user.clone(),
+        user: wanted.by.clone(),
         since: wanted.since,
         until: wanted.until,
         refused: wanted.refused,

@@ -6,11 +6,13 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use godebug_api::audit::{Last, Moment};
 use godebug_api::chain::PublicKey;
+use godebug_api::delve::DelveVersion;
 use godebug_api::documents::SessionInfo;
 use godebug_api::image::{Count, Depth, Every, Patience, PauseLimit, Phrase};
 use godebug_api::rules::engine::Command as RuleCommand;
 use godebug_api::{
-    Cidr, FreezeLimit, GuestName, Mode, Pid, Reason, Refusal, SessionId, StartAt, Ttl, UnitName,
+    Absence, Cidr, FreezeLimit, GuestName, Mode, Pid, Reason, Refusal, SessionId, StartAt,
+    TargetName, Ttl, UnitName, UserName,
 };
 use std::error::Error;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -32,6 +34,9 @@ pub(crate) struct Cli {
     /// ssh asks for nothing: set where one of several hosts is asked
     #[arg(long, global = true, hide = true)]
     pub(crate) unasked: bool,
+    /// The unit is one of your own, which `systemctl --user` runs
+    #[arg(long, global = true)]
+    pub(crate) user: bool,
     #[command(subcommand)]
     pub(crate) command: Command,
 }
@@ -109,16 +114,16 @@ pub(crate) enum Command {
     Stop(Stop),
     /// Show the Go process of a unit: versions, build, debug information, the dlv that fits
     Inspect {
-        /// The unit, with or without `.service`
-        unit: UnitName,
+        /// The unit, with or without `.service`; a container as container:NAME
+        unit: TargetName,
         /// Which process, for a unit that has several
         #[arg(long)]
         pid: Option<Pid>,
     },
     /// Check every prerequisite of this host, and of a unit if one is named
     Doctor {
-        /// The unit, with or without `.service`
-        unit: Option<UnitName>,
+        /// The unit, with or without `.service`; a container as container:NAME
+        unit: Option<TargetName>,
     },
     /// Show what a session does, as it does it: breakpoints, expressions, stops, refusals
     Watch {
@@ -131,6 +136,9 @@ pub(crate) enum Command {
     /// Look at the rules that say who may debug what
     #[command(subcommand)]
     Rules(Rules),
+    /// Look after the dlv's of this host: one for each generation of Go
+    #[command(subcommand)]
+    Toolchain(Toolchain),
     /// Print a completion script for a shell
     Completion { shell: Shell },
     /// What those scripts ask
@@ -141,7 +149,44 @@ pub(crate) enum Command {
     },
 }
 
+impl Cli {
+    /// With `--user` a unit is the person's own.
+    ///
+    /// # Errors
+    /// Where the command is about no unit, or about one that is named as a part of another.
+    pub(crate) fn of_user(mut self) -> Result<Self, Refusal> {
+        if !self.user {
+            return Ok(self);
+        }
+        let wrong = |what: &str| Err(Refusal::usage(format!("--user is about a unit{what}"), ""));
+        let Some(target) = self.command.target_mut() else {
+            return wrong(" that runs, and this command is about none");
+        };
+        let TargetName::Unit(unit) = target.clone() else {
+            return wrong(", and this is none of a manager's");
+        };
+        *target = TargetName::OfUser { user: UserName::whoever_asks(), unit };
+        Ok(self)
+    }
+}
+
 impl Command {
+    /// What it is about, if that runs.
+    fn target_mut(&mut self) -> Option<&mut TargetName> {
+        match self {
+            Self::Attach(arguments) => Some(&mut arguments.unit),
+            Self::Exec(arguments) => Some(&mut arguments.unit),
+            Self::Snapshot(arguments) => Some(&mut arguments.unit),
+            Self::Record(arguments) => Some(&mut arguments.unit),
+            Self::Goroutines(arguments) => Some(&mut arguments.unit),
+            Self::Heap(arguments) => Some(&mut arguments.unit),
+            Self::Inspect { unit, .. } => Some(unit),
+            Self::Doctor { unit } => unit.as_mut(),
+            Self::Rules(Rules::Explain(arguments)) => Some(&mut arguments.unit),
+            _ => None,
+        }
+    }
+
     /// Whether it may be asked of several hosts at once.
     pub(crate) fn may_be_asked_of_many(&self) -> bool {
         matches!(
@@ -159,6 +204,7 @@ impl Command {
                 | Self::Record(_)
                 | Self::Goroutines(_)
                 | Self::Heap(_)
+                | Self::Toolchain(_)
                 | Self::Audit(Audit::Verify { .. } | Audit::Export { .. } | Audit::Key)
                 | Self::Rules(Rules::Check { .. })
         )
@@ -240,8 +286,8 @@ pub(crate) struct AuditList {
     #[arg(long)]
     pub(crate) unit: Option<UnitName>,
     /// Only what this person asked for
-    #[arg(long)]
-    pub(crate) user: Option<String>,
+    #[arg(long, value_name = "USER")]
+    pub(crate) by: Option<String>,
     /// Only from this day or moment on, such as 2026-01-31 or 2026-01-31T08:00:00Z
     #[arg(long, value_name = "MOMENT")]
     pub(crate) since: Option<Moment>,
@@ -254,6 +300,44 @@ pub(crate) struct AuditList {
     /// How many at most, the latest
     #[arg(long, value_name = "N", default_value_t)]
     pub(crate) last: Last,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Toolchain {
+    /// List them: the versions, and the Go that each is for
+    List,
+    /// Put another one beside them, pinned by its hash
+    ///
+    /// Without --from or --package it is built from its sources, by this host's Go, as nobody, in a unit of its
+    /// own; `--proxy` names your own mirror.
+    Add(ToolchainAdd),
+    /// Take one away that was added
+    Remove {
+        /// The version, as `toolchain list` shows it
+        version: DelveVersion,
+    },
+    /// See whether those that were added are what they were
+    Verify,
+    /// Tell what the services of this host need, and which versions are missing
+    Plan,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ToolchainAdd {
+    /// Delve's version, such as 1.24.2
+    pub(crate) version: DelveVersion,
+    /// A Go module proxy, instead of the one that Go would ask
+    #[arg(long, value_name = "URL", conflicts_with_all = ["from", "package"])]
+    pub(crate) proxy: Option<String>,
+    /// Do not ask the public database of checksums, which knows nothing of what is only in a mirror
+    #[arg(long, conflicts_with_all = ["from", "package"])]
+    pub(crate) no_sumdb: bool,
+    /// A finished dlv, or the folder that it is in
+    #[arg(long, value_name = "PATH", conflicts_with = "package")]
+    pub(crate) from: Option<PathBuf>,
+    /// A distribution's package of Delve, a .deb or an .rpm
+    #[arg(long, value_name = "FILE")]
+    pub(crate) package: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -272,11 +356,11 @@ pub(crate) enum Rules {
 pub(crate) struct Explain {
     /// Who would ask
     #[arg(long = "as", value_name = "USER")]
-    pub(crate) user: String,
+    pub(crate) asker: String,
     /// What they would ask for: attach, exec, core or snapshot
     pub(crate) command: RuleCommand,
-    /// The unit, with or without `.service`
-    pub(crate) unit: UnitName,
+    /// The unit, with or without `.service`; a container as container:NAME
+    pub(crate) unit: TargetName,
     /// For how long
     #[arg(long, default_value = "30m")]
     pub(crate) ttl: Ttl,
@@ -306,7 +390,7 @@ impl Claim {
     /// The same as if it were asked for now.
     pub(crate) fn as_asked_for(&self, session: &SessionInfo) -> Attach {
         Attach {
-            unit: session.unit.clone(),
+            unit: session.target_name(),
             ttl: session.ttl.unwrap_or_default(),
             mode: session.mode,
             reason: session.reason.clone(),
@@ -339,7 +423,7 @@ pub(crate) struct Way {
     /// Write the ticket to this file instead of standard output
     #[arg(long, value_name = "FILE", requires = "detach")]
     pub(crate) ticket: Option<PathBuf>,
-    /// Print a configuration for this IDE
+    /// Put a configuration for this IDE in place, or print it; `dlv` starts dlv's own client
     #[arg(long)]
     pub(crate) ide: Option<Ide>,
     /// A file with the debug information of a stripped program; its build ID must match
@@ -360,6 +444,10 @@ pub(crate) struct Way {
     /// through the ssh connection, with no port open and no firewall rule [default: tls]
     #[arg(long, value_name = "WAY")]
     pub(crate) via: Option<Via>,
+    /// With -H, for how long the session waits for you when the connection to that host breaks off, up to
+    /// ten minutes; 0s ends it at once
+    #[arg(long, value_name = "DURATION", default_value = "3m")]
+    pub(crate) reconnect: Absence,
 }
 
 /// How a debugger's bytes get to the gateway.
@@ -398,8 +486,8 @@ pub(crate) fn via(wanted: Option<Via>, is_far: bool) -> Result<Via, Refusal> {
 
 #[derive(Debug, Args)]
 pub(crate) struct Attach {
-    /// The unit, with or without `.service`
-    pub(crate) unit: UnitName,
+    /// The unit, with or without `.service`; a container as container:NAME
+    pub(crate) unit: TargetName,
     /// How long the session may last once it is active
     #[arg(long, default_value = "30m")]
     pub(crate) ttl: Ttl,
@@ -444,8 +532,8 @@ pub(crate) struct Attach {
 
 #[derive(Debug, Args)]
 pub(crate) struct Exec {
-    /// The unit, with or without `.service`
-    pub(crate) unit: UnitName,
+    /// The unit, with or without `.service`; a container as container:NAME
+    pub(crate) unit: TargetName,
     /// How long the session may last once it is active
     #[arg(long, default_value = "30m")]
     pub(crate) ttl: Ttl,
@@ -543,7 +631,7 @@ impl Core {
     /// What an `attach` of the same would be.
     pub(crate) fn as_attach(&self, unit: &UnitName, pid: Option<Pid>) -> Attach {
         Attach {
-            unit: unit.clone(),
+            unit: unit.clone().into(),
             ttl: self.ttl,
             mode: Mode::Observe,
             reason: self.reason.clone(),
@@ -562,8 +650,8 @@ impl Core {
 
 #[derive(Debug, Args)]
 pub(crate) struct Snapshot {
-    /// The unit, with or without `.service`
-    pub(crate) unit: UnitName,
+    /// The unit, with or without `.service`; a container as container:NAME
+    pub(crate) unit: TargetName,
     /// Where: FILE.go:LINE, package.Function or package.(*Type).Method; may be repeated [default: now,
     /// wherever it is]
     #[arg(long, value_name = "LOCATION")]
@@ -589,8 +677,8 @@ pub(crate) struct Snapshot {
 
 #[derive(Debug, Args)]
 pub(crate) struct Record {
-    /// The unit, with or without `.service`
-    pub(crate) unit: UnitName,
+    /// The unit, with or without `.service`; a container as container:NAME
+    pub(crate) unit: TargetName,
     /// Where, as for `snapshot`; may be repeated
     #[arg(long, value_name = "LOCATION", required = true)]
     pub(crate) at: Vec<Phrase>,
@@ -615,8 +703,8 @@ pub(crate) struct Record {
 
 #[derive(Debug, Args)]
 pub(crate) struct Goroutines {
-    /// The unit, with or without `.service`
-    pub(crate) unit: UnitName,
+    /// The unit, with or without `.service`; a container as container:NAME
+    pub(crate) unit: TargetName,
     /// Whole stacks, and the goroutines of Go's runtime too
     #[arg(long)]
     pub(crate) full: bool,
@@ -629,8 +717,8 @@ pub(crate) struct Goroutines {
 
 #[derive(Debug, Args)]
 pub(crate) struct Heap {
-    /// The unit, with or without `.service`
-    pub(crate) unit: UnitName,
+    /// The unit, with or without `.service`; a container as container:NAME
+    pub(crate) unit: TargetName,
     /// How many of those that hold most to show
     #[arg(long, value_name = "N", default_value = "20")]
     pub(crate) top: Count,
@@ -726,6 +814,8 @@ pub(crate) enum Ide {
     Vscode,
     Goland,
     Nvim,
+    Emacs,
+    /// dlv's own client, started here if this is a terminal
     Dlv,
 }
 

@@ -123,7 +123,7 @@ async fn serve(
                     remind(output, path, &ticket, left);
                 }
                 let (left, clients) = (countdown.left(), tunnel.clients());
-                output.live(&live::line(&ticket.id, &ticket.unit, Some(left), clients, None));
+                output.live(&live::line(&ticket.id, ticket.unit.as_str(), Some(left), clients, None));
             }
         }
     };

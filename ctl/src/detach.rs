@@ -71,7 +71,7 @@ fn summary(session: &SessionInfo) -> String {
     format!(
         "session {} active: {}, process {}, until {}\n  gateway  {}, for clients from {}{}",
         session.id,
-        session.unit,
+        session.target_name(),
         session.pid,
         session.expires_at.as_deref().unwrap_or("-"),
         session.endpoint,

@@ -128,7 +128,9 @@ impl Host {
         let (mut here, there) = UnixStream::pair().map_err(failed)?;
         let input: OwnedFd = there.into();
         let output = input.try_clone().map_err(failed)?;
-        let mut ssh = self.ssh(&["-xT"], BRIDGE);
+        // A network that is gone is noticed within half a minute, and not after the kernel's quarter of an hour.
+        let alive = ["-xT", "-oServerAliveInterval=10", "-oServerAliveCountMax=3"];
+        let mut ssh = self.ssh(&alive, BRIDGE);
         ssh.stdin(Stdio::from(input)).stdout(Stdio::from(output));
         let mut child = ssh.spawn().map_err(failed)?;
         // With it our copies of its end: else a bridge that ends would not be noticed.

@@ -1,9 +1,10 @@
 //! `attach` in the foreground: serves the local port while the session lives, and ends it when the
 //! person leaves.
 
-use crate::cli::{Attach, Via};
+use crate::cli::{Attach, Ide, Via};
 use crate::far::Host;
 use crate::held::{Ending, Held};
+use crate::ide::TerminalClient;
 use crate::keys::Key;
 use crate::manager::{answer, manager};
 use crate::output::{Output, ended_early};
@@ -58,9 +59,18 @@ pub(crate) async fn hold(
     };
     let (sender, mut news) = unbounded_channel();
     let follower = tokio::spawn(follow(manager.inner().connection().clone(), id.clone(), sender));
+    let client = match on_this_terminal(output, arguments, &manager, &opened, &service.port).await {
+        Ok(client) => client,
+        Err(refusal) => {
+            let _ = stop(&manager, &id).await;
+            return Err(refusal);
+        }
+    };
     let mut held = Held::new(output, opened.session);
     let more = More { manager: &manager, id: &id, ttl: arguments.ttl, asked: None };
-    let ending = serve(&mut held, &mut service, &mut signals, (&mut news, more)).await;
+    let mut person = Person { signals: &mut signals, client };
+    let ending = serve(&mut held, &mut service, &mut person, (&mut news, more)).await;
+    drop(person);
     follower.abort();
     output.clear();
     if let Some(ending) = ending {
@@ -104,6 +114,40 @@ async fn prepare(
     Ok(Service { tunnel, events, port })
 }
 
+/// dlv's client, where that is what is wanted and there is a terminal for it.
+async fn on_this_terminal(
+    output: &Output,
+    arguments: &Attach,
+    manager: &ManagerProxy<'_>,
+    opened: &Opened,
+    port: &LocalPort,
+) -> Result<Option<TerminalClient>, Refusal> {
+    if arguments.way.ide != Some(Ide::Dlv) || !TerminalClient::is_possible(output) {
+        return Ok(None);
+    }
+    let paths = ide::paths(manager, &opened.session).await;
+    TerminalClient::start(output, port.address.port(), &paths).map(Some)
+}
+
+/// Whoever is at the terminal: by signals, or by the client that has it.
+struct Person<'a> {
+    signals: &'a mut Signals,
+    client: Option<TerminalClient>,
+}
+
+impl Person<'_> {
+    /// Returns when they are done. A client on the terminal has its Ctrl-C for itself.
+    async fn leaves(&mut self) {
+        match &mut self.client {
+            None => self.signals.next().await,
+            Some(client) => tokio::select! {
+                () = client.ended() => {}
+                () = self.signals.next_from_outside() => {}
+            },
+        }
+    }
+}
+
 /// The session's document with the local port.
 #[derive(Serialize)]
 struct Listening<'a> {
@@ -126,6 +170,12 @@ async fn announce(
     } else {
         output.text(&announcement(session, port));
     }
+    if arguments.way.ide == Some(Ide::Dlv) && TerminalClient::is_possible(output) {
+        output.note(
+            "\nThis is dlv; the session ends when you leave it (exit -c lets the service go on).",
+        );
+        return Ok(());
+    }
     if let Some(wanted) = arguments.way.ide {
         let told = ide::set_up(wanted, manager, session, listen.port()).await;
         output.text(&format!("\n{told}"));
@@ -147,7 +197,7 @@ fn announcement(session: &SessionInfo, port: &LocalPort) -> String {
          \n\
          \x20 dlv connect {}      leave it with: exit -c",
         painted(BOLD, session.id.as_str()),
-        session.unit,
+        session.target_name(),
         if session.dump.is_some() { "core dump of process" } else { "process" },
         session.pid,
         session.mode,
@@ -191,8 +241,13 @@ impl More<'_> {
     /// The new end is told by whoever watches the session.
     async fn extend(&self, output: &Output) {
         let seconds = self.ttl.get().as_secs();
-        let extended: Result<SessionInfo, Refusal> =
-            answer(self.manager.extend(self.id.as_str(), seconds).await);
+        let mut extended = self.manager.extend(self.id.as_str(), seconds).await;
+        if matches!(extended, Err(BusError::ZBus(_)))
+            && let Ok(manager) = manager().await
+        {
+            extended = manager.extend(self.id.as_str(), seconds).await;
+        }
+        let extended: Result<SessionInfo, Refusal> = answer(extended);
         if let Err(refusal) = extended {
             output.note(&format!("it stays as it is: {}\n  → {}", refusal.message, refusal.remedy));
         }
@@ -203,7 +258,7 @@ impl More<'_> {
 async fn serve(
     held: &mut Held<'_>,
     service: &mut Service,
-    signals: &mut Signals,
+    person: &mut Person<'_>,
     (news, mut more): (&mut UnboundedReceiver<News>, More<'_>),
 ) -> Option<Ending> {
     let Service { tunnel, events, port } = service;
@@ -214,13 +269,14 @@ async fn serve(
     loop {
         let ending = tokio::select! {
             () = &mut relaying => None,
-            () = signals.next() => return None,
+            () = person.leaves() => return None,
             Some(news) = news.recv() => held.hear(news),
             Some(event) = events.recv() => { live::tell(held.output(), &event); None }
             yes = more.answered() => { if yes { more.extend(held.output()).await; } None }
             _ = tick.tick() => held.tick(tunnel.clients()),
         };
-        if held.was_reminded() {
+        // Where a client has the terminal, nobody else can be answered there.
+        if held.was_reminded() && person.client.is_none() {
             more.ask(held.output());
         }
         if ending.is_some() {

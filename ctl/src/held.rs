@@ -39,6 +39,8 @@ pub(crate) struct Held<'a> {
     away: bool,
     /// The end has just come near.
     reminded: bool,
+    /// For how long this machine had slept, the last time that was looked at.
+    slept: Duration,
 }
 
 impl<'a> Held<'a> {
@@ -52,6 +54,7 @@ impl<'a> Held<'a> {
             over_since: None,
             away: false,
             reminded: false,
+            slept: slept(),
         }
     }
 
@@ -69,6 +72,17 @@ impl<'a> Held<'a> {
         let session = match news {
             News::Session(session) => session,
             News::Unknown(refusal) => return Some(Ending::Unknown(refusal)),
+            News::HeldAgain => {
+                self.away = false;
+                self.output.note(match Host::chosen() {
+                    None => "the session is held again",
+                    Some(_) => {
+                        "connected again; the session goes on. Its clients were let go of meanwhile: start \
+                         debugging again in your IDE"
+                    }
+                });
+                return None;
+            }
             News::Away => {
                 if !std::mem::replace(&mut self.away, true) {
                     self.output.note(&match Host::chosen() {
@@ -76,8 +90,8 @@ impl<'a> Held<'a> {
                                  looking for godebugd meanwhile"
                             .to_owned(),
                         Some(host) => format!(
-                            "the connection to {} has broken off. The session ends when that host notices, \
-                             at its time at the latest; trying to hear how",
+                            "the connection to {} has broken off. The service runs on, and the session waits for \
+                             you for a while (--reconnect); trying again",
                             host.as_str()
                         ),
                     });
@@ -111,9 +125,28 @@ impl<'a> Held<'a> {
         self.session = session;
     }
 
+    /// A laptop whose lid was closed: whoever comes back to it has forgotten.
+    fn notice_sleep(&mut self, left: Option<Duration>) {
+        const WORTH_A_WORD: Duration = Duration::from_secs(5);
+        let before = std::mem::replace(&mut self.slept, slept());
+        let now = self.slept.saturating_sub(before);
+        if now < WORTH_A_WORD {
+            return;
+        }
+        let slept = in_words(now);
+        self.output.note(&match left {
+            Some(left) if !left.is_zero() => format!(
+                "this machine has slept for {slept}. The service did not wait for you; the session has {} left",
+                in_words(left)
+            ),
+            _ => format!("this machine has slept for {slept}, and the session's time is over"),
+        });
+    }
+
     /// Every second: the live line, the reminders, and patience.
     pub(crate) fn tick(&mut self, clients: usize) -> Option<Ending> {
         let left = self.countdown.as_ref().map(Countdown::left);
+        self.notice_sleep(left);
         if self.ending_since.is_some_and(|since| since.elapsed() > LAST_WORD) {
             return Some(Ending::Unfinished(Box::new(self.session.clone())));
         }
@@ -138,8 +171,16 @@ impl<'a> Held<'a> {
             Some(host) => host.as_str(),
         };
         let state = if self.ending_since.is_some() { "ending" } else { target };
-        let (id, unit) = (&self.session.id, &self.session.unit);
-        self.output.live(&live::line(id, unit, left, clients, Some(state)));
+        let (id, unit) = (&self.session.id, self.session.target_name().to_string());
+        self.output.live(&live::line(id, &unit, left, clients, Some(state)));
         None
     }
+}
+
+/// For how long this machine has slept since it was started: what the clock that goes on then is ahead of
+/// the other.
+fn slept() -> Duration {
+    use rustix::time::{ClockId, clock_gettime};
+    let since = |clock| Duration::try_from(clock_gettime(clock)).unwrap_or_default();
+    since(ClockId::Boottime).saturating_sub(since(ClockId::Monotonic))
 }

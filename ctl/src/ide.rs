@@ -5,6 +5,7 @@
 
 mod checkout;
 mod launch;
+mod terminal_client;
 
 use crate::cli::Ide;
 use crate::manager::answer;
@@ -15,6 +16,16 @@ use godebug_api::bus::ManagerProxy;
 use godebug_api::documents::{Inspection, SessionInfo};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
+
+pub(crate) use terminal_client::TerminalClient;
+
+/// The paths that a client on this terminal needs, where this is a checkout of the program.
+pub(crate) async fn paths(manager: &ManagerProxy<'_>, session: &SessionInfo) -> Vec<Value> {
+    let name = session.target_name().to_string();
+    let asked = manager.inspect(&name, session.pid.get()).await;
+    let Ok(target) = answer::<Inspection>(asked) else { return Vec::new() };
+    Checkout::of(&target).and_then(|checkout| checkout.paths(&target)).unwrap_or_default()
+}
 
 /// Puts the configuration where the IDE looks for it, when this is a checkout of the program; else tells what to
 /// put where.
@@ -28,7 +39,7 @@ pub(crate) async fn set_up(
     if !matches!(ide, Ide::Vscode | Ide::Goland) {
         return told;
     }
-    let asked = manager.inspect(unit.as_str(), session.pid.get()).await;
+    let asked = manager.inspect(&session.target_name().to_string(), session.pid.get()).await;
     // It tells of the source only; without it the words are for the person.
     let Ok(target) = answer::<Inspection>(asked) else { return told };
     let Some(checkout) = Checkout::of(&target) else {
@@ -101,8 +112,23 @@ pub(crate) fn configuration(ide: Ide, unit: &UnitName, port: u16) -> String {
              Leave with :lua require(\"dap\").disconnect(); the service goes on.",
             nvim(&name, port)
         ),
+        Ide::Emacs => format!(
+            "Put this into your configuration of dape:\n\n{}\n\n\
+             Then M-x dape RET godebug. Leave with M-x dape-disconnect-quit; the service goes on.",
+            emacs(port)
+        ),
         Ide::Dlv => dlv(port),
     }
+}
+
+/// A configuration for dape, which speaks DAP.
+fn emacs(port: u16) -> String {
+    format!(
+        r#"(add-to-list 'dape-configs
+             '(godebug modes (go-mode go-ts-mode)
+                       host "127.0.0.1" port {port}
+                       :type "go" :request "attach" :mode "remote"))"#
+    )
 }
 
 /// A whole launch.json.
@@ -187,7 +213,7 @@ mod tests {
 
     #[test]
     fn every_configuration_names_the_port_and_none_kills() {
-        for ide in [Ide::Vscode, Ide::Goland, Ide::Nvim, Ide::Dlv] {
+        for ide in [Ide::Vscode, Ide::Goland, Ide::Nvim, Ide::Emacs, Ide::Dlv] {
             assert!(configuration(ide, &unit(), 2351).contains("2351"), "{ide:?}");
         }
         assert!(configuration(Ide::Goland, &unit(), 1).contains(r#"<disconnect value="LEAVE" />"#));

@@ -4,7 +4,7 @@ use crate::countdown::in_words;
 use crate::output::Output;
 use crate::terminal::{BOLD, painted, shortened};
 use crate::tunnel::Event;
-use godebug_api::{Pid, SessionId, UnitName};
+use godebug_api::{Pid, SessionId};
 use std::time::Duration;
 
 /// Longer names are cut, so that the line fits into 80 columns.
@@ -13,7 +13,7 @@ const UNIT_COLUMNS: usize = 24;
 /// `0000000a shop.service · 29m 41s left · 2 clients · target running`.
 pub(crate) fn line(
     id: &SessionId,
-    unit: &UnitName,
+    unit: &str,
     left: Option<Duration>,
     clients: usize,
     target: Option<&str>,
@@ -23,7 +23,7 @@ pub(crate) fn line(
         1 => "1 client".to_owned(),
         many => format!("{many} clients"),
     };
-    let unit = shortened(unit.as_str(), UNIT_COLUMNS);
+    let unit = shortened(unit, UNIT_COLUMNS);
     let mut line = format!("{} {unit}", painted(BOLD, id.as_str()));
     if let Some(left) = left {
         line.push_str(&format!(" · {} left", in_words(left)));
@@ -86,7 +86,7 @@ mod tests {
 
     #[test]
     fn the_line_fits_a_terminal() {
-        let unit: UnitName = "x".repeat(200).parse().unwrap();
+        let unit = "x".repeat(200);
         let id: SessionId = "0000000a".parse().unwrap();
         let left = Some(Duration::from_secs(1799));
         let line = line(&id, &unit, left, 12, Some("stopped by the debugger"));

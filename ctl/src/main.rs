@@ -34,6 +34,7 @@ mod signals;
 mod snapshot;
 mod terminal;
 mod tickets;
+mod toolchain;
 mod transcript;
 mod tunnel;
 mod verify;
@@ -54,6 +55,10 @@ fn main() -> ExitCode {
         Err(status) => return ExitCode::from(status),
     };
     let output = Output::new(cli.json);
+    let cli = match cli.of_user() {
+        Ok(cli) => cli,
+        Err(refusal) => return ExitCode::from(output.refusal(&refusal)),
+    };
     match elsewhere(&output, &cli) {
         Ok(Some(status)) => return ExitCode::from(status),
         Ok(None) => {}
@@ -131,6 +136,7 @@ async fn run(output: &Output, command: &Command) -> Result<(), Refusal> {
         Command::Stop(arguments) => sessions::stop(output, arguments).await,
         Command::Inspect { unit, pid } => sessions::inspect(output, unit, *pid).await,
         Command::Doctor { unit } => sessions::doctor(output, unit.as_ref()).await,
+        Command::Toolchain(wanted) => toolchain::toolchain(output, wanted),
         Command::Watch { id } => transcript::watch(output, id).await,
         Command::Audit(Audit::List(wanted)) => audit::list(output, wanted).await,
         Command::Audit(Audit::Show { id }) => audit::show(output, id).await,

@@ -18,7 +18,7 @@ pub(crate) struct Output {
     colours_out: bool,
     colours_err: bool,
     /// Whether a live line can be redrawn on standard error.
-    lively: bool,
+    lively: Cell<bool>,
     /// Whether one stands there now.
     live: Cell<bool>,
 }
@@ -33,7 +33,7 @@ impl Output {
             documented: Cell::new(false),
             colours_out: colours && io::stdout().is_terminal(),
             colours_err: colours && io::stderr().is_terminal(),
-            lively: !dumb && io::stderr().is_terminal(),
+            lively: Cell::new(!dumb && io::stderr().is_terminal()),
             live: Cell::new(false),
         }
     }
@@ -44,7 +44,13 @@ impl Output {
 
     /// Whether somebody watches standard error as it happens.
     pub(crate) fn is_lively(&self) -> bool {
-        self.lively
+        self.lively.get()
+    }
+
+    /// The terminal is another program's from now on: no live line.
+    pub(crate) fn hush(&self) {
+        self.clear();
+        self.lively.set(false);
     }
 
     /// A result: `human` as text, or `document` as JSON.
@@ -108,7 +114,7 @@ impl Output {
 
     /// Redraws the live line, if there can be one.
     pub(crate) fn live(&self, line: &str) {
-        if !self.lively {
+        if !self.lively.get() {
             return;
         }
         self.live.set(true);

@@ -9,7 +9,9 @@ use godebug_api::documents::{
     Check, DebugInformation, Diagnosis, Inspection, PlanDocument, Proof, SessionInfo, Verdict,
 };
 use godebug_api::forecast::{megabytes, seconds};
-use godebug_api::{Cidr, Forecast, Mode, PauseBudget, Refusal, StartAt, State};
+use godebug_api::{
+    Cidr, Forecast, Mode, PauseBudget, Refusal, StartAt, State, TargetName, UnitName,
+};
 use std::time::Duration;
 
 /// Reasons in `list` are cut to this; `show` has them whole.
@@ -27,7 +29,7 @@ pub(crate) fn requests(requests: &[SessionInfo]) -> String {
         vec![
             request.id.to_string(),
             safe(&request.opened_by),
-            request.unit.to_string(),
+            request.target_name().to_string(),
             request.mode.to_string(),
             request.ttl.map_or("-".to_owned(), |ttl| ttl.to_string()),
             approved(request),
@@ -59,7 +61,7 @@ pub(crate) fn request(request: &SessionInfo) -> String {
         ("request", request.id.to_string()),
         ("asked by", format!("{} (uid {})", safe(&request.opened_by), request.opened_by_uid)),
         ("at", safe(&request.opened_at)),
-        ("to debug", format!("{}, process {}", request.unit, request.pid)),
+        ("to debug", format!("{}, process {}", request.target_name(), request.pid)),
         ("why", request.reason.as_ref().map_or("no reason was given".to_owned(), safe)),
         ("mode", request.mode.to_string()),
         ("for", ttl),
@@ -125,7 +127,7 @@ fn row(session: &SessionInfo) -> Vec<String> {
     let reason = session.reason.as_ref().map(safe).unwrap_or_default();
     vec![
         session.id.to_string(),
-        session.unit.to_string(),
+        session.target_name().to_string(),
         session.state.to_string(),
         session.mode.to_string(),
         session.pid.to_string(),
@@ -148,7 +150,7 @@ pub(crate) fn session(session: &SessionInfo) -> String {
     });
     let mut rows = vec![
         ("session", session.id.to_string()),
-        ("unit", session.unit.to_string()),
+        ("unit", unit_and_part(&session.unit, session.target.as_ref())),
         ("state", session.state.to_string()),
         ("mode", session.mode.to_string()),
         ("process", process(session)),
@@ -341,11 +343,16 @@ pub(crate) fn plan(plan: &PlanDocument) -> String {
     text
 }
 
+/// The unit, and what of it is meant.
+fn unit_and_part(unit: &UnitName, part: Option<&TargetName>) -> String {
+    part.map_or_else(|| unit.to_string(), |part| format!("{part}, in {unit}"))
+}
+
 /// `inspect`.
 pub(crate) fn inspection(target: &Inspection) -> String {
     let deleted = if target.deleted { " (removed or replaced since the start)" } else { "" };
     let mut rows = vec![
-        ("unit", target.unit.to_string()),
+        ("unit", unit_and_part(&target.unit, target.target.as_ref())),
         ("process", format!("{} of user {}", target.pid, safe(&target.user))),
         ("executable", format!("{}{deleted}", safe(&target.executable))),
         ("go version", safe(&target.go_version)),
@@ -377,6 +384,10 @@ pub(crate) fn inspection(target: &Inspection) -> String {
             ("debugger", format!("none fits: {}", why.as_ref().map(safe).unwrap_or_default()))
         }
     });
+    if !target.others.is_empty() {
+        let others = safe(target.others.join(", "));
+        rows.push(("beside it", format!("{others}; --pid chooses another Go process")));
+    }
     if let Some(tracer) = &target.traced_by {
         rows.push(("traced by", safe(tracer)));
     }

@@ -3,7 +3,7 @@
 use crate::cli::{Attach, Via};
 use crate::far::Host;
 use godebug_api::documents::{DumpRequest, OpenRequest};
-use godebug_api::{Cidr, Refusal};
+use godebug_api::{Absence, Cidr, Refusal};
 use rustix::fs::{FileType, Mode, OFlags};
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
@@ -68,6 +68,10 @@ pub(crate) fn open_request(
         csr,
         pid: arguments.pid,
         hold: !arguments.way.detach,
+        absence: match far {
+            Some(_) if !arguments.way.detach => arguments.way.reconnect,
+            _ => Absence::default(),
+        },
         endpoint_host: endpoint,
         symbols: arguments.way.symbols.is_some(),
         max_freeze: arguments.way.max_freeze,
@@ -76,6 +80,7 @@ pub(crate) fn open_request(
         break_glass: arguments.break_glass,
         max_pause: arguments.max_pause,
         exec: arguments.exec,
+        part: None,
         dump: arguments
             .dump
             .as_ref()

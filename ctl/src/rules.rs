@@ -72,7 +72,7 @@ fn in_words(report: &Report) -> String {
 
 pub(crate) async fn explain(output: &Output, question: &Explain) -> Result<(), Refusal> {
     let hypothesis = Hypothesis {
-        user: question.user.clone(),
+        user: question.asker.clone(),
         command: question.command,
         mode: question.mode,
         ttl: question.ttl,
@@ -82,8 +82,8 @@ pub(crate) async fn explain(output: &Output, question: &Explain) -> Result<(), R
     };
     let hypothesis = serde_json::to_string(&hypothesis)
         .map_err(|error| Refusal::failed(format!("the question cannot be written: {error}"), ""))?;
-    let unit = question.unit.as_str();
-    let found: Explanation = answer(manager().await?.explain(unit, &hypothesis).await)?;
+    let unit = question.unit.to_string();
+    let found: Explanation = answer(manager().await?.explain(&unit, &hypothesis).await)?;
     output.result(&found, &explained(&found))
 }
 

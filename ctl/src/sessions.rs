@@ -7,7 +7,7 @@ use crate::manager::{answer, manager};
 use crate::output::Output;
 use crate::{report, tickets};
 use godebug_api::documents::{Diagnosis, Inspection, SessionInfo, Verdict};
-use godebug_api::{Pid, Refusal, SessionId, State, UnitName};
+use godebug_api::{Pid, Refusal, SessionId, State, TargetName};
 
 pub(crate) async fn list(output: &Output, pending: bool) -> Result<(), Refusal> {
     let mut sessions: Vec<SessionInfo> = answer(manager().await?.list().await)?;
@@ -91,17 +91,17 @@ pub(crate) fn stuck(session: &SessionInfo) -> Option<Refusal> {
 
 pub(crate) async fn inspect(
     output: &Output,
-    unit: &UnitName,
+    unit: &TargetName,
     pid: Option<Pid>,
 ) -> Result<(), Refusal> {
     let pid = pid.map_or(0, Pid::get);
-    let target: Inspection = answer(manager().await?.inspect(unit.as_str(), pid).await)?;
+    let target: Inspection = answer(manager().await?.inspect(&unit.to_string(), pid).await)?;
     output.result(&target, &report::inspection(&target))
 }
 
-pub(crate) async fn doctor(output: &Output, unit: Option<&UnitName>) -> Result<(), Refusal> {
-    let unit = unit.map_or("", UnitName::as_str);
-    let diagnosis: Diagnosis = answer(manager().await?.doctor(unit).await)?;
+pub(crate) async fn doctor(output: &Output, unit: Option<&TargetName>) -> Result<(), Refusal> {
+    let unit = unit.map(ToString::to_string).unwrap_or_default();
+    let diagnosis: Diagnosis = answer(manager().await?.doctor(&unit).await)?;
     output.result(&diagnosis, &report::diagnosis(&diagnosis))?;
     let bad = diagnosis.checks.iter().filter(|check| check.verdict == Verdict::Bad).count();
     if bad == 0 && diagnosis.good {

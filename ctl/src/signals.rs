@@ -24,6 +24,18 @@ impl Signals {
         })
     }
 
+    /// Waits for the next that is not the terminal's Ctrl-C, which another program there is asked to heed.
+    pub(crate) async fn next_from_outside(&mut self) {
+        loop {
+            tokio::select! {
+                // Taken and dropped, so that it does not count later.
+                _ = self.interrupt.recv() => {}
+                _ = self.terminate.recv() => return,
+                _ = self.hang_up.recv() => return,
+            }
+        }
+    }
+
     /// Waits for the next of them.
     pub(crate) async fn next(&mut self) {
         tokio::select! {

@@ -16,7 +16,7 @@ use crate::waiting::{self, Interrupted::TakesItBack};
 use godebug_api::bus::ManagerProxy;
 use godebug_api::documents::SessionInfo;
 use godebug_api::image::{Count, Every, ImageRequest, ImageTask, LONGEST_LINE, Line, Patience};
-use godebug_api::{CloseReason, Refusal, SessionId, State, UnitName};
+use godebug_api::{CloseReason, Refusal, SessionId, State, TargetName};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::os::fd::OwnedFd;
@@ -84,24 +84,25 @@ fn request(task: ImageTask, image: &Image, patience: Patience) -> ImageRequest {
         max_pause: image.max_pause,
         patience,
         break_glass: image.break_glass,
+        part: None,
     }
 }
 
 /// Has the images taken, and shows every line as it comes. Done when the session is closed.
 async fn take(
     output: &Output,
-    unit: &UnitName,
+    unit: &TargetName,
     request: &ImageRequest,
     look: Look<'_>,
 ) -> Result<(), Refusal> {
     let request = serde_json::to_string(request).map_err(|error| {
         Refusal::failed(format!("the request cannot be written: {error}"), "report this as a bug")
     })?;
-    let mut signals = Signals::catch()?;
+    let (mut signals, unit) = (Signals::catch()?, unit.to_string());
     let manager = manager().await?;
     output.live("looking…");
     let opened = tokio::select! {
-        opened = manager.snapshot(unit.as_str(), &request) => opened,
+        opened = manager.snapshot(&unit, &request) => opened,
         () = signals.next() => return Err(interrupted()),
     };
     output.clear();

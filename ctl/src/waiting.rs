@@ -100,6 +100,7 @@ impl Waiting<'_> {
         let now = match news {
             News::Session(now) => *now,
             News::Unknown(refusal) => return Some(Err(refusal)),
+            News::HeldAgain => return None,
             News::Away => {
                 if !std::mem::replace(&mut self.away, true) {
                     self.output.note("godebugd is away; it keeps the request, and so do we");

@@ -26,6 +26,8 @@ pub(crate) enum News {
     Unknown(Refusal),
     /// godebugd or the bus is away. The session does not need either.
     Away,
+    /// The session is held again, on another connection to the bus.
+    HeldAgain,
 }
 
 /// Tells everything about session `id` until the receiver is gone.
@@ -42,10 +44,20 @@ pub(crate) async fn follow(
             sleep(AWAY).await;
             if let Ok(fresh) = bus_again().await {
                 connection = fresh;
+                if holds_again(&connection, &id).await {
+                    let _ = news.send(News::HeldAgain);
+                }
                 break;
             }
         }
     }
+}
+
+/// Holds the session by the name that the new connection has. Whether it was let; if not, a look at the
+/// session tells why.
+async fn holds_again(connection: &Connection, id: &SessionId) -> bool {
+    let Ok(manager) = ManagerProxy::new(connection).await else { return false };
+    matches!(timeout(PATIENCE, manager.hold(id.as_str())).await, Ok(Ok(_)))
 }
 
 /// The same on one connection, until that is closed.

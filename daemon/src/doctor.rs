@@ -7,9 +7,10 @@ use crate::host::nftables;
 use crate::host::selinux;
 use crate::ledger::Ledger;
 use crate::sessions::{self, Sessions, all_debuggers};
+use crate::target::place::Place;
 use crate::{paths, target};
 use godebug_api::documents::{Check, Diagnosis, Inspection, Verdict};
-use godebug_api::{BooleanName, FreezeLimit, SessionId, State, UnitName};
+use godebug_api::{BooleanName, FreezeLimit, SessionId, State};
 use godebug_core::delve::{FIRST_WITH_UNIX_SOCKET, supported_go};
 use godebug_core::forecast::{Objection, megabytes};
 use godebug_core::grant::Grant;
@@ -18,7 +19,7 @@ use std::path::Path;
 use std::time::Duration;
 
 /// Looks at everything. A check that cannot be made is a bad one.
-pub async fn diagnose(sessions: &Sessions, unit: Option<&UnitName>) -> Diagnosis {
+pub async fn diagnose(sessions: &Sessions, place: Option<&Place>) -> Diagnosis {
     let mut checks = vec![configuration(), rules(), systemd(sessions).await, control_groups()];
     checks.extend(debuggers().await);
     checks.push(fence().await);
@@ -32,8 +33,8 @@ pub async fn diagnose(sessions: &Sessions, unit: Option<&UnitName>) -> Diagnosis
     checks.extend(stuck(sessions));
     checks.extend(grants_of_live_sessions(sessions).await);
     checks.push(left_over(sessions).await);
-    if let Some(unit) = unit {
-        checks.extend(of_unit(sessions, unit).await);
+    if let Some(place) = place {
+        checks.extend(of_target(sessions, place).await);
     }
     Diagnosis { good: checks.iter().all(|check| check.verdict != Verdict::Bad), checks }
 }
@@ -388,10 +389,10 @@ async fn left_over(sessions: &Sessions) -> Check {
     )
 }
 
-async fn of_unit(sessions: &Sessions, unit: &UnitName) -> Vec<Check> {
-    let name = unit.to_string();
+async fn of_target(sessions: &Sessions, place: &Place) -> Vec<Check> {
+    let name = place.name().to_string();
     let inspected =
-        async { target::inspect::inspect(sessions.shared().host.systemd()?, unit, None).await };
+        async { target::inspect::inspect(sessions.shared().host.systemd()?, place, None).await };
     let inspection = match inspected.await {
         Ok(inspection) => inspection,
         Err(refusal) => return vec![check(&name, Verdict::Bad, refusal.message, refusal.remedy)],

@@ -22,5 +22,6 @@ pub mod paths;
 pub mod rescue;
 pub mod sessions;
 pub mod target;
+pub mod toolchain;
 pub mod transcripts;
 pub mod watch;

@@ -2,8 +2,9 @@
 
 use anyhow::{Result, ensure};
 use godebug_tests::{Host, Machine, Output, Spawned, scenario::Scenario};
+use rustix::process::Signal;
 use serde_json::Value;
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use crate::support::{
     Laptop, SOON, Session, is_answered, leaves_nothing, listen_address, order, refused,
@@ -14,7 +15,13 @@ pub(crate) const ALL: &[Scenario] = &[
     Scenario::new("far_host_is_debugged_through_ssh_with_no_port_open", by_ssh).shared(),
     Scenario::new("far_hosts_are_asked_all_at_once", many).shared(),
     Scenario::new("far_host_that_ssh_does_not_reach_is_told_with_a_remedy", unreachable).shared(),
-    Scenario::new("far_session_ends_with_its_ssh", cut).shared(),
+    Scenario::new("two_laptops_debug_two_services_of_one_host", two_laptops).shared(),
+    Scenario::new("far_session_goes_on_after_its_connection_broke_off", blinks).shared(),
+    Scenario::new(
+        "far_session_outlives_a_network_that_is_cut_and_restored",
+        network_is_cut_and_restored,
+    ),
+    Scenario::new("far_session_ends_when_nobody_comes_back", nobody_comes_back).shared(),
 ];
 
 /// A laptop that may log in to the host as root, by a key.
@@ -241,18 +248,123 @@ fn unreachable(host: &Host) -> Result<()> {
     ssh.end()
 }
 
-fn cut(host: &Host) -> Result<()> {
+/// The connection breaks off, as when somebody trips over a cable: the session waits, and goes on.
+fn blinks(host: &Host) -> Result<()> {
     let ssh = Ssh::to(host)?;
     leaves_nothing(host, &["myapp"], |_| {
         let at = format!("-H root@{}", host.address());
-        let mut attach = ssh.spawn(&format!("godebugctl {at} --json attach myapp --ttl 60s"))?;
+        let mut attach = ssh.spawn(&format!("godebugctl {at} --json attach myapp --ttl 90s"))?;
         let line = attach.wait_for_line("\"listen\"", SOON)?;
         let session = Session::of(serde_json::from_str(&line)?)?;
-        host.ok("pkill -KILL --exact systemd-stdio-b")?;
-        session.ends(host, "client-gone", SOON)?;
-        let output = attach.wait(SOON)?;
-        ensure!(output.status == 6, "{output}");
-        Ok(())
+        is_debugged(host, listen_address(&line)?)?;
+        for time in 1..=2 {
+            host.ok("pkill -KILL --exact systemd-stdio-b")?;
+            told(host, &attach, "connected again", time, SOON)?;
+            ensure!(session.show(host)?["state"] == "active");
+            is_debugged(host, listen_address(&line)?)?;
+        }
+        // Nor does it matter whom godebugd knew as the holder before it was killed.
+        host.ok("systemctl kill --signal=KILL godebugd")?;
+        is_debugged(host, listen_address(&line)?)?;
+        ensure!(session.show(host)?["state"] == "active");
+        attach.interrupt()?;
+        let output = attach.wait(SOON)?.exits(0)?;
+        ensure!(output.stderr.contains("has broken off"), "{output}");
+        session.ends(host, "stopped", SOON).map(drop)
     })?;
+    ssh.end()
+}
+
+/// Waits until a person at the terminal has read this so many times.
+fn told(host: &Host, command: &Spawned, words: &str, times: usize, limit: Duration) -> Result<()> {
+    host.wait_until(words, limit, || Ok(command.stderr().matches(words).count() >= times))
+}
+
+/// The network is gone for longer than ssh waits, and comes back.
+fn network_is_cut_and_restored(host: &Host) -> Result<()> {
+    let ssh = Ssh::to(host)?;
+    leaves_nothing(host, &["myapp"], |_| {
+        let at = format!("-H root@{}", host.address());
+        let mut attach = ssh.spawn(&format!("godebugctl {at} --json attach myapp --ttl 5m"))?;
+        let line = attach.wait_for_line("\"listen\"", SOON)?;
+        let session = Session::of(serde_json::from_str(&line)?)?;
+        is_debugged(host, listen_address(&line)?)?;
+        let wire = host.laptop("ip -o -4 addr show scope global | awk '{print $2; exit}'")?.stdout;
+        let wire = wire.trim();
+        let addresses = host.laptop(&format!("ip -o -6 addr show dev {wire} scope global"))?.stdout;
+        host.laptop(&format!("ip link set {wire} down"))?.ok()?;
+        told(host, &attach, "has broken off", 1, Duration::from_secs(60))?;
+        ensure!(session.show(host)?["state"] == "active");
+        host.laptop(&format!("ip link set {wire} up"))?.ok()?;
+        // A link that goes down takes its addresses of IPv6 with it.
+        for address in addresses.split_whitespace().filter(|word| word.contains("::")) {
+            host.laptop(&format!("ip addr replace {address} dev {wire} nodad"))?;
+        }
+        told(host, &attach, "connected again", 1, Duration::from_secs(60))?;
+        is_debugged(host, listen_address(&line)?)?;
+        attach.interrupt()?;
+        attach.wait(SOON)?.exits(0)?;
+        session.ends(host, "stopped", SOON).map(drop)
+    })?;
+    ssh.end()
+}
+
+/// Nobody comes back: it ends when the time for that is over.
+fn nobody_comes_back(host: &Host) -> Result<()> {
+    let ssh = Ssh::to(host)?;
+    for (wait, limit) in [("0s", SOON), ("2s", SOON)] {
+        leaves_nothing(host, &["myapp"], |_| {
+            let at = format!("-H root@{}", host.address());
+            let line = format!("godebugctl {at} --json attach myapp --ttl 60s --reconnect {wait}");
+            let mut attach = ssh.spawn(&line)?;
+            let line = attach.wait_for_line("\"listen\"", SOON)?;
+            let session = Session::of(serde_json::from_str(&line)?)?;
+            attach.signal(Signal::KILL)?;
+            host.ok("pkill -KILL --exact systemd-stdio-b || true")?;
+            session.ends(host, "client-gone", limit)?;
+            attach.wait(SOON).map(drop)
+        })?;
+    }
+    leaves_nothing(host, &["myapp"], |_| {
+        let session = Session::open(host, "myapp", "--ttl 60s")?;
+        let call = "busctl call org.godebug1 /org/godebug1 org.godebug1.Manager Hold s";
+        // One that was detached is held by nobody, and one of root's by nobody else.
+        host.run(&format!("{call} {}", session.id))?.exits(1)?;
+        let other = host.run_as("alice", &format!("{call} {}", session.id))?.exits(1)?;
+        ensure!(other.stderr.contains("is held by root"), "{other}");
+        session.stop(host)
+    })?;
+    ssh.end()
+}
+
+/// Each has a session, a port and an end of its own; both cannot have the same service.
+fn two_laptops(host: &Host) -> Result<()> {
+    host.ok("systemctl start pie")?;
+    let ssh = Ssh::to(host)?;
+    leaves_nothing(host, &["myapp", "pie"], |_| {
+        let at = format!("-H root@{}", host.address());
+        let open = |unit: &str| -> Result<(Spawned, Session, SocketAddr)> {
+            let mut attach =
+                ssh.spawn(&format!("godebugctl {at} --json attach {unit} --ttl 90s"))?;
+            let line = attach.wait_for_line("\"listen\"", SOON)?;
+            let session = Session::of(serde_json::from_str(&line)?)?;
+            Ok((attach, session, listen_address(&line)?))
+        };
+        let (mut first, of_first, address) = open("myapp")?;
+        let (mut second, of_second, other) = open("pie")?;
+        ensure!(of_first.port != of_second.port && address != other);
+        let refusal = ssh.run(&format!("godebugctl {at} --json attach myapp"))?;
+        ensure!(refused(refusal, 4, "target")?.contains(&of_first.id));
+        is_debugged(host, address)?;
+        first.interrupt()?;
+        first.wait(SOON)?.exits(0)?;
+        of_first.ends(host, "stopped", SOON)?;
+        ensure!(of_second.show(host)?["state"] == "active");
+        Machine::connect_on_laptop(host, other)?;
+        second.interrupt()?;
+        second.wait(SOON)?.exits(0)?;
+        of_second.ends(host, "stopped", SOON).map(drop)
+    })?;
+    host.ok("systemctl stop pie")?;
     ssh.end()
 }

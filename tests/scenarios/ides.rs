@@ -17,6 +17,7 @@ pub(crate) const ALL: &[Scenario] = &[
     Scenario::new("vscode_works_in_a_modify_session", |host| vscode(host, "modify"))
         .main()
         .shared(),
+    Scenario::new("dlv_itself_works_on_the_terminal_of_attach", dlv_on_the_terminal).shared(),
 ];
 
 /// Those that need what nobody installs here.
@@ -80,5 +81,41 @@ fn client(host: &Host, mode: &str, command: impl Fn(u16, u32) -> String) -> Resu
         is_answered(request)?;
         ensure!(session.show(host)?["state"] == "active", "its stop button has ended the session");
         session.stop(host)
+    })
+}
+
+/// `--ide dlv`: the terminal is dlv's, its Ctrl-C too, and leaving it ends the session.
+fn dlv_on_the_terminal(host: &Host) -> Result<()> {
+    leaves_nothing(host, &["myapp"], |_| {
+        let mut terminal = host.spawn(
+            "exec script --quiet --flush --return \
+             --command 'cd /opt/samples/src/shop && exec godebugctl attach myapp --ttl 90s --ide dlv' /dev/null",
+        )?;
+        terminal.wait_for_line("(dlv)", SOON)?;
+        let list = host.run("godebugctl --json list")?.exits(0)?.json()?;
+        let session = Session::of(list[0].clone())?;
+        terminal.type_line("break main.priceOf")?;
+        terminal.wait_for_line("Breakpoint 1 set at", SOON)?;
+        terminal.type_line("continue")?;
+        // Nobody orders anything: Ctrl-C is for dlv, which asks what is meant.
+        let pid = session.document["pid"].as_u64().context("no pid")?;
+        host.wait_until("it goes on", SOON, || {
+            Ok(!host.ok(&format!("cat /proc/{pid}/status"))?.contains("(tracing stop)"))
+        })?;
+        terminal.type_text("\u{3}")?;
+        terminal.wait_for_line("ause the target", SOON)?;
+        ensure!(session.show(host)?["state"] == "active", "Ctrl-C has ended the session");
+        terminal.type_line("p")?;
+        terminal.type_line("continue")?;
+        let request = order(host, 8080)?;
+        terminal.wait_for_line("> [Breakpoint 1] main.priceOf()", SOON)?;
+        terminal.type_line("print o.Customer")?;
+        terminal.wait_for_line("customer-3", SOON)?;
+        terminal.type_line("clearall")?;
+        terminal.type_line("exit -c")?;
+        let output = terminal.wait(SOON)?.exits(0)?;
+        ensure!(output.stdout.contains("is closed: stopped"), "{output}");
+        is_answered(request)?;
+        session.ends(host, "stopped", SOON).map(drop)
     })
 }

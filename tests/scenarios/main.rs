@@ -27,7 +27,10 @@ mod harness;
 mod hooks;
 mod hot;
 mod ides;
+mod kinds;
+mod known;
 mod login;
+mod matrix;
 mod observe;
 mod on_vm;
 mod outside;
@@ -41,12 +44,14 @@ mod snapshot;
 mod strangers;
 mod support;
 mod survival;
+mod toolchain;
 
 fn main() {
     scenario::main(
         &[
             harness::ALL,
             attach::ALL,
+            kinds::ALL,
             strangers::ALL,
             ends::ALL,
             survival::ALL,
@@ -75,9 +80,12 @@ fn main() {
             differential::ALL,
             ides::ALL,
             &ides::with_nvim(),
+            &matrix::all(),
+            &known::all(),
             sharing::ALL,
             redaction::ALL,
             generations::ALL,
+            toolchain::ALL,
         ]
         .concat(),
         &[apparmor::ALL, boots::ALL, clock::ALL, selinux::ALL].concat(),

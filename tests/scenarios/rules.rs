@@ -114,11 +114,11 @@ fn is_recorded(host: &Host, session: &Session, rule: &str) -> Result<()> {
     let list = |words: &str| -> Result<Value> {
         host.run(&format!("godebugctl --json audit list {words}"))?.exits(0)?.json()
     };
-    let refusals = list("--refused --user dev --unit ticker --since 2026-01-01")?;
+    let refusals = list("--refused --by dev --unit ticker --since 2026-01-01")?;
     let messages = refusals["refusals"].as_array().context("no refusals")?;
     ensure!(messages.len() == 1 && messages[0]["unit"] == "ticker.service", "{refusals}");
-    ensure!(list("--user dev")?["sessions"][0]["id"] == session.id.as_str());
-    ensure!(list("--user root")?["sessions"] == serde_json::json!([]));
+    ensure!(list("--by dev")?["sessions"][0]["id"] == session.id.as_str());
+    ensure!(list("--by root")?["sessions"] == serde_json::json!([]));
     ensure!(list("--until 2020-01-01")?["sessions"] == serde_json::json!([]));
     let human = host.ok(&format!("godebugctl audit show {}", session.id))?;
     ensure!(human.contains("on-call looks at myapp"), "{human}");

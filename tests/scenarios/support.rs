@@ -96,7 +96,7 @@ impl Session {
 
     /// With other options, detached.
     pub(crate) fn open(host: &dyn Machine, unit: &str, options: &str) -> Result<Self> {
-        let ticket = format!("/tmp/ticket-{}", unit.replace('@', "-"));
+        let ticket = format!("/tmp/ticket-{}", unit.replace(['@', ':', '/'], "-"));
         let output = host.run(&format!(
             "rm -f {ticket}; godebugctl --json attach '{unit}' {options} --detach --ticket {ticket} \
              --endpoint {}",

@@ -159,6 +159,12 @@ impl Spawned {
         writeln!(stdin, "{line}").with_context(|| format!("typing to {}", self.description))
     }
 
+    /// Types keys on its standard input.
+    pub fn type_text(&mut self, keys: &str) -> Result<()> {
+        let stdin = self.child.stdin.as_mut().context("its standard input is closed")?;
+        stdin.write_all(keys.as_bytes()).with_context(|| format!("typing to {}", self.description))
+    }
+
     pub fn close_stdin(&mut self) {
         self.child.stdin = None;
     }

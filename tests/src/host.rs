@@ -40,11 +40,13 @@ pub struct HostOptions {
     pub product: Product,
     /// Without it the unit is masked, as on a host that has no firewalld.
     pub firewalld: bool,
+    /// Podman, Docker and containerd are there.
+    pub engines: bool,
 }
 
 impl HostOptions {
     pub fn new(suite: Suite) -> Self {
-        Self { suite, product: Product::Installed, firewalld: true }
+        Self { suite, product: Product::Installed, firewalld: true, engines: false }
     }
 
     pub fn boot(self) -> Result<Host> {
@@ -93,7 +95,10 @@ impl Host {
     }
 
     fn boot_with(options: HostOptions) -> Result<Self> {
-        let layers = image::layers(options.suite, options.product)?;
+        let mut layers = image::layers(options.suite, options.product)?;
+        if options.engines {
+            layers.push(image::engines(options.suite)?);
+        }
         let began = Instant::now();
         let (slot, number) = take_slot()?;
         let name = slot_name(number);
@@ -658,8 +663,9 @@ fn start(name: &str, directory: &Path, cgroup: &Path, network: &Network) -> Resu
         .arg(cgroup)
         .args(["systemd-nspawn", "--quiet", "--register=no", "--keep-unit", "--notify-ready=yes"])
         .args(["--capability=all", "--resolv-conf=off", "--timezone=off", "--link-journal=no"])
-        // What a host has and nspawn keeps from a container: `exec` asks to be told of executions.
-        .arg("--system-call-filter=fanotify_init fanotify_mark")
+        // What a host has and nspawn keeps from a container: `exec` asks to be told of executions, and container
+        // engines filter devices and have keys.
+        .arg("--system-call-filter=fanotify_init fanotify_mark bpf keyctl add_key pivot_root")
         .arg(format!("--network-namespace-path=/run/netns/{}", network.host_namespace()))
         .arg(format!("--machine={name}"))
         .arg("--directory")

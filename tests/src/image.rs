@@ -79,6 +79,9 @@ impl Suite {
     }
 }
 
+/// Container engines, as Debian has them. Only unpacked: none is started but by hand.
+const ENGINES: &[&str] = &["podman", "crun", "docker.io", "docker-cli", "containerd", "runc"];
+
 /// What of the product is on a host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Product {
@@ -98,6 +101,15 @@ pub(crate) fn layers(suite: Suite, product: Product) -> Result<Vec<Layer>> {
         layers.insert(0, product);
     }
     Ok(layers)
+}
+
+/// The engines, to be laid below everything else.
+pub(crate) fn engines(suite: Suite) -> Result<Layer> {
+    let key = Key::default().text(RECIPE).text(&ENGINES.join(",")).finish();
+    layer(&format!("engines-{}", suite.name()), &key, |folder| {
+        let _step = Step::begin(&format!("fetching container engines of {}", suite.name()));
+        mmdebstrap(suite, folder, "extract", ENGINES)
+    })
 }
 
 /// The layers of a virtual machine's disk, with the product, the topmost first. Always trixie.

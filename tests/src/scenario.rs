@@ -35,14 +35,14 @@ enum Suites {
 
 #[derive(Clone, Copy)]
 enum Wanted {
-    Fresh { firewalld: bool, product: Product },
+    Fresh { firewalld: bool, product: Product, engines: bool },
     Shared,
 }
 
 impl Scenario {
     /// On trixie, with a fresh host that has firewalld and the product.
     pub const fn new(name: &'static str, run: fn(&Host) -> Result<()>) -> Self {
-        let host = Wanted::Fresh { firewalld: true, product: Product::Installed };
+        let host = Wanted::Fresh { firewalld: true, product: Product::Installed, engines: false };
         Self { name, suites: Suites::Trixie, host, run }
     }
 
@@ -60,13 +60,19 @@ impl Scenario {
 
     /// On a host without firewalld.
     pub const fn bare(mut self) -> Self {
-        self.host = Wanted::Fresh { firewalld: false, product: Product::Installed };
+        self.host = Wanted::Fresh { firewalld: false, product: Product::Installed, engines: false };
         self
     }
 
     /// On a host where the product was never installed.
     pub const fn without_product(mut self) -> Self {
-        self.host = Wanted::Fresh { firewalld: true, product: Product::None };
+        self.host = Wanted::Fresh { firewalld: true, product: Product::None, engines: false };
+        self
+    }
+
+    /// On a host with Podman, Docker and containerd.
+    pub const fn with_engines(mut self) -> Self {
+        self.host = Wanted::Fresh { firewalld: true, product: Product::Installed, engines: true };
         self
     }
 
@@ -139,8 +145,8 @@ fn run(scenario: Scenario, suite: Suite) -> Result<()> {
             *slot = Some(host);
             Ok(())
         }
-        Wanted::Fresh { firewalld, product } => {
-            let host = HostOptions { suite, product, firewalld }.boot()?;
+        Wanted::Fresh { firewalld, product, engines } => {
+            let host = HostOptions { suite, product, firewalld, engines }.boot()?;
             run_on(&host, scenario)
         }
     }

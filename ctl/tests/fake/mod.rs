@@ -331,6 +331,7 @@ fn forecast() -> Forecast {
 fn info(unit: &str, request: &OpenRequest, gateway: SocketAddr) -> SessionInfo {
     SessionInfo {
         id: ID.parse().unwrap(),
+        target: None,
         unit: unit.parse().unwrap(),
         state: State::Active,
         mode: request.mode,

@@ -59,6 +59,9 @@ pub trait Manager {
     #[zbus(allow_interactive_auth)]
     fn extend(&self, id: &str, seconds: u64) -> Result<String, BusError>;
 
+    /// Holds a session again whose holder was away; answers its `SessionInfo`. For its owner.
+    fn hold(&self, id: &str) -> Result<String, BusError>;
+
     /// Lets somebody into a session; `request` is a `ShareRequest`. Answers an `Opened`, with their
     /// certificate and the mode that they have.
     #[zbus(allow_interactive_auth)]

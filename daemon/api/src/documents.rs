@@ -4,8 +4,8 @@
 use crate::image::PauseLimit;
 use godebug_core::plan::Plan;
 use godebug_core::{
-    Approval, Cidr, CloseReason, Dump, Forecast, FreezeLimit, GuestName, Login, Mode, PauseBudget,
-    Pid, Reason, Refusal, SessionId, StartAt, State, Ttl, UnitName,
+    Absence, Approval, Cidr, CloseReason, Dump, Forecast, FreezeLimit, GuestName, Login, Mode,
+    Part, PauseBudget, Pid, Reason, Refusal, SessionId, StartAt, State, TargetName, Ttl, UnitName,
 };
 use serde::{Deserialize, Serialize};
 
@@ -30,6 +30,9 @@ pub struct OpenRequest {
     /// End the session when the asker leaves the bus.
     #[serde(default)]
     pub hold: bool,
+    /// Seconds for which the asker may be away from the bus before that, and come back.
+    #[serde(default, rename = "absence_s", skip_serializing_if = "Absence::is_none")]
+    pub absence: Absence,
     /// The name or address by which clients reach this host, if the asker knows it.
     #[serde(default)]
     pub endpoint_host: Option<String>,
@@ -57,6 +60,9 @@ pub struct OpenRequest {
     /// For how long one image may stop the target, in mode observe.
     #[serde(default, rename = "max_pause_ms", skip_serializing_if = "PauseLimit::is_default")]
     pub max_pause: PauseLimit,
+    /// Where in the unit the target is. Filled in by godebugd; whatever a client says is not used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub part: Option<Part>,
 }
 
 /// A session on a core dump.
@@ -92,6 +98,8 @@ pub struct ClaimRequest {
     pub csr: String,
     #[serde(default)]
     pub hold: bool,
+    #[serde(default, rename = "absence_s", skip_serializing_if = "Absence::is_none")]
+    pub absence: Absence,
     #[serde(default)]
     pub endpoint_host: Option<String>,
     #[serde(default)]
@@ -108,6 +116,7 @@ impl ClaimRequest {
         Self {
             csr: request.csr.clone(),
             hold: request.hold,
+            absence: request.absence,
             endpoint_host: request.endpoint_host.clone(),
             symbols: request.symbols,
             max_freeze: request.max_freeze,
@@ -117,7 +126,7 @@ impl ClaimRequest {
 
     /// The request as it was consented to, to be opened with what is brought along.
     pub fn put_into(self, consented: OpenRequest) -> OpenRequest {
-        let Self { csr, hold, endpoint_host, symbols, max_freeze, accept_freeze } = self;
+        let Self { csr, hold, absence, endpoint_host, symbols, max_freeze, accept_freeze } = self;
         let endpoint_host = endpoint_host.or_else(|| consented.endpoint_host.clone());
         let mut from = consented.from.clone();
         // Whoever holds it in the foreground is a client on the host itself, which every rule lets in.
@@ -128,6 +137,7 @@ impl ClaimRequest {
         OpenRequest {
             csr,
             hold,
+            absence,
             endpoint_host,
             symbols,
             max_freeze,
@@ -157,6 +167,9 @@ pub struct ShareRequest {
 pub struct SessionInfo {
     pub id: SessionId,
     pub unit: UnitName,
+    /// The container or the user's unit in it that is debugged, as it can be named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<TargetName>,
     pub state: State,
     pub mode: Mode,
     pub pid: Pid,
@@ -233,6 +246,11 @@ pub struct WaitsFor {
 }
 
 impl SessionInfo {
+    /// What is debugged, as people name it.
+    pub fn target_name(&self) -> TargetName {
+        self.target.clone().unwrap_or_else(|| TargetName::Unit(self.unit.clone()))
+    }
+
     /// Whether it waits for nobody but whoever has asked.
     pub fn is_approved(&self) -> bool {
         let given = u32::try_from(self.approvals.len()).unwrap_or(u32::MAX);
@@ -328,7 +346,13 @@ pub struct PlanDocument {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Inspection {
     pub unit: UnitName,
+    /// The container or the user's unit in it, as it can be named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<TargetName>,
     pub pid: Pid,
+    /// Other Go programs in it, as `PID (NAME)`, where nobody has chosen one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub others: Vec<String>,
     pub user: String,
     pub executable: String,
     /// The file on disk was replaced or removed since the process started.

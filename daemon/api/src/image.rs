@@ -1,7 +1,7 @@
 //! What is asked of an image of a process, and the lines that answer it. They go from the image's
 //! unit to the client as they are; godebugd passes the pipe on and reads nothing of it.
 
-use godebug_core::{Pid, Reason, Refusal, UnitName, WordError};
+use godebug_core::{Part, Pid, Reason, Refusal, UnitName, WordError};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::path::PathBuf;
@@ -29,6 +29,9 @@ pub struct ImageRequest {
     /// Without the consent of others that the rule wants, as an alarm.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub break_glass: bool,
+    /// Where in the unit the target is. Filled in by godebugd; whatever a client says is not used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub part: Option<Part>,
 }
 
 /// What the image is for.

@@ -13,12 +13,13 @@ pub mod handover;
 pub mod image;
 pub mod rules;
 pub mod ticket;
+pub mod toolchain;
 
 pub use godebug_core::{
-    Approval, BooleanName, Cidr, CloseReason, Code, Deadline, Dump, Forecast, FreezeLimit,
-    GuestName, HotLimit, Login, Mode, Now, PauseBudget, Pid, Port, ProcessState, Program, Reason,
-    Refusal, SessionId, StartAt, State, Ttl, UnitName, WordError, chain, delve, forecast, hot,
-    pause, plan, same_person,
+    Absence, Approval, BooleanName, Cidr, CloseReason, Code, ContainerName, Deadline, Dump,
+    Forecast, FreezeLimit, GuestName, HotLimit, Login, Mode, Now, Part, PauseBudget, Pid, Port,
+    ProcessState, Program, Reason, Refusal, SessionId, StartAt, State, TargetName, Ttl, UnitName,
+    UserName, WordError, chain, delve, forecast, hot, pause, plan, same_person,
 };
 
 /// The well-known bus name.

@@ -130,6 +130,18 @@ const SUPPORTED: &[(DelveVersion, u32, u32)] = &[
     (DelveVersion::new(1, 27, 0), 25, 27),
 ];
 
+/// The last release of each minor version, and the last that supports an old Go where a later one of the
+/// same minor version does not; oldest first.
+pub const RELEASES: [DelveVersion; 7] = [
+    FIRST_WITH_UNIX_SOCKET,
+    DelveVersion::new(1, 23, 1),
+    DelveVersion::new(1, 24, 2),
+    DelveVersion::new(1, 25, 0),
+    DelveVersion::new(1, 25, 2),
+    DelveVersion::new(1, 26, 3),
+    DelveVersion::new(1, 27, 1),
+];
+
 /// The Go versions that `delve` supports, oldest and newest; `None` before 1.20, whose Unix socket
 /// is missing anyway.
 ///
@@ -191,9 +203,34 @@ pub fn choose(
     })
 }
 
+/// The newest release of Delve for programs of a Go, of those that godebug can work with.
+pub fn release_for(go: GoVersion) -> Option<DelveVersion> {
+    let fits = |version: &DelveVersion| {
+        let probe = Debugger { path: String::new(), version: *version, built_with: None };
+        probe.unfit_for(go, false).is_none()
+    };
+    RELEASES.iter().rev().copied().find(fits)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_newest_release_for_a_go_is_named() {
+        let named = |minor| release_for(GoVersion::new(1, minor)).map(|it| it.to_string());
+        for (minor, wanted) in [
+            (19, Some("1.22.1")),
+            (21, Some("1.25.0")),
+            (22, Some("1.25.2")),
+            (24, Some("1.26.3")),
+            (27, Some("1.27.1")),
+            (17, None),
+            (28, None),
+        ] {
+            assert_eq!(named(minor).as_deref(), wanted, "Go 1.{minor}");
+        }
+    }
 
     fn debugger(version: &str) -> Debugger {
         Debugger {

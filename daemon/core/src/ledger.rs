@@ -4,6 +4,7 @@
 //! what a crash while writing leaves, and means that its act has not begun; anything else that does
 //! not parse means that the file was damaged, and nothing is guessed from it.
 
+use crate::TargetName;
 use crate::consent::{Approval, Login};
 use crate::deadline::Deadline;
 use crate::dump::Dump;
@@ -12,7 +13,9 @@ use crate::grant::{Grant, debugger_unit, image_unit};
 use crate::pause::PauseBudget;
 use crate::program::Program;
 use crate::state::CloseReason;
-use crate::words::{Cidr, InvocationId, Mode, Pid, Port, Reason, SessionId, StartAt, UnitName};
+use crate::words::{
+    Absence, Cidr, InvocationId, Mode, Pid, Port, Reason, SessionId, StartAt, UnitName,
+};
 use serde::{Deserialize, Serialize};
 
 /// What a session is about: the first record of its ledger.
@@ -21,6 +24,9 @@ use serde::{Deserialize, Serialize};
 pub struct Opened {
     pub id: SessionId,
     pub unit: UnitName,
+    /// The container or the user's unit in it that is debugged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<TargetName>,
     pub invocation: Option<InvocationId>,
     pub pid: Pid,
     /// The target's start, in clock ticks since boot (field 22 of /proc/PID/stat): with the PID it
@@ -31,6 +37,9 @@ pub struct Opened {
     pub user: String,
     /// The bus name whose disappearance ends the session; `None` when it was detached.
     pub held_by: Option<String>,
+    /// Seconds for which whoever holds it may be away, and hold it again.
+    #[serde(default, skip_serializing_if = "Absence::is_none")]
+    pub absence: Absence,
     pub reason: Option<Reason>,
     pub sources: Vec<Cidr>,
     /// `None` for a session that takes images and has no gateway.
@@ -123,6 +132,10 @@ pub enum Record {
         /// For how long attaching froze the target; `None` when it could not be measured.
         #[serde(default)]
         freeze_ms: Option<u64>,
+    },
+    /// Whoever held it was away, and holds it by this bus name now.
+    Held {
+        by: String,
     },
     Closing {
         reason: CloseReason,
@@ -242,6 +255,7 @@ fn apply(replay: &mut Replay, record: &Record) -> bool {
             replay.active = Some(endpoint.clone());
             replay.freeze_ms = *freeze_ms;
         }
+        Record::Held { by } => replay.opened.held_by = Some(by.clone()),
         Record::Closing { reason, detail } => {
             // The first reason is the true one; a retry must not overwrite it.
             replay.closing.get_or_insert_with(|| (*reason, detail.clone()));
@@ -260,6 +274,7 @@ mod tests {
         let session = Opened {
             id: "0000000a".parse().unwrap(),
             unit: "shop".parse().unwrap(),
+            target: None,
             invocation: None,
             pid: 77.try_into().unwrap(),
             start_ticks: 5,
@@ -267,6 +282,7 @@ mod tests {
             uid: 0,
             user: "root".to_owned(),
             held_by: None,
+            absence: Absence::default(),
             reason: None,
             sources: vec![Cidr::LOOPBACK_4],
             port: Some(2345.try_into().unwrap()),

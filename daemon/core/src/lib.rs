@@ -20,6 +20,7 @@ pub mod process_state;
 pub mod program;
 pub mod rules;
 pub mod state;
+mod target_name;
 pub mod words;
 
 pub use consent::{Approval, Login, same_person};
@@ -32,7 +33,8 @@ pub use pause::PauseBudget;
 pub use process_state::ProcessState;
 pub use program::Program;
 pub use state::{CloseReason, Event, IllegalMove, State, next};
+pub use target_name::{ContainerName, Part, TargetName, UserName};
 pub use words::{
-    BooleanName, Cidr, GuestName, InvocationId, Mode, Pid, Port, Reason, SessionId, StartAt, Ttl,
-    UnitName, WordError,
+    Absence, BooleanName, Cidr, GuestName, InvocationId, Mode, Pid, Port, Reason, SessionId,
+    StartAt, Ttl, UnitName, WordError,
 };

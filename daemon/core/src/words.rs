@@ -91,6 +91,58 @@ impl fmt::Display for BooleanName {
 
 serde_as_text!(BooleanName);
 
+/// For how long whoever holds a session may be away before it ends, in seconds: none, or up to ten minutes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "u32", into = "u32")]
+pub struct Absence(u32);
+
+impl Absence {
+    const LONGEST: u32 = 600;
+
+    pub fn is_none(&self) -> bool {
+        self.0 == 0
+    }
+
+    pub fn duration(self) -> Duration {
+        Duration::from_secs(self.0.into())
+    }
+}
+
+impl FromStr for Absence {
+    type Err = WordError;
+
+    fn from_str(text: &str) -> Result<Self, WordError> {
+        let duration = humantime::parse_duration(text).map_err(|error| {
+            WordError::new(format!("{} is no duration such as 3m: {error}", shown(text)))
+        })?;
+        u32::try_from(duration.as_secs()).unwrap_or(u32::MAX).try_into()
+    }
+}
+
+impl fmt::Display for Absence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        humantime::format_duration(self.duration()).fmt(f)
+    }
+}
+
+impl TryFrom<u32> for Absence {
+    type Error = WordError;
+
+    fn try_from(seconds: u32) -> Result<Self, WordError> {
+        if seconds > Self::LONGEST {
+            let why = format!("nobody may be away for more than {} s", Self::LONGEST);
+            return Err(WordError::new(why));
+        }
+        Ok(Self(seconds))
+    }
+}
+
+impl From<Absence> for u32 {
+    fn from(absence: Absence) -> Self {
+        absence.0
+    }
+}
+
 /// The name of a systemd service or scope, with its suffix: `shop.service`, `app@1.service`.
 ///
 /// At most 255 bytes (systemd's `UNIT_NAME_MAX` is 256 with the terminator) of the characters that

@@ -3,6 +3,7 @@
 //!
 //! Exit status: 0 done, 1 not done and why on standard error, 2 wrong arguments.
 
+mod as_user;
 mod detach;
 mod dlv;
 mod gateway;
@@ -22,12 +23,14 @@ const USAGE: &str = "\
 usage: godebug-dlvctl ready SOCKET PID DLV_PID [DLV_LOG [entry|main|nowhere|core]]
        godebug-dlvctl detach SOCKET PID [CONTROL_SOCKET]
        godebug-dlvctl unpack FOLDER LIMIT BUILD [vouched-for]
+       godebug-dlvctl as UID GID PROGRAM [ARGUMENT...]
 
 ready waits until the dlv that listens on SOCKET has attached to process PID and lets it run; or, for a
 process that a SIGSTOP holds at its first instruction, until it stands where it shall; or, for a core,
 until dlv answers.
 detach clears every breakpoint, detaches dlv from PID and leaves PID running.
-unpack makes FOLDER/core and FOLDER/program of the dump and the program on standard input (a socket).";
+unpack makes FOLDER/core and FOLDER/program of the dump and the program on standard input (a socket).
+as runs PROGRAM as a user without a name, with no capability but CAP_SYS_PTRACE.";
 
 /// What it was asked to do.
 #[derive(Debug, PartialEq, Eq)]
@@ -35,6 +38,7 @@ enum Task {
     Ready { socket: PathBuf, target: Pid, dlv: Pid, log: Option<PathBuf>, start: Begins },
     Unpack { folder: PathBuf, limit: u64, expected: Expected },
     Detach { socket: PathBuf, target: Pid, control: Option<PathBuf> },
+    As { uid: u32, gid: u32, command: Vec<OsString> },
 }
 
 fn main() -> ExitCode {
@@ -62,6 +66,11 @@ fn main() -> ExitCode {
             let summary = detach::detach(&socket, target, control.as_deref());
             eprintln!("{summary}");
             if summary.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
+        Ok(Task::As { uid, gid, command }) => {
+            let error = as_user::run(uid, gid, &command);
+            eprintln!("the debugger cannot run as user {uid}: {error}");
+            ExitCode::FAILURE
         }
         Err(why) => {
             eprintln!("{why}\n{USAGE}");
@@ -98,10 +107,17 @@ fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Task, String> {
             Ok(Task::Unpack { folder: socket, limit, expected })
         }
         (Some("detach"), 3..=4) => Ok(Task::Detach { socket, target: pid(2)?, control: path(3) }),
-        (Some("ready" | "detach" | "unpack"), count) => {
+        (Some("as"), 4..) => {
+            let number = |index: usize| {
+                let text = arguments[index].to_str().unwrap_or("?");
+                text.parse::<u32>().map_err(|error| format!("{text}: {error}"))
+            };
+            Ok(Task::As { uid: number(1)?, gid: number(2)?, command: arguments[3..].to_vec() })
+        }
+        (Some("ready" | "detach" | "unpack" | "as"), count) => {
             Err(format!("wrong number of arguments: {}", count - 1))
         }
-        _ => Err("the first argument is \"ready\", \"detach\" or \"unpack\"".to_owned()),
+        _ => Err("the first argument is \"ready\", \"detach\", \"unpack\" or \"as\"".to_owned()),
     }
 }
 

@@ -8,7 +8,7 @@ use godebug_api::rules::engine::{
     Answer, Command, Consent, Denial, Moment, Permit, Question, Rule, Running, Weekday, Who, decide,
 };
 use godebug_api::rules::{self, Explanation, Hypothesis, PassedOver};
-use godebug_api::{Cidr, Mode, Reason, Refusal, Ttl, UnitName};
+use godebug_api::{Cidr, Mode, Reason, Refusal, TargetName, Ttl, UnitName};
 use jiff::Zoned;
 use nix::unistd::{Gid, Group, User, getgrouplist};
 use std::collections::BTreeSet;
@@ -21,6 +21,8 @@ pub struct Wish {
     pub command: Command,
     /// By the name and in the slice that systemd has for it.
     pub unit: UnitName,
+    /// The container or the user's unit in it that is meant.
+    pub target: Option<TargetName>,
     pub slice: Option<String>,
     pub mode: Mode,
     pub ttl: Ttl,
@@ -98,7 +100,7 @@ pub fn running(sessions: &[SessionInfo], unit: &UnitName, uid: u32) -> Running {
 /// # Errors
 /// When there is no such user, or the rules cannot be used.
 pub async fn explain(
-    unit: UnitName,
+    (unit, target): (UnitName, Option<TargetName>),
     slice: Option<String>,
     what: Hypothesis,
     sessions: &[SessionInfo],
@@ -106,7 +108,8 @@ pub async fn explain(
     let Hypothesis { user, command, mode, ttl, reason, from, break_glass } = what;
     let (uid, person) = Person::named(&user).await?;
     let (lasted, sources) = (None, from);
-    let wish = Wish { command, unit, slice, mode, ttl, reason, sources, lasted, break_glass };
+    let wish =
+        Wish { command, unit, target, slice, mode, ttl, reason, sources, lasted, break_glass };
     let (rules, now) = (current()?, now());
     let counted = running(sessions, &wish.unit, uid);
     let Answer { passed_over, decision } =
@@ -124,7 +127,12 @@ pub async fn explain(
                 Consent::GlassBroken => " without approval, as an alarm".to_owned(),
             };
             let message = format!("the rule {} allows it{consent}", permit.name());
-            (true, Some(permit.name()), message, "polkit is asked besides".to_owned())
+            let polkit = if wish.is_of(&person.user) {
+                "polkit is not asked: it is theirs already"
+            } else {
+                "polkit is asked besides"
+            };
+            (true, Some(permit.name()), message, polkit.to_owned())
         }
         Err(denial) => (false, denial.rule, denial.message, denial.remedy),
     };
@@ -160,6 +168,11 @@ pub fn current() -> Result<Vec<Rule>, Refusal> {
 }
 
 impl Wish {
+    /// Whether it is a unit that this user's own manager runs.
+    pub fn is_of(&self, user: &str) -> bool {
+        self.target.as_ref().and_then(TargetName::owner) == Some(user)
+    }
+
     fn question<'a>(
         &'a self,
         person: &'a Person,
@@ -172,6 +185,8 @@ impl Wish {
             command: self.command,
             unit: &self.unit,
             slice: self.slice.as_deref(),
+            container: self.target.as_ref().and_then(TargetName::container),
+            owner: self.target.as_ref().and_then(TargetName::owner),
             mode: self.mode,
             ttl: self.ttl.get(),
             lasted: self.lasted.unwrap_or_default(),

@@ -2,7 +2,7 @@
 
 use super::Activity;
 use super::text::{
-    brought, json, parse_document, parse_id, parse_request, parse_unit, safe_endpoint, symbols,
+    brought, json, parse_document, parse_id, parse_request, parse_target, safe_endpoint, symbols,
 };
 use crate::audit::{self, Entry, Kind};
 use crate::authority::rules::{self, Denied, Wish};
@@ -16,6 +16,7 @@ use crate::dumps::{self, Which};
 use crate::host::gateway;
 use crate::paths::SessionPaths;
 use crate::sessions::{Brought, Request, Sessions, Symbols, new_id, prepare};
+use crate::target::place::{self, Place};
 use crate::{target, transcripts};
 use godebug_api::audit::{AuditFilter, AuditList, AuditRecord, AuditTrail, Outcome};
 use godebug_api::bus::BusError;
@@ -24,7 +25,7 @@ use godebug_api::documents::{ClaimRequest, OpenAnswer, OpenRequest, SessionInfo,
 use godebug_api::image::ImageRequest;
 use godebug_api::rules::Hypothesis;
 use godebug_api::rules::engine::Command;
-use godebug_api::{Login, Mode, Pid, Reason, Refusal, SessionId, Ttl, UnitName, clock};
+use godebug_api::{Login, Mode, Part, Pid, Reason, Refusal, SessionId, Ttl, UnitName, clock};
 use std::time::Duration;
 use zbus::message::Header;
 use zbus::object_server::SignalEmitter;
@@ -40,9 +41,23 @@ impl Manager {
         Self { sessions, activity }
     }
 
-    /// The unit that somebody names, by the name that systemd has for it.
-    async fn unit(&self, text: &str) -> Result<UnitName, Refusal> {
-        target::find::canonical(self.sessions.shared().host.systemd()?, &parse_unit(text)?).await
+    /// Where in which unit it is what somebody names.
+    async fn place(&self, text: &str, caller: &Caller) -> Result<Place, Refusal> {
+        let systemd = self.sessions.shared().host.systemd()?;
+        place::find(systemd, &parse_target(text)?, caller.uid).await
+    }
+
+    /// Leave to look at a target: everybody has it for what their own manager runs.
+    async fn may_read(
+        &self,
+        connection: &Connection,
+        caller: Caller,
+        place: &Place,
+    ) -> Result<(), Refusal> {
+        if place.name().owner() == Some(&caller.user) {
+            return Ok(());
+        }
+        authorize(connection, caller, Action::Read, Some(&place.unit), &[], ()).await.map(drop)
     }
 
     /// Leave to do something to a session: its owner has it, others need polkit's.
@@ -65,7 +80,8 @@ impl Manager {
         request: &str,
         files: Vec<OwnedFd>,
     ) -> Result<String, Denied> {
-        let (unit, request) = (self.unit(unit).await?, parse_request(request)?);
+        let Place { unit, part } = self.place(unit, &caller).await?;
+        let request = OpenRequest { part, ..parse_request(request)? };
         let brought = brought(&request, files)?;
         let details = [
             ("mode", request.mode.to_string()),
@@ -73,6 +89,7 @@ impl Manager {
             ("reason", request.reason.as_ref().map(ToString::to_string).unwrap_or_default()),
             ("pid", request.pid.map(|pid| pid.to_string()).unwrap_or_default()),
             ("break_glass", request.break_glass.to_string()),
+            ("target", named(request.part.as_ref())),
         ];
         let wish = self.wish(&unit, &request).await?;
         let running = || self.sessions.list();
@@ -146,6 +163,7 @@ impl Manager {
                 (None, None) => Command::Attach,
             },
             unit: unit.clone(),
+            target: request.part.as_ref().map(|part| part.name.clone()),
             slice: target::find::slice(systemd, unit).await,
             mode: request.mode,
             ttl: request.ttl,
@@ -166,6 +184,7 @@ impl Manager {
                 (None, None) => Command::Attach,
             },
             unit: session.unit.clone(),
+            target: session.target.clone(),
             slice: target::find::slice(systemd, &session.unit).await,
             mode: session.mode,
             ttl,
@@ -217,13 +236,14 @@ impl Manager {
         unit: &str,
         request: &str,
     ) -> Result<(String, OwnedFd), Denied> {
-        let unit = self.unit(unit).await?;
-        let request: ImageRequest = parse_document(request, "request")?;
+        let Place { unit, part } = self.place(unit, &caller).await?;
+        let request = ImageRequest { part, ..parse_document(request, "request")? };
         let details = [
             ("mode", Mode::Observe.to_string()),
             ("reason", request.reason.as_ref().map(ToString::to_string).unwrap_or_default()),
             ("pid", request.pid.map(|pid| pid.to_string()).unwrap_or_default()),
             ("break_glass", request.break_glass.to_string()),
+            ("target", named(request.part.as_ref())),
         ];
         let wish = self.wish_of_images(&unit, &request).await?;
         let running = || self.sessions.list();
@@ -271,6 +291,7 @@ impl Manager {
         Ok(Wish {
             command: Command::Snapshot,
             unit: unit.clone(),
+            target: request.part.as_ref().map(|part| part.name.clone()),
             slice: target::find::slice(systemd, unit).await,
             mode: Mode::Observe,
             ttl: Ttl::try_from(request.patience.duration())
@@ -355,6 +376,18 @@ fn reviewed(
             "make room in /var/log/godebug, then try again",
         )
     })
+}
+
+/// A part of a unit for polkit's rules and questions; empty for all of it.
+fn named(part: Option<&Part>) -> String {
+    part.map(|part| part.name.to_string()).unwrap_or_default()
+}
+
+fn no_dumps_of(part: &Part) -> Refusal {
+    Refusal::usage(
+        format!("core dumps are kept by unit and by process, not of {}", part.name),
+        "name the process that crashed by its number; `coredumpctl list` shows it",
+    )
 }
 
 /// Who was refused.
@@ -492,7 +525,10 @@ impl Manager {
         let caller = Caller::of(&header, connection).await?;
         let which = match which.parse::<Pid>() {
             Ok(pid) => Which::Of(pid),
-            Err(_) => Which::OfUnit(self.unit(which).await?),
+            Err(_) => match self.place(which, &caller).await? {
+                Place { unit, part: None } => Which::OfUnit(unit),
+                Place { part: Some(part), .. } => return Err(no_dumps_of(&part).into()),
+            },
         };
         let unit = match &which {
             Which::OfUnit(unit) => Some(unit.clone()),
@@ -515,11 +551,12 @@ impl Manager {
     ) -> Result<String, BusError> {
         let _busy = self.activity.begin();
         let caller = Caller::of(&header, connection).await?;
-        let (unit, request) = (self.unit(unit).await?, parse_request(request)?);
+        let Place { unit, part } = self.place(unit, &caller).await?;
+        let request = OpenRequest { part, ..parse_request(request)? };
         let uid = caller.uid;
-        let allowed =
-            authorize(connection, caller, Action::Read, Some(&unit), &[], request).await?;
-        let request = allowed.get();
+        let place = Place { unit: unit.clone(), part: request.part.clone() };
+        self.may_read(connection, caller, &place).await?;
+        let request = &request;
         let wish = self.wish(&unit, request).await?;
         let permit = rules::ask(uid, &wish, &self.sessions.list()).await.map_err(Refusal::from)?;
         let config = Config::load()?.under(&permit);
@@ -587,6 +624,17 @@ impl Manager {
         Ok(json(&self.sessions.extend(&id, ttl).await?)?)
     }
 
+    async fn hold(
+        &self,
+        id: &str,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<String, BusError> {
+        let _busy = self.activity.begin();
+        let caller = Caller::of(&header, connection).await?;
+        Ok(json(&self.sessions.hold(&parse_id(id)?, &caller).await?)?)
+    }
+
     async fn share(
         &self,
         id: &str,
@@ -626,14 +674,14 @@ impl Manager {
     ) -> Result<String, BusError> {
         let _busy = self.activity.begin();
         let caller = Caller::of(&header, connection).await?;
-        let unit = self.unit(unit).await?;
+        let place = self.place(unit, &caller).await?;
         let pid = match pid {
             0 => None,
             pid => Some(Pid::try_from(pid).map_err(|error| Refusal::usage(error.to_string(), ""))?),
         };
-        let _allowed = authorize(connection, caller, Action::Read, Some(&unit), &[], ()).await?;
+        self.may_read(connection, caller, &place).await?;
         let systemd = self.sessions.shared().host.systemd()?;
-        Ok(json(&target::inspect::inspect(systemd, &unit, pid).await?)?)
+        Ok(json(&target::inspect::inspect(systemd, &place, pid).await?)?)
     }
 
     async fn doctor(
@@ -646,14 +694,14 @@ impl Manager {
         // For everybody: it tells nothing of others' sessions, and of a unit no more than the
         // caller may read.
         let caller = Caller::of(&header, connection).await?;
-        let unit = match unit {
+        let place = match unit {
             "" => None,
-            unit => Some(self.unit(unit).await?),
+            unit => Some(self.place(unit, &caller).await?),
         };
-        if let Some(unit) = &unit {
-            let _allowed = authorize(connection, caller, Action::Read, Some(unit), &[], ()).await?;
+        if let Some(place) = &place {
+            self.may_read(connection, caller, place).await?;
         }
-        Ok(json(&crate::doctor::diagnose(&self.sessions, unit.as_ref()).await)?)
+        Ok(json(&crate::doctor::diagnose(&self.sessions, place.as_ref()).await)?)
     }
 
     async fn traffic(
@@ -686,12 +734,14 @@ impl Manager {
     ) -> Result<String, BusError> {
         let _busy = self.activity.begin();
         let caller = Caller::of(&header, connection).await?;
-        let unit = self.unit(unit).await?;
+        let place = self.place(unit, &caller).await?;
         let what: Hypothesis = parse_document(hypothesis, "question")?;
-        let _allowed = authorize(connection, caller, Action::Read, Some(&unit), &[], ()).await?;
+        self.may_read(connection, caller, &place).await?;
         let systemd = self.sessions.shared().host.systemd()?;
-        let slice = target::find::slice(systemd, &unit).await;
-        Ok(json(&rules::explain(unit, slice, what, &self.sessions.list()).await?)?)
+        let slice = target::find::slice(systemd, &place.unit).await;
+        let target = place.part.map(|part| part.name);
+        let about = (place.unit, target);
+        Ok(json(&rules::explain(about, slice, what, &self.sessions.list()).await?)?)
     }
 
     async fn audit_list(

@@ -2,7 +2,7 @@
 
 use crate::sessions::Brought;
 use godebug_api::documents::OpenRequest;
-use godebug_api::{Refusal, SessionId, UnitName};
+use godebug_api::{Refusal, SessionId, TargetName};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::fs::File;
@@ -11,9 +11,12 @@ use zbus::OwnedFd;
 /// No request is longer than this, in bytes.
 const LONGEST_REQUEST: usize = 64 * 1024;
 
-pub(super) fn parse_unit(text: &str) -> Result<UnitName, Refusal> {
+pub(super) fn parse_target(text: &str) -> Result<TargetName, Refusal> {
     text.parse().map_err(|error: godebug_api::WordError| {
-        Refusal::usage(error.to_string(), "name a service or a scope, as systemctl does")
+        Refusal::usage(
+            error.to_string(),
+            "name a service or a scope, as systemctl does, container:NAME or user:NAME/UNIT",
+        )
     })
 }
 

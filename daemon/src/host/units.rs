@@ -27,6 +27,9 @@ pub const START_TIMEOUT: Duration = Duration::from_secs(30);
 
 const CAP_DAC_OVERRIDE: u64 = 1 << 1;
 const CAP_KILL: u64 = 1 << 5;
+const CAP_SETGID: u64 = 1 << 6;
+const CAP_SETUID: u64 = 1 << 7;
+const CAP_SETPCAP: u64 = 1 << 8;
 const CAP_SYS_PTRACE: u64 = 1 << 19;
 const CAP_SYS_ADMIN: u64 = 1 << 21;
 const CAP_MAC_ADMIN: u64 = 1 << 33;
@@ -34,12 +37,62 @@ const SIGKILL: i32 = 9;
 const EPERM: i32 = 1;
 const IPPROTO_TCP: i32 = 6;
 
-/// Whom dlv runs as: the target's own user.
+/// Whom dlv runs as: the target's own user, where systemd can start something as that one.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TargetUser {
-    pub name: String,
-    /// The unit has `DynamicUser=yes`; a unit with the same two settings shares its user.
-    pub dynamic: bool,
+pub enum TargetUser {
+    /// A user of the host.
+    Known(String),
+    /// Of a unit with `DynamicUser=yes`; a unit with the same two settings shares its user.
+    Dynamic(String),
+    /// One that the host does not know, as in a container. systemd starts nothing as such a user, so
+    /// what is to run as it becomes it.
+    Nameless { uid: u32, gid: u32 },
+}
+
+impl TargetUser {
+    /// For people.
+    pub fn name(&self) -> String {
+        match self {
+            Self::Known(name) | Self::Dynamic(name) => name.clone(),
+            Self::Nameless { uid, .. } => uid.to_string(),
+        }
+    }
+
+    /// What makes a unit's programs run as it, with CAP_SYS_PTRACE and no other capability.
+    fn properties(&self) -> Properties {
+        let mut properties = match self {
+            Self::Nameless { .. } => {
+                let becoming = CAP_SETUID | CAP_SETGID | CAP_SETPCAP;
+                let calls = allow(&["@system-service", "@debug", "@setuid", "capset"]);
+                return vec![
+                    ("CapabilityBoundingSet", (CAP_SYS_PTRACE | becoming).into()),
+                    ("SystemCallFilter", calls),
+                ];
+            }
+            Self::Known(name) => vec![("User", name.clone().into())],
+            Self::Dynamic(name) => {
+                vec![("User", name.clone().into()), ("DynamicUser", true.into())]
+            }
+        };
+        properties.extend([
+            ("AmbientCapabilities", CAP_SYS_PTRACE.into()),
+            ("CapabilityBoundingSet", CAP_SYS_PTRACE.into()),
+            ("SystemCallFilter", allow(&["@system-service", "@debug"])),
+        ]);
+        properties
+    }
+
+    /// What stands before each of a unit's commands.
+    fn becoming(&self) -> Vec<String> {
+        match self {
+            Self::Known(_) | Self::Dynamic(_) => Vec::new(),
+            Self::Nameless { uid, gid } => {
+                let attendant = paths::programs().join("godebug-dlvctl");
+                let attendant = attendant.to_string_lossy().into_owned();
+                vec![attendant, "as".to_owned(), uid.to_string(), gid.to_string()]
+            }
+        }
+    }
 }
 
 /// What dlv's unit needs to know.
@@ -92,9 +145,9 @@ pub fn debugger(unit: &DebuggerUnit) -> Properties {
     let mut properties = common(&unit.id, format!("godebug {}: dlv on {}", unit.id, unit.target));
     properties.extend([
         ("Type", "exec".into()),
-        ("ExecStart", commands(&[&attach])),
-        ("ExecStartPost", commands(&[&ready])),
-        ("ExecStop", commands(&[&detach])),
+        ("ExecStart", commands_as(&unit.user, &attach)),
+        ("ExecStartPost", commands_as(&unit.user, &ready)),
+        ("ExecStop", commands_as(&unit.user, &detach)),
         ("ExecStopPostEx", privileged(&[&[&revoke, "--dlv-ended", unit.id.as_str()]])),
         ("TimeoutStartUSec", micros(ATTACH_TIMEOUT)),
         ("TimeoutStopUSec", micros(DETACH_TIMEOUT)),
@@ -102,13 +155,8 @@ pub fn debugger(unit: &DebuggerUnit) -> Properties {
         // When the detaching has not ended it, SIGTERM would hang it or make it kill its target
         // (facts: 12 of 25); SIGKILL is caught by the guard, which repairs.
         ("KillSignal", SIGKILL.into()),
-        ("User", unit.user.name.clone().into()),
-        ("DynamicUser", unit.user.dynamic.into()),
-        ("AmbientCapabilities", CAP_SYS_PTRACE.into()),
-        ("CapabilityBoundingSet", CAP_SYS_PTRACE.into()),
         ("PrivateNetwork", true.into()),
         ("RestrictAddressFamilies", allow(&["AF_UNIX"])),
-        ("SystemCallFilter", allow(&["@system-service", "@debug"])),
         // dlv tries bpf(2) at start and must be told no, not killed.
         ("SystemCallErrorNumber", EPERM.into()),
         ("ReadWritePaths", strings(&[&text(&files.debugger_directory())])),
@@ -120,6 +168,7 @@ pub fn debugger(unit: &DebuggerUnit) -> Properties {
         ("OOMScoreAdjust", (-900_i32).into()),
         ("Environment", environment(&configuration)),
     ]);
+    properties.extend(unit.user.properties());
     properties.extend(confined(unit.confinement, apparmor::DEBUGGER, selinux::DEBUGGER));
     if !unit.target_is_starting {
         // The target's end is the session's end, and the target is never stopped while dlv holds
@@ -335,20 +384,15 @@ pub fn image(unit: ImageUnit<'_>) -> Properties {
     // It sees the target's limits there, and writes nothing: /sys is read-only for it all the same.
     properties.extend([
         ("Type", "exec".into()),
-        ("ExecStart", commands(&[&[&program]])),
+        ("ExecStart", commands_as(unit.user, &[&program])),
         ("ExecStopPostEx", privileged(&[&[&revoke, "--dlv-ended", unit.id.as_str()]])),
         ("TimeoutStartUSec", micros(Duration::from_secs(10))),
         // SIGTERM lets it take its breakpoints out; the guard repairs after a SIGKILL.
         ("TimeoutStopUSec", micros(DETACH_TIMEOUT)),
         ("KillMode", "mixed".into()),
         ("RuntimeMaxUSec", micros(unit.at_most)),
-        ("User", unit.user.name.clone().into()),
-        ("DynamicUser", unit.user.dynamic.into()),
-        ("AmbientCapabilities", CAP_SYS_PTRACE.into()),
-        ("CapabilityBoundingSet", CAP_SYS_PTRACE.into()),
         ("PrivateNetwork", true.into()),
         ("RestrictAddressFamilies", allow(&["AF_UNIX"])),
-        ("SystemCallFilter", allow(&["@system-service", "@debug"])),
         ("SystemCallErrorNumber", EPERM.into()),
         ("UMask", 0o077_u32.into()),
         // A core of what holds the core of the target would be one of the target.
@@ -372,6 +416,7 @@ pub fn image(unit: ImageUnit<'_>) -> Properties {
             properties.push(("ReadWritePaths", strings(&[&folder.to_string_lossy()])));
         }
     }
+    properties.extend(unit.user.properties());
     properties.extend(confined(unit.confinement, apparmor::DEBUGGER, selinux::DEBUGGER));
     if !unit.target_is_starting {
         for name in ["BindsTo", "Requisite", "After"] {
@@ -537,6 +582,14 @@ fn commands(list: &[&[&str]]) -> Variant<'static> {
     let all: Vec<(String, Vec<String>, bool)> =
         list.iter().map(|command| (command[0].to_owned(), owned(command), false)).collect();
     Variant::from(all)
+}
+
+/// One command, run as the target's user.
+fn commands_as(user: &TargetUser, command: &[&str]) -> Variant<'static> {
+    let becoming = user.becoming();
+    let words: Vec<&str> =
+        becoming.iter().map(String::as_str).chain(command.iter().copied()).collect();
+    commands(&[&words])
 }
 
 /// The same with `+`: full privileges, outside the unit's sandbox.

@@ -13,7 +13,9 @@ use crate::target::process::{self, Process};
 use godebug_api::documents::{ImageForecast, SessionInfo};
 use godebug_api::image::{ImageConfig, ImageRequest, ImageTask, ImageWork, PauseLimit};
 use godebug_api::rules::engine::{Consent, Permit, RedactRules};
-use godebug_api::{Code, Deadline, Forecast, Mode, Pid, Refusal, SessionId, UnitName, clock};
+use godebug_api::{
+    Absence, Code, Deadline, Forecast, Mode, Pid, Refusal, SessionId, UnitName, clock,
+};
 use godebug_core::delve::Debugger;
 use godebug_core::ledger::Opened;
 use godebug_core::plan::{self, Confinement};
@@ -93,7 +95,7 @@ impl Sessions {
         request: &ImageRequest,
     ) -> Result<Prepared, Refusal> {
         let systemd = self.shared().host.systemd()?;
-        let target = find::find(systemd, unit, request.pid).await?;
+        let target = find::find(systemd, unit, request.part.as_ref(), request.pid).await?;
         is_still(unit, &target)?;
         not_twice(&self.list(), &target)?;
         find::traceable(&target)?;
@@ -149,6 +151,14 @@ fn parent_takes_copies(target: &Target) -> Result<(), Refusal> {
     })?;
     if is_systemd(parent) {
         return Ok(());
+    }
+    if let Some(part) = target.part.as_ref().filter(|part| part.container().is_some()) {
+        return Err(Refusal::target(
+            format!(
+                "no image can be taken of {part}: its process has a parent that reaps no copies"
+            ),
+            "use `godebugctl attach`, which makes no copy",
+        ));
     }
     Err(Refusal::target(
         format!(
@@ -268,6 +278,7 @@ fn opened(
     Opened {
         id: id.clone(),
         unit: target.unit.clone(),
+        target: target.part.clone(),
         invocation: target.invocation,
         pid: target.process.pid,
         start_ticks: target.process.start_ticks,
@@ -275,6 +286,7 @@ fn opened(
         uid: caller.uid,
         user: caller.user.clone(),
         held_by: Some(caller.name.to_string()),
+        absence: Absence::default(),
         reason: request.reason.clone(),
         sources: Vec::new(),
         port: None,

@@ -56,6 +56,12 @@ impl Sessions {
                 "use --mode step, or `godebugctl attach --mode observe`",
             ));
         }
+        if let Some(part) = &request.part {
+            return Err(Refusal::usage(
+                format!("exec has systemd start a unit of the system, and {} is none", part.name),
+                "use `godebugctl attach`; or exec the unit that starts the container, if it is one",
+            ));
+        }
         if request.pid.is_some() {
             return Err(Refusal::usage("exec starts a process, and none can be chosen", ""));
         }
@@ -81,7 +87,7 @@ impl Sessions {
         let program = program(unit, &facts)?;
         let mut programs = vec![program.display().to_string()];
         if was_running {
-            let target = find::find(systemd, unit, None).await?;
+            let target = find::find(systemd, unit, None, None).await?;
             find::traceable(&target)?;
             // What runs may be another file than what is on the disk, or run by a script.
             programs.push(format!("/proc/{}/exe", target.process.pid));

@@ -26,7 +26,7 @@ use godebug_core::ledger::{Opened, Record, VERSION};
 use godebug_core::plan::{self, Plan};
 use godebug_core::{Event, next};
 use std::fs::File;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
@@ -72,6 +72,8 @@ pub(super) struct Life {
     deadline: Deadline,
     /// Set from the start for a session that is only there to be ended.
     ending: Option<(CloseReason, String)>,
+    /// Whoever holds it is away, and has until then to come back.
+    away_until: Option<Instant>,
 }
 
 /// The document of a session as its first ledger record describes it.
@@ -82,6 +84,7 @@ pub(super) fn info(session: &Opened) -> SessionInfo {
     SessionInfo {
         id: session.id.clone(),
         unit: session.unit.clone(),
+        target: session.target.clone(),
         state: State::Preparing,
         mode: session.mode,
         pid: session.pid,
@@ -236,6 +239,7 @@ impl Life {
             opening,
             deadline,
             ending: None,
+            away_until: None,
         };
         (life, seen)
     }
@@ -299,19 +303,64 @@ impl Life {
                     Some(Command::Share { guest, by, answer }) => {
                         let _ = answer.send(self.share(guest, &by).await);
                     }
+                    Some(Command::Hold { by, answer }) => {
+                        let _ = answer.send(self.hold_again(by, &mut watched).await);
+                    }
                     Some(Command::Stop { detail }) => {
                         let stopped = (CloseReason::Stopped, detail);
                         return self.images_ended_before().await.unwrap_or(stopped);
                     }
                     None => return (CloseReason::Stopped, "godebugd is ending".to_owned()),
                 },
+                () = sleep_until(self.away_until) => {
+                    let away = humantime::format_duration(self.session.absence.duration());
+                    let detail = format!("the godebugctl that held the session was away for {away}");
+                    return (CloseReason::ClientGone, detail);
+                }
                 reason = watched.next() => {
-                    if let Some(ending) = self.judge(reason).await {
+                    if matches!(reason, Seen::HolderGone) && !self.session.absence.is_none() {
+                        self.wait_for_the_holder();
+                    } else if let Some(ending) = self.judge(reason).await {
                         return ending;
                     }
                 }
             }
         }
+    }
+
+    /// A network that blinks ends nothing: the clients are let go of by the gateway, and whoever holds the
+    /// session may come back.
+    fn wait_for_the_holder(&mut self) {
+        let absence = self.session.absence.duration();
+        tracing::warn!(
+            "whoever holds session {} is away; it ends unless they are back within {}",
+            self.session.id,
+            humantime::format_duration(absence)
+        );
+        self.away_until = Some(Instant::now() + absence);
+    }
+
+    /// In the ledger first: a later godebugd must not wait for a name that never comes back.
+    async fn hold_again(
+        &mut self,
+        by: String,
+        watched: &mut Watched,
+    ) -> Result<SessionInfo, Refusal> {
+        if self.session.held_by.is_none() {
+            return Err(Refusal::usage(
+                format!("session {} is held by nobody: it was detached", self.session.id),
+                "it ends at its time, or by `godebugctl stop`",
+            ));
+        }
+        let failed = |why: String| Refusal::host(format!("it cannot be held again: {why}"), "");
+        let locked = self.ledger.lock(LOCK_PATIENCE).await;
+        let written = locked.and_then(|locked| locked.append(&Record::Held { by: by.clone() }));
+        written.map_err(|error| failed(error.to_string()))?;
+        self.session.held_by = Some(by);
+        watched.hold(&self.sessions, &self.session).await.map_err(failed)?;
+        self.away_until = None;
+        tracing::info!("session {} is held again by {}", self.session.id, self.session.user);
+        Ok(self.info.borrow().clone())
     }
 
     /// What something that was seen means for the session; `None` when it goes on.
@@ -475,6 +524,9 @@ impl Life {
                         let _ = answer.send(Err(Refusal::refused("the session is not active yet", "wait for it")));
                     }
                     Some(Command::Share { answer, .. }) => {
+                        let _ = answer.send(Err(Refusal::refused("the session is not active yet", "wait for it")));
+                    }
+                    Some(Command::Hold { answer, .. }) => {
                         let _ = answer.send(Err(Refusal::refused("the session is not active yet", "wait for it")));
                     }
                     _ => return Err((
@@ -1036,6 +1088,14 @@ enum Seen {
     Firewall(FirewallChange),
 }
 
+/// Never, without a moment.
+async fn sleep_until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
 /// The places where it shows.
 struct Watched {
     units: Vec<String>,
@@ -1064,20 +1124,7 @@ impl Watched {
                 Some(fd.map_err(|error| error.to_string())?)
             }
         };
-        let (mut holder, mut holder_is_gone) = (None, false);
-        if let Some(name) = &session.held_by {
-            let bus =
-                zbus::fdo::DBusProxy::new(&shared.connection).await.map_err(|e| e.to_string())?;
-            let stream = bus
-                .receive_name_owner_changed_with_args(&[(0, name.as_str()), (2, "")])
-                .await
-                .map_err(|error| error.to_string())?;
-            // Watched first, then asked: it may have gone in between.
-            let name = zbus::names::BusName::try_from(name.as_str()).map_err(|e| e.to_string())?;
-            holder_is_gone = !bus.name_has_owner(name).await.unwrap_or(false);
-            holder = Some(stream);
-        }
-        Ok(Self {
+        let mut watched = Self {
             units: match session.has_gateway() {
                 true => {
                     vec![session.tracer_unit(), godebug_core::grant::gateway_unit(&session.id)]
@@ -1088,9 +1135,27 @@ impl Watched {
             is_of_dump: session.dump.is_some(),
             units_gone: shared.units_gone.subscribe(),
             firewall_changes: shared.firewall_changes.subscribe(),
-            holder,
-            holder_is_gone,
-        })
+            holder: None,
+            holder_is_gone: false,
+        };
+        watched.hold(sessions, session).await?;
+        Ok(watched)
+    }
+
+    /// Watches whoever holds the session by now, if somebody does.
+    async fn hold(&mut self, sessions: &Sessions, session: &Opened) -> Result<(), String> {
+        let Some(name) = &session.held_by else { return Ok(()) };
+        let connection = &sessions.shared().connection;
+        let bus = zbus::fdo::DBusProxy::new(connection).await.map_err(|e| e.to_string())?;
+        let stream = bus
+            .receive_name_owner_changed_with_args(&[(0, name.as_str()), (2, "")])
+            .await
+            .map_err(|error| error.to_string())?;
+        // Watched first, then asked: it may have gone in between.
+        let name = zbus::names::BusName::try_from(name.as_str()).map_err(|e| e.to_string())?;
+        self.holder_is_gone = !bus.name_has_owner(name).await.unwrap_or(false);
+        self.holder = Some(stream);
+        Ok(())
     }
 
     /// The next thing that matters. Safe to drop and call again.

@@ -15,7 +15,7 @@ pub use orphans::{left_over, revoke_by_name};
 pub use pending::Request;
 pub use prepare::{Freeze, Prepared, Symbols, all_debuggers, fitting_debugger, new_id, prepare};
 
-use crate::authority::{Authorized, Permitted, rules};
+use crate::authority::{Authorized, Caller, Permitted, rules};
 use crate::config::Config;
 use crate::engine::End;
 use crate::host::RealHost;
@@ -42,6 +42,11 @@ enum Command {
     Extend {
         ttl: Ttl,
         by: Actor,
+        answer: oneshot::Sender<Result<SessionInfo, Refusal>>,
+    },
+    /// Whoever held it was away, and is there again.
+    Hold {
+        by: String,
         answer: oneshot::Sender<Result<SessionInfo, Refusal>>,
     },
     Share {
@@ -364,6 +369,27 @@ impl Sessions {
         let (answer, answered) = oneshot::channel();
         let ended = || Refusal::refused(format!("session {id} is ending"), "open a new one");
         commands.send(Command::Extend { ttl, by, answer }).await.map_err(|_| ended())?;
+        answered.await.map_err(|_| ended())?
+    }
+
+    /// Lets its owner hold a session again, by the bus name that they have now.
+    ///
+    /// # Errors
+    /// When there is none, when it is ending, or when nobody has ever held it.
+    pub async fn hold(&self, id: &SessionId, caller: &Caller) -> Result<SessionInfo, Refusal> {
+        let session = self.get(id).await?;
+        if session.opened_by_uid != caller.uid {
+            let message = format!("session {id} is held by {}", session.opened_by);
+            return Err(Refusal::refused(message, "only who has opened a session can hold it"));
+        }
+        let commands = unpoisoned(&self.0.live).get(id).map(|handle| handle.commands.clone());
+        let Some(commands) = commands else { return Err(no_such(id)) };
+        let (answer, answered) = oneshot::channel();
+        let ended = || Refusal::refused(format!("session {id} is ending"), "open a new one");
+        commands
+            .send(Command::Hold { by: caller.name.to_string(), answer })
+            .await
+            .map_err(|_| ended())?;
         answered.await.map_err(|_| ended())?
     }
 

@@ -13,8 +13,8 @@ use godebug_api::documents::{OpenRequest, SessionInfo, WaitsFor};
 use godebug_api::image::ImageRequest;
 use godebug_api::rules::engine::Approvals;
 use godebug_api::{
-    Approval, CloseReason, Deadline, FreezeLimit, Mode, Reason, Refusal, SessionId, State, Ttl,
-    UnitName, clock,
+    Absence, Approval, CloseReason, Deadline, FreezeLimit, Mode, Reason, Refusal, SessionId, State,
+    Ttl, UnitName, clock,
 };
 use godebug_core::ledger::Opened;
 use godebug_core::{Event, next};
@@ -106,6 +106,7 @@ impl Sessions {
             csr: String::new(),
             pid: images.pid,
             hold: true,
+            absence: Absence::default(),
             endpoint_host: None,
             symbols: false,
             max_freeze: FreezeLimit::default(),
@@ -115,6 +116,7 @@ impl Sessions {
             exec: None,
             dump: None,
             max_pause: images.max_pause,
+            part: images.part.clone(),
         };
         let asked = (&request, Some(images.clone()));
         let kept = kept_request(&opened, asked, (allowed.caller(), approvals));

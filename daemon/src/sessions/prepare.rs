@@ -18,7 +18,7 @@ use godebug_api::{
     Approval, Cidr, Code, Deadline, Forecast, Mode, PauseBudget, Port, Refusal, SessionId, Ttl,
     UnitName, clock,
 };
-use godebug_core::delve::{self, Debugger};
+use godebug_core::delve::{self, Debugger, GoVersion};
 use godebug_core::forecast::{Objection, Work, megabytes};
 use godebug_core::ledger::Opened;
 use godebug_core::plan::{self, Boolean, Confinement, Exec, Facts, Firewall, Plan, Wanted};
@@ -78,7 +78,7 @@ pub async fn prepare(
     let host = &sessions.shared().host;
     let exec = exec(sessions, unit, request, launched).await?;
     let pid = request.pid.or(launched.map(|launched| launched.pid));
-    let target = find::find(host.systemd()?, unit, pid).await?;
+    let target = find::find(host.systemd()?, unit, request.part.as_ref(), pid).await?;
     is_still(unit, &target)?;
     not_twice(&sessions.list(), &target)?;
     find::traceable(&target)?;
@@ -106,7 +106,7 @@ pub async fn prepare(
     let facts = Facts {
         unit: target.unit.clone(),
         pid: target.process.pid,
-        user: target.user.name.clone(),
+        user: target.user.name(),
         debugger,
         firewall,
         confinement,
@@ -168,6 +168,7 @@ impl Prepared {
         Opened {
             id: self.wanted.id.clone(),
             unit: self.target.unit.clone(),
+            target: self.target.part.clone(),
             invocation: self.target.invocation,
             pid: self.target.process.pid,
             start_ticks: self.target.process.start_ticks,
@@ -175,6 +176,7 @@ impl Prepared {
             uid: caller.uid,
             user: caller.user.clone(),
             held_by: request.hold.then(|| caller.name.to_string()),
+            absence: request.absence,
             reason: request.reason.clone(),
             sources: self.wanted.sources.clone(),
             port: Some(self.wanted.port),
@@ -212,7 +214,7 @@ impl Prepared {
         PlanDocument {
             unit: self.target.unit.clone(),
             pid: self.target.process.pid,
-            user: self.target.user.name.clone(),
+            user: self.target.user.name(),
             mode: self.wanted.mode,
             ttl: self.wanted.ttl,
             port: self.wanted.port.get(),
@@ -413,12 +415,17 @@ pub(super) async fn fitting(executable: &GoExecutable) -> Result<Debugger, Refus
                 if reasons.is_empty() { "there is none".to_owned() } else { reasons.join("; ") };
             Err(Refusal::target(
                 format!("no dlv on this host can debug a program built with Go {go}: {reasons}"),
-                format!(
-                    "put one that supports Go {go} at {}/delve/VERSION/dlv, owned by root",
-                    paths::VENDOR
-                ),
+                remedy_without_debugger(go),
             ))
         }
+    }
+}
+
+fn remedy_without_debugger(go: GoVersion) -> String {
+    let by_hand = format!("one by hand at {}/delve/VERSION/dlv, owned by root", paths::VENDOR);
+    match delve::release_for(go) {
+        Some(version) => format!("godebugctl toolchain add {version}; or put {by_hand}"),
+        None => format!("no Delve that godebug knows of supports Go {go}; put {by_hand}"),
     }
 }
 

@@ -9,6 +9,7 @@ pub(crate) mod trust;
 mod version;
 
 use super::executable::GoExecutable;
+use crate::toolchain as pins;
 use cache::Identity;
 use godebug_core::delve::{Debugger, DelveVersion};
 use std::fs::File;
@@ -101,6 +102,8 @@ impl Hunt {
         if let Some((_, debugger)) = self.known.iter().find(|(known, _)| *known == identity) {
             return Ok((identity, debugger.clone()));
         }
+        // Before it is run; whatever is known has not changed since it was looked at.
+        pins::check(&path)?;
         let version = version::ask(&path).await?;
         Ok((identity, describe(&path, version)?))
     }

@@ -7,7 +7,7 @@ use crate::host::systemd::{Systemd, SystemdError, UnitFacts};
 use crate::host::units::TargetUser;
 use crate::paths;
 use godebug_api::documents::DebugInformation;
-use godebug_api::{Pid, Refusal, UnitName};
+use godebug_api::{Part, Pid, Refusal, TargetName, UnitName};
 use godebug_core::forecast::Work;
 use godebug_core::{InvocationId, Program};
 use std::path::Path;
@@ -16,10 +16,14 @@ use std::time::Duration;
 /// The process, pinned, with what its unit and its executable say.
 pub struct Target {
     pub unit: UnitName,
+    /// The container or the user's unit in it that is meant.
+    pub part: Option<TargetName>,
     pub invocation: Option<InvocationId>,
     pub process: Process,
     pub executable: GoExecutable,
     pub user: TargetUser,
+    /// Other Go programs beside it: a program that watches over itself is two.
+    pub others: Vec<Pid>,
     /// The unit's own start job is not finished (`Type=notify` without its word yet).
     pub starting: bool,
     /// Microseconds; `None` when the unit has no watchdog.
@@ -83,48 +87,72 @@ pub(crate) async fn properties(systemd: &Systemd, name: &UnitName) -> Result<Uni
     })
 }
 
-/// Finds the Go process of `name`; `wanted` chooses among several.
+/// Finds the Go process of `name`, or of a part of it; `wanted` chooses among several.
 ///
 /// # Errors
 /// A target refusal with what to do, for everything that cannot be debugged.
 pub async fn find(
     systemd: &Systemd,
     name: &UnitName,
+    part: Option<&Part>,
     wanted: Option<Pid>,
 ) -> Result<Target, Refusal> {
     let facts = properties(systemd, name).await?;
     // The name it has in systemd: an alias would make two sessions of one target.
     let unit: UnitName = facts.text("Id").parse().unwrap_or_else(|_| name.clone());
     running(&unit, &facts)?;
+    let group = group_of(&unit, &facts, part)?;
     let processes =
-        process::processes_in_cgroup(Path::new(paths::CGROUP), &facts.text("ControlGroup"))
-            .map_err(|error| {
-                Refusal::host(
-                    format!("the processes of {unit} cannot be read: {error}"),
-                    "godebug needs the unified control group hierarchy (cgroup v2)",
-                )
-            })?;
+        process::processes_in_cgroup(Path::new(paths::CGROUP), &group).map_err(|error| {
+            Refusal::host(
+                format!("the processes of {unit} cannot be read: {error}"),
+                "godebug needs the unified control group hierarchy (cgroup v2)",
+            )
+        })?;
     let main = facts.number("MainPID").and_then(|pid| Pid::try_from(u32::try_from(pid).ok()?).ok());
+    // The unit's own process is not one of a part of it, such as what watches over a container.
+    let main = main.filter(|main| processes.contains(main));
     let pid = choose(&unit, &processes, main, wanted)?;
     let process = pin(&unit, pid)?;
     let executable = read_executable(&unit, &process)?;
-    let user = user_of(&unit, &facts, &process)?;
+    let user = user_of(&unit, (&facts, part), &process)?;
+    if let Some(part) = part.filter(|part| part.name.owner().is_some()) {
+        no_more_than_its_owner(&unit, part, &process)?;
+    }
     // Pinned first, then looked whether it is still in the unit: a PID that was given to somebody
     // else in between is not debugged.
-    let still = process::processes_in_cgroup(Path::new(paths::CGROUP), &facts.text("ControlGroup"))
-        .unwrap_or_default();
+    let still = process::processes_in_cgroup(Path::new(paths::CGROUP), &group).unwrap_or_default();
     if !still.contains(&pid) {
         return Err(Refusal::target(format!("{unit} is just ending or restarting"), "try again"));
     }
+    let others = if wanted.is_some() { Vec::new() } else { others(&processes, pid) };
     Ok(Target {
+        others,
         invocation: InvocationId::from_bytes(&facts.bytes("InvocationID")),
         starting: facts.text("ActiveState") == "activating",
-        watchdog_usec: facts.number("WatchdogUSec").filter(|usec| *usec > 0 && *usec < u64::MAX),
+        watchdog_usec: facts
+            .number("WatchdogUSec")
+            .filter(|usec| *usec > 0 && *usec < u64::MAX && part.is_none()),
         unit,
+        part: part.map(|part| part.name.clone()),
         process,
         executable,
         user,
     })
+}
+
+/// The control group to look in.
+fn group_of(unit: &UnitName, facts: &UnitFacts, part: Option<&Part>) -> Result<String, Refusal> {
+    let whole = facts.text("ControlGroup");
+    let Some(part) = part else { return Ok(whole) };
+    let inside = part
+        .group
+        .strip_prefix(&whole)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+    if inside && !whole.is_empty() && Path::new(paths::CGROUP).join(&part.group[1..]).exists() {
+        return Ok(part.group.clone());
+    }
+    Err(Refusal::target(format!("{} is not in {unit} any more", part.name), "ask again"))
 }
 
 pub(crate) fn running(unit: &UnitName, facts: &UnitFacts) -> Result<(), Refusal> {
@@ -189,6 +217,13 @@ fn choose(
     }
 }
 
+/// The other Go programs, of at most a few processes: each is looked into.
+fn others(processes: &[Pid], chosen: Pid) -> Vec<Pid> {
+    const MOST: usize = 16;
+    let rest = processes.iter().copied().filter(|pid| *pid != chosen);
+    rest.take(MOST).filter(|pid| is_go(*pid)).collect()
+}
+
 pub(crate) fn is_go(pid: Pid) -> bool {
     Process::pin(pid)
         .ok()
@@ -198,18 +233,17 @@ pub(crate) fn is_go(pid: Pid) -> bool {
 
 /// The processes with their names, at most ten.
 fn list(processes: &[Pid]) -> String {
-    let mut names: Vec<String> = processes
-        .iter()
-        .take(10)
-        .map(|pid| {
-            let name = Process::pin(*pid).and_then(|process| process.comm()).unwrap_or_default();
-            format!("{pid} ({name})")
-        })
-        .collect();
+    let mut names: Vec<String> = processes.iter().take(10).map(|pid| described(*pid)).collect();
     if processes.len() > names.len() {
         names.push(format!("and {} more", processes.len() - names.len()));
     }
     names.join(", ")
+}
+
+/// `123 (shop)`.
+pub(crate) fn described(pid: Pid) -> String {
+    let name = Process::pin(pid).and_then(|process| process.comm()).unwrap_or_default();
+    format!("{pid} ({name})")
 }
 
 fn pin(unit: &UnitName, pid: Pid) -> Result<Process, Refusal> {
@@ -251,18 +285,44 @@ fn read_executable(unit: &UnitName, process: &Process) -> Result<GoExecutable, R
 }
 
 /// Whom dlv has to run as to be let at the process with no more than CAP_SYS_PTRACE.
-fn user_of(unit: &UnitName, facts: &UnitFacts, process: &Process) -> Result<TargetUser, Refusal> {
+fn user_of(
+    unit: &UnitName,
+    (facts, part): (&UnitFacts, Option<&Part>),
+    process: &Process,
+) -> Result<TargetUser, Refusal> {
     let status = process
         .status()
         .map_err(|error| Refusal::target(format!("{unit} is just ending: {error}"), "try again"))?;
     let uid = status.uid.effective;
     let named = facts.text("User");
-    if facts.flag("DynamicUser") && !named.is_empty() {
+    if facts.flag("DynamicUser") && !named.is_empty() && part.is_none() {
         // The same name with DynamicUser=yes shares the user; its number may resolve nowhere.
-        return Ok(TargetUser { name: named, dynamic: true });
+        return Ok(TargetUser::Dynamic(named));
     }
-    let name = crate::authority::user_name(uid);
-    Ok(TargetUser { name, dynamic: false })
+    // Images of containers have users that the host does not know.
+    Ok(match crate::authority::known_user_name(uid) {
+        Some(name) => TargetUser::Known(name),
+        None => TargetUser::Nameless { uid, gid: status.gid.effective },
+    })
+}
+
+/// polkit is not asked about what a user's own manager runs. So it must be a process that the user could
+/// debug in any case: not one that sudo or a file's capabilities have given more.
+fn no_more_than_its_owner(unit: &UnitName, part: &Part, process: &Process) -> Result<(), Refusal> {
+    let uid = unit.as_str().strip_prefix("user@").and_then(|rest| rest.strip_suffix(".service"));
+    let status = process.status().map_err(|error| {
+        Refusal::target(format!("{} is just ending: {error}", part.name), "try again")
+    })?;
+    if uid.and_then(|uid| uid.parse().ok()).is_some_and(|uid| status.is_plainly(uid)) {
+        return Ok(());
+    }
+    let pid = process.pid;
+    Err(Refusal::refused(
+        format!("process {pid} of {} has rights that its user does not have", part.name),
+        format!(
+            "debug it as a part of the system's unit, which polkit is asked about: {unit} --pid {pid}"
+        ),
+    ))
 }
 
 /// Why `target` cannot be attached to right now, if so: somebody else traces it, the kernel forbids.

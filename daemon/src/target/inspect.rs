@@ -1,12 +1,13 @@
 //! `inspect`: what there is to know about a target before anybody attaches to it.
 
 use super::find::{self, Target};
+use super::place::Place;
 use crate::freeze;
 use crate::host::systemd::Systemd;
 use crate::sessions;
 use crate::target::process;
 use godebug_api::documents::{DebugInformation, Inspection};
-use godebug_api::{Pid, Refusal, UnitName};
+use godebug_api::{Pid, Refusal};
 
 /// The target in `unit`, and what would make attaching to it fail.
 ///
@@ -14,10 +15,10 @@ use godebug_api::{Pid, Refusal, UnitName};
 /// When there is no Go process in it to look at.
 pub async fn inspect(
     systemd: &Systemd,
-    unit: &UnitName,
+    place: &Place,
     pid: Option<Pid>,
 ) -> Result<Inspection, Refusal> {
-    let target = find::find(systemd, unit, pid).await?;
+    let target = find::find(systemd, &place.unit, place.part.as_ref(), pid).await?;
     let debugger = sessions::fitting_debugger(&target).await;
     let traced = find::traceable(&target);
     let tracer = target.process.status().ok().and_then(|status| status.tracer_pid);
@@ -34,7 +35,8 @@ pub async fn inspect(
     let work = target.work(None);
     Ok(Inspection {
         pid: target.process.pid,
-        user: target.user.name.clone(),
+        others: target.others.iter().map(|pid| find::described(*pid)).collect(),
+        user: target.user.name(),
         executable: path.display().to_string(),
         deleted,
         go_version: executable.go_version_text.clone(),
@@ -60,6 +62,7 @@ pub async fn inspect(
         refusal,
         image: Some(sessions::foretell_image(systemd, &target).await),
         unit: target.unit,
+        target: target.part,
     })
 }
 

@@ -77,6 +77,17 @@ pub struct Status {
     /// How many filters it has; `None` on kernels before 5.9.
     pub seccomp_filters: Option<u32>,
     pub no_new_privs: bool,
+    /// The capabilities that it may have; bit N is capability N.
+    pub capabilities: u64,
+}
+
+impl Status {
+    /// Whether it has the rights of this user and no others, so that whoever debugs it gets none that the
+    /// user does not have.
+    pub fn is_plainly(&self, uid: u32) -> bool {
+        let same = |ids: Ids| ids.real == ids.effective && ids.real == ids.saved;
+        self.uid.real == uid && same(self.uid) && same(self.gid) && self.capabilities == 0
+    }
 }
 
 impl Process {
@@ -275,6 +286,9 @@ fn parse_status(text: &str) -> Result<Status, &'static str> {
         seccomp: number("Seccomp").ok().and_then(|value| u8::try_from(value).ok()).unwrap_or(0),
         seccomp_filters: number("Seccomp_filters").ok().and_then(|count| u32::try_from(count).ok()),
         no_new_privs: number("NoNewPrivs")? != 0,
+        capabilities: field("CapPrm")
+            .and_then(|value| u64::from_str_radix(value, 16).ok())
+            .ok_or("CapPrm")?,
     })
 }
 
@@ -295,7 +309,7 @@ mod tests {
 
     const STATUS: &str = "Name:\ta\\nUid:\t9\nUmask:\t0022\nState:\tS (sleeping)\nTgid:\t7\nPid:\t7\n\
         TracerPid:\t12\nUid:\t1000\t1001\t1002\t1003\nGid:\t5\t6\t7\t8\nVmRSS:\t  6708 kB\n\
-        Threads:\t9\nShdPnd:\t0000000000000010\nNoNewPrivs:\t1\nSeccomp:\t2\nSeccomp_filters:\t3\n";
+        Threads:\t9\nShdPnd:\t0000000000000010\nCapPrm:\t00000000a80425fb\nNoNewPrivs:\t1\nSeccomp:\t2\nSeccomp_filters:\t3\n";
 
     pub(super) struct Sleeper(Child);
 
@@ -324,6 +338,7 @@ mod tests {
         assert_eq!(status.gid, Ids { real: 5, effective: 6, saved: 7 });
         assert_eq!(status.tracer_pid, Some(12));
         assert_eq!((status.threads, status.vm_rss_kb), (9, Some(6708)));
+        assert_eq!(status.capabilities, 0xa804_25fb);
         assert_eq!(status.seccomp_filters, Some(3));
         assert_eq!((status.shd_pnd, status.seccomp, status.no_new_privs), (0x10, 2, true));
     }

@@ -15,8 +15,8 @@ use godebug_tests::{
     vm::{Lsm, Vm},
 };
 
-const USAGE: &str = "usage: host boot SUITE [--bare] [--no-product]    boot one, until Ctrl-C
-       host run SUITE [--bare] [--no-product] -- COMMAND...    boot one, run a shell line, end
+const USAGE: &str = "usage: host boot SUITE [--bare] [--no-product] [--engines]    boot one, until Ctrl-C
+       host run SUITE [--bare] [--no-product] [--engines] -- COMMAND...    boot one, run a shell line, end
        host image SUITE|all    make images
        host vm LSM -- COMMAND...    run a shell line on a fresh virtual machine, end
 SUITE is bookworm, trixie or forky, LSM apparmor or selinux.
@@ -76,6 +76,7 @@ fn options(suite: &str, flags: &[&str]) -> Result<HostOptions> {
     for flag in flags {
         match *flag {
             "--bare" => options.firewalld = false,
+            "--engines" => options.engines = true,
             "--no-product" => options.product = Product::None,
             _ => bail!("{USAGE}"),
         }

@@ -88,7 +88,12 @@ impl Units {
                 && other
                     .slices
                     .iter()
-                    .all(|slice| self.slices.iter().any(|it| it.holds(&slice.to_string()))))
+                    .all(|slice| self.slices.iter().any(|it| it.holds(&slice.to_string())))
+                && other
+                    .containers
+                    .iter()
+                    .all(|name| self.containers.iter().any(|it| it.covers(name)))
+                && (self.own || !other.own))
     }
 }
 

@@ -21,6 +21,10 @@ pub struct Question<'a> {
     pub unit: &'a UnitName,
     /// The slice that the unit is in.
     pub slice: Option<&'a str>,
+    /// The container in it that is meant.
+    pub container: Option<&'a str>,
+    /// Whose manager runs it, if it is not the system's.
+    pub owner: Option<&'a str>,
     pub mode: Mode,
     pub ttl: Duration,
     /// How long the session has been there, for one that is to be extended.
@@ -270,8 +274,22 @@ impl SessionLimits {
 
 impl Question<'_> {
     fn in_words(&self) -> String {
-        let Self { user, command, unit, mode, .. } = self;
-        format!("{user} to {command} {unit} in mode {mode}")
+        let Self { user, command, mode, .. } = self;
+        let part = self.part_in_words();
+        format!("{user} to {command} {}{part} in mode {mode}", self.unit)
+    }
+
+    fn target_in_words(&self) -> String {
+        let slice = self.slice.map(|slice| format!(" in {slice}")).unwrap_or_default();
+        format!("{}{slice}{}", self.unit, self.part_in_words())
+    }
+
+    fn part_in_words(&self) -> String {
+        match (self.container, self.owner) {
+            (Some(container), _) => format!(" (container {container})"),
+            (None, Some(owner)) => format!(" (a unit of {owner}'s own)"),
+            (None, None) => String::new(),
+        }
     }
 }
 
@@ -309,8 +327,7 @@ fn mismatches(rule: &Rule, question: &Question<'_>) -> Vec<Mismatch> {
         found.push(Mismatch { field: field.to_owned(), wanted, asked });
     };
     if let Some(units) = units.as_ref().filter(|units| !units.hold(question)) {
-        let slice = question.slice.map(|slice| format!(" in {slice}")).unwrap_or_default();
-        mismatch("units", units.to_string(), format!("{}{slice}", question.unit));
+        mismatch("units", units.to_string(), question.target_in_words());
     }
     if let Some(who) = who.as_ref().filter(|who| !who.includes(question.user, question.groups)) {
         mismatch("users", who.to_string(), question.user.to_owned());
@@ -356,6 +373,10 @@ impl Units {
     fn hold(&self, question: &Question<'_>) -> bool {
         self.names.iter().any(|pattern| pattern.matches(question.unit.as_str()))
             || question.slice.is_some_and(|slice| self.slices.iter().any(|it| it.holds(slice)))
+            || question
+                .container
+                .is_some_and(|name| self.containers.iter().any(|it| it.matches(name)))
+            || (self.own && question.owner == Some(question.user))
     }
 }
 
@@ -370,7 +391,10 @@ impl Who {
 impl Display for Units {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names = self.names.iter().map(ToString::to_string);
-        let all: Vec<String> = names.chain(self.slices.iter().map(ToString::to_string)).collect();
+        let slices = self.slices.iter().map(ToString::to_string);
+        let containers = self.containers.iter().map(|name| format!("container {name}"));
+        let own = self.own.then(|| "units of one's own".to_owned());
+        let all: Vec<String> = names.chain(slices).chain(containers).chain(own).collect();
         f.write_str(&all.join(", "))
     }
 }

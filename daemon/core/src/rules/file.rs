@@ -21,6 +21,8 @@ const RULE: &[&str] = &[
     "effect",
     "units",
     "slices",
+    "containers",
+    "own",
     "users",
     "groups",
     "commands",
@@ -138,23 +140,35 @@ fn rule(source: &Source<'_>, mut section: Section<'_, '_>) -> Option<Rule> {
 }
 
 fn selectors(source: &Source<'_>, section: &mut Section<'_, '_>, effect: Effect) -> Selectors {
-    let (names, slices) = (section.words("units"), section.words::<Slice>("slices"));
+    let units = units(section);
     let who = who(section);
     let commands = section.choices("commands", &COMMANDS);
     // What changes a service must be allowed by its name.
     let default = (effect == Effect::Allow).then(|| vec![Mode::Observe, Mode::Step]);
     let modes = section.choices("modes", &MODES).or(default);
     Selectors {
-        units: (names.is_some() || slices.is_some()).then(|| Units {
-            names: names.unwrap_or_default(),
-            slices: slices.unwrap_or_default(),
-        }),
+        units,
         who,
         commands,
         modes,
         sources: section.words("sources"),
         times: times(source, section),
     }
+}
+
+/// What the keys `units`, `slices`, `containers` and `own` are about, if one of them is there.
+fn units(section: &mut Section<'_, '_>) -> Option<Units> {
+    let (names, slices) = (section.words("units"), section.words::<Slice>("slices"));
+    let containers = section.words::<Glob>("containers");
+    let own = section.flag("own");
+    let any = names.is_some() || slices.is_some() || containers.is_some() || own.is_some();
+    any.then(|| Units {
+        names: names.unwrap_or_default(),
+        slices: slices.unwrap_or_default(),
+        containers: containers.unwrap_or_default(),
+        // Alone it is about nothing, which is safer than about everything.
+        own: own.unwrap_or(false),
+    })
 }
 
 /// The people of the keys `users` and `groups`, if one of them is there.

@@ -101,6 +101,8 @@ fn question<'a>(
         command: Command::Attach,
         unit,
         slice: Some("apps.slice"),
+        container: None,
+        owner: None,
         mode: Mode::Step,
         ttl: Duration::from_secs(600),
         lasted: Duration::ZERO,

@@ -104,11 +104,14 @@ pub struct Selectors {
     pub times: Option<Times>,
 }
 
-/// Units by name or by the slice that they are in; one that fits is enough.
+/// Units by name, by the slice that they are in or by the container; one that fits is enough.
 #[derive(Debug, Clone, Default)]
 pub struct Units {
     pub names: Vec<UnitPattern>,
     pub slices: Vec<Slice>,
+    pub containers: Vec<Glob>,
+    /// Those of whoever asks, which their own manager runs.
+    pub own: bool,
 }
 
 /// People by name or by group; one that fits is enough.

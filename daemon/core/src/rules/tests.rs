@@ -67,6 +67,24 @@ groups = ["oncall"]
 approvals = { users = ["lea"] }
 
 [[rule]]
+name = "the web team's containers"
+effect = "allow"
+containers = ["web", "prod/web-*/app"]
+groups = ["web"]
+
+[[rule]]
+name = "not the notes"
+effect = "deny"
+units = ["user@*"]
+users = ["ned"]
+
+[[rule]]
+name = "one's own"
+effect = "allow"
+own = true
+modes = ["step", "modify"]
+
+[[rule]]
 name = "the canary is for all"
 effect = "allow"
 units = ["canary@?"]
@@ -214,6 +232,20 @@ const CASES: &[(&str, &str)] = &[
     ("root attach ledger", "+root"),
     ("root attach ledger glass=broken reason=fire", "-leave --break-glass out"),
     ("roo attach shop", "-no rule"),
+    // Parts of units: containers by name, and what people run themselves.
+    ("wim@web attach docker-1.scope container=web", "+the web team's containers"),
+    ("wim@web attach docker-1.scope container=prod/web-7f/app", "+the web team's containers"),
+    ("wim@web attach docker-1.scope container=webby", "-(container webby)"),
+    ("wim@web attach docker-1.scope container=test/web-7f/app", "-no rule"),
+    ("wim@web attach docker-1.scope", "-no rule"),
+    ("wim attach docker-1.scope container=web", "-no rule"),
+    ("wim@web attach web", "-no rule"),
+    ("root attach docker-1.scope container=web", "+root"),
+    ("ada attach user@7.service owner=ada mode=modify", "+one's own"),
+    ("ada attach user@7.service owner=ada mode=observe", "-no rule"),
+    ("ada attach user@7.service owner=bea", "-(a unit of bea's own)"),
+    ("ada attach user@7.service", "-no rule"),
+    ("ned attach user@9.service owner=ned", "-not the notes"),
 ];
 
 struct Asked {
@@ -222,6 +254,8 @@ struct Asked {
     command: Command,
     unit: UnitName,
     slice: Option<String>,
+    container: Option<String>,
+    owner: Option<String>,
     mode: Mode,
     ttl: Duration,
     lasted: Duration,
@@ -244,6 +278,8 @@ impl Asked {
             command,
             unit: words[2].parse().unwrap(),
             slice: None,
+            container: None,
+            owner: None,
             mode: Mode::Step,
             ttl: Duration::from_secs(600),
             lasted: Duration::ZERO,
@@ -262,6 +298,8 @@ impl Asked {
                 "reason" => asked.reason = Some(value.parse().unwrap()),
                 "from" => asked.sources = value.split(',').map(|it| it.parse().unwrap()).collect(),
                 "slice" => asked.slice = Some(value.to_owned()),
+                "container" => asked.container = Some(value.to_owned()),
+                "owner" => asked.owner = Some(value.to_owned()),
                 "at" => asked.now = moment(value),
                 "running" => asked.running = running(value),
                 "glass" => asked.break_glass = value == "broken",
@@ -278,6 +316,8 @@ impl Asked {
             command: self.command,
             unit: &self.unit,
             slice: self.slice.as_deref(),
+            container: self.container.as_deref(),
+            owner: self.owner.as_deref(),
             mode: self.mode,
             ttl: self.ttl,
             lasted: self.lasted,
@@ -459,6 +499,9 @@ fn a_rule_that_is_never_reached_is_told() {
         ("units = [\"shop*\"]", "units = [\"shop\", \"shop-?\"]"),
         ("units = [\"*\"]", "slices = [\"x.slice\"]"),
         ("slices = [\"x.slice\"]", "slices = [\"x-y.slice\"]"),
+        ("units = [\"*\"]", "containers = [\"x\"]"),
+        ("units = [\"*\"]", "own = true"),
+        ("containers = [\"x*\"]; own = true", "containers = [\"x\", \"xy\"]"),
         ("groups = [\"a\", \"b\"]", "groups = [\"b\"]"),
         ("effect = \"deny\"", "units = [\"x\"]; modes = [\"modify\"]"),
         ("sources = [\"10.0.0.0/8\"]", "sources = [\"10.1.0.0/16\"]"),
@@ -473,6 +516,9 @@ fn a_rule_that_is_never_reached_is_told() {
         ("units = [\"shop-?\"]", "units = [\"shop-*\"]"),
         ("users = [\"a\"]", "groups = [\"a\"]"),
         ("modes = [\"step\"]", ""),
+        ("units = [\"x\"]", "containers = [\"x\"]"),
+        ("containers = [\"*\"]", "own = true"),
+        ("own = true", "containers = [\"x\"]"),
         ("", "modes = [\"modify\"]"),
         ("sources = [\"10.1.0.0/16\"]", "sources = [\"10.0.0.0/8\"]"),
         ("effect = \"deny\"; sources = [\"10.0.0.0/8\"]", "sources = [\"10.1.0.0/16\"]"),
@@ -507,7 +553,14 @@ fn a_glob_takes_no_longer_for_being_hostile() {
 fn some_rules() -> impl Strategy<Value = String> {
     let pick = |all: &'static [&'static str]| prop::sample::select(all);
     let body = (
-        pick(&["", "units = [\"a\"]", "units = [\"a*\", \"b\"]", "slices = [\"s\"]"]),
+        pick(&[
+            "",
+            "units = [\"a\"]",
+            "units = [\"a*\", \"b\"]",
+            "slices = [\"s\"]",
+            "containers = [\"k*\"]",
+            "own = true",
+        ]),
         pick(&[
             "",
             "users = [\"u\"]",
@@ -543,7 +596,7 @@ fn some_question() -> impl Strategy<Value = String> {
     (
         pick(&["u", "v", "v@g", "w@h", "w"]),
         pick(&["attach", "exec"]),
-        pick(&["a", "ab", "b", "c", "c slice=s.slice"]),
+        pick(&["a", "ab", "b", "c", "c slice=s.slice", "c container=kb", "c owner=u"]),
         pick(&["mode=step", "mode=modify", "mode=observe"]),
         pick(&["ttl=1h", "ttl=2h"]),
         pick(&["from=10.0.0.1", "from=11.0.0.1", "from=127.0.0.1"]),

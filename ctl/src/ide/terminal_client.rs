@@ -1,0 +1,89 @@
+//! `--ide dlv`: dlv's own client on this terminal, with the paths of this checkout.
+
+use crate::output::Output;
+use godebug_api::Refusal;
+use serde_json::Value;
+use std::io::{self, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use tokio::process::{Child, Command};
+
+/// A client that runs. The session ends when it does.
+pub(crate) struct TerminalClient {
+    child: Child,
+    /// What it reads at its start.
+    _script: tempfile::NamedTempFile,
+}
+
+impl TerminalClient {
+    /// Whether there is a terminal for it, and the program itself.
+    pub(crate) fn is_possible(output: &Output) -> bool {
+        let terminal =
+            io::stdin().is_terminal() && io::stdout().is_terminal() && io::stderr().is_terminal();
+        terminal && !output.is_json() && program().is_some()
+    }
+
+    /// Starts it for the local port. From then on the terminal is its own.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub(crate) fn start(output: &Output, port: u16, paths: &[Value]) -> Result<Self, Refusal> {
+        let failed = |error: io::Error| {
+            Refusal::failed(format!("dlv cannot be started: {error}"), "leave --ide dlv out")
+        };
+        let mut script = tempfile::NamedTempFile::new().map_err(failed)?;
+        script.write_all(rules(paths, &here()).as_bytes()).map_err(failed)?;
+        let mut dlv = Command::new(program().unwrap_or_else(|| PathBuf::from("dlv")));
+        dlv.args(["connect", &format!("127.0.0.1:{port}"), "--init"]).arg(script.path());
+        // With no terminal of its own it would not be asked.
+        dlv.stdin(Stdio::inherit()).kill_on_drop(true);
+        output.hush();
+        Ok(Self { child: dlv.spawn().map_err(failed)?, _script: script })
+    }
+
+    /// Returns when it has ended.
+    pub(crate) async fn ended(&mut self) {
+        let _ = self.child.wait().await;
+    }
+}
+
+/// The first in the path.
+fn program() -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|folder| folder.join("dlv")).find(|dlv| dlv.is_file())
+}
+
+fn here() -> PathBuf {
+    std::env::current_dir().unwrap_or_default()
+}
+
+/// dlv goes from the program's paths to ours, editors the other way.
+fn rules(paths: &[Value], here: &Path) -> String {
+    let quoted = |text: &str| format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""));
+    let rule = |pair: &Value| {
+        let from = pair["to"].as_str()?;
+        let to = pair["from"].as_str()?;
+        let to = to.replace("${workspaceFolder}", &here.display().to_string());
+        Some(format!("config substitute-path {} {}\n", quoted(from), quoted(&to)))
+    };
+    paths.iter().filter_map(rule).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn rules_go_from_the_program_to_this_checkout() {
+        let paths = [
+            json!({"from": "${workspaceFolder}", "to": "example.invalid/shop"}),
+            json!({"from": "/usr/lib/go", "to": "/opt/a \"go\""}),
+        ];
+        assert_eq!(
+            rules(&paths, Path::new("/home/me/shop")),
+            "config substitute-path \"example.invalid/shop\" \"/home/me/shop\"\n\
+             config substitute-path \"/opt/a \\\"go\\\"\" \"/usr/lib/go\"\n"
+        );
+    }
+}

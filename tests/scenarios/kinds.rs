@@ -1,0 +1,389 @@
+//! Services of every make: each is debugged as its owner would, with a breakpoint and its values, and is
+//! the same process after. `matrix` does the same for every version of Go.
+
+use anyhow::{Context, Result, ensure};
+use godebug_tests::{Host, scenario::Scenario};
+
+use crate::support::{
+    Laptop, SOON, Session, is_answered, leaves_nothing, leaves_nothing_but_new_processes, order,
+};
+
+pub(crate) const ALL: &[Scenario] = &[
+    Scenario::new("services_of_every_make_are_debugged", every_make),
+    Scenario::new("containers_are_found_by_name_and_debugged", containers).with_engines(),
+];
+
+/// A way in which a service can be made.
+pub(crate) struct Kind {
+    pub(crate) name: &'static str,
+    /// The `[Service]` section, in which PROGRAM and PORT stand for what they are.
+    service: &'static str,
+    /// What is run before, in a shell.
+    before: &'static str,
+    /// What is run when it serves.
+    running: &'static str,
+    /// What stands in the place of PROGRAM; `shop` is the plain one.
+    pub(crate) program: &'static str,
+    /// More options of `attach`, in which FOLDER is where the programs are.
+    options: &'static str,
+    /// How it is named; its unit's name without it.
+    named: &'static str,
+    /// It has a network of its own.
+    apart: bool,
+}
+
+const PLAIN: Kind = Kind {
+    name: "plain",
+    service: "User=shop\nExecStart=PROGRAM -listen 127.0.0.1:PORT",
+    before: "",
+    running: "",
+    program: "shop",
+    options: "",
+    named: "",
+    apart: false,
+};
+
+const STRICT: &str = "User=shop\nProtectSystem=strict\nProtectHome=yes\nPrivateTmp=yes\nPrivateDevices=yes\n\
+    ProtectProc=invisible\nProcSubset=pid\nNoNewPrivileges=yes\nCapabilityBoundingSet=\nRestrictNamespaces=yes\n\
+    RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX\nMemoryDenyWriteExecute=yes\nLockPersonality=yes\n\
+    RestrictRealtime=yes\nRestrictSUIDSGID=yes\nProtectKernelTunables=yes\nProtectKernelModules=yes\n\
+    ProtectControlGroups=yes\nProtectClock=yes\nProtectHostname=yes\nSystemCallArchitectures=native\n\
+    SystemCallFilter=@system-service\nUMask=0077\nRemoveIPC=yes\nExecStart=PROGRAM -listen 127.0.0.1:PORT";
+
+/// In their root lies nothing but the program.
+const EMPTY_ROOT: &str = "mkdir -p /srv/root && cp PROGRAM /srv/root/shop";
+
+pub(crate) const KINDS: &[Kind] = &[
+    PLAIN,
+    Kind { name: "root", service: "ExecStart=PROGRAM -listen 127.0.0.1:PORT", ..PLAIN },
+    Kind {
+        name: "notify",
+        service: "Type=notify\nWatchdogSec=20\nUser=shop\nExecStart=PROGRAM -listen 127.0.0.1:PORT",
+        ..PLAIN
+    },
+    Kind {
+        name: "dynamic-user",
+        service: "DynamicUser=yes\nStateDirectory=kind\nExecStart=PROGRAM -listen 127.0.0.1:PORT",
+        ..PLAIN
+    },
+    Kind { name: "strict-sandbox", service: STRICT, ..PLAIN },
+    Kind {
+        name: "root-directory",
+        service: "User=shop\nRootDirectory=/srv/root\nExecStart=/shop -listen 127.0.0.1:PORT",
+        before: EMPTY_ROOT,
+        ..PLAIN
+    },
+    Kind {
+        name: "chroot",
+        service: "ExecStart=/usr/sbin/chroot --userspec=+65532:+65532 --groups= /srv/root /shop -listen 127.0.0.1:PORT",
+        before: EMPTY_ROOT,
+        ..PLAIN
+    },
+    Kind {
+        name: "private-tmp",
+        service: "User=shop\nPrivateTmp=yes\nExecStartPre=/bin/cp PROGRAM /tmp/shop\n\
+                  ExecStart=/tmp/shop -listen 127.0.0.1:PORT",
+        ..PLAIN
+    },
+    Kind {
+        name: "private-users",
+        service: "PrivateUsers=yes\nUser=shop\nExecStart=PROGRAM -listen 127.0.0.1:PORT",
+        ..PLAIN
+    },
+    Kind {
+        name: "private-pids",
+        service: "PrivatePIDs=yes\nUser=shop\nExecStart=PROGRAM -listen 127.0.0.1:PORT",
+        ..PLAIN
+    },
+    Kind {
+        name: "private-network",
+        service: "PrivateNetwork=yes\nUser=shop\nExecStart=PROGRAM -listen 127.0.0.1:PORT",
+        apart: true,
+        ..PLAIN
+    },
+    Kind {
+        name: "capabilities",
+        service: "User=shop\nAmbientCapabilities=CAP_NET_BIND_SERVICE\nExecStart=PROGRAM -listen 127.0.0.1:PORT",
+        ..PLAIN
+    },
+    Kind {
+        name: "started-by-a-script",
+        service: "User=shop\nExecStart=/bin/sh -c 'PROGRAM -listen 127.0.0.1:PORT; exit 0'",
+        ..PLAIN
+    },
+    Kind {
+        name: "several-processes",
+        service: "User=shop\nExecStart=/bin/sh -c 'PROGRAM -listen 127.0.0.1:PORT & \
+                  PROGRAM -listen 127.0.0.1:1PORT & wait'",
+        options: "--pid $(pgrep -f 'listen 127.0.0.1:PORT$' -u shop | tail -n 1)",
+        ..PLAIN
+    },
+    Kind {
+        name: "instance@1",
+        service: "User=shop\nExecStart=PROGRAM -listen 127.0.0.1:PORT",
+        ..PLAIN
+    },
+    Kind {
+        name: "alias",
+        service: "User=shop\nExecStart=PROGRAM -listen 127.0.0.1:PORT",
+        before: "ln -s kind-alias.service /etc/systemd/system/nickname.service",
+        named: "nickname",
+        ..PLAIN
+    },
+    Kind {
+        name: "own-slice",
+        service: "Slice=apps-web.slice\nUser=shop\nExecStart=PROGRAM -listen 127.0.0.1:PORT",
+        ..PLAIN
+    },
+    Kind {
+        name: "replaced-on-disk",
+        service: "User=shop\nExecStart=/srv/replaced/shop -listen 127.0.0.1:PORT",
+        before: "mkdir -p /srv/replaced && cp PROGRAM /srv/replaced/shop",
+        running: "cp /bin/true /srv/replaced/new && mv /srv/replaced/new /srv/replaced/shop",
+        ..PLAIN
+    },
+    Kind {
+        name: "removed-from-disk",
+        service: "User=shop\nExecStart=/srv/removed/shop -listen 127.0.0.1:PORT",
+        before: "mkdir -p /srv/removed && cp PROGRAM /srv/removed/shop",
+        running: "rm -r /srv/removed",
+        ..PLAIN
+    },
+    Kind { name: "pie", program: "shop-pie", ..PLAIN },
+    Kind {
+        name: "stripped",
+        program: "shop-stripped",
+        options: "--symbols FOLDER/shop-stripped.debug-full",
+        ..PLAIN
+    },
+];
+
+/// Only where they were built, by tests/matrix.
+pub(crate) const MORE_PROGRAMS: &[Kind] = &[
+    Kind { name: "cgo", program: "shop-cgo", ..PLAIN },
+    Kind { name: "trimpath", program: "shop-trimpath", ..PLAIN },
+    Kind { name: "unoptimised", program: "shop-unoptimised", ..PLAIN },
+];
+
+fn every_make(host: &Host) -> Result<()> {
+    for (number, kind) in (0_u16..).zip(KINDS) {
+        debugged(host, kind, "/opt/samples", 8200 + number)
+            .with_context(|| format!("debugging a service of the kind {}", kind.name))?;
+    }
+    of_a_user(host).context("debugging a unit of a user's own manager")
+}
+
+/// Makes one, debugs it, takes it away.
+pub(crate) fn debugged(host: &Host, kind: &Kind, folder: &str, port: u16) -> Result<()> {
+    let unit = format!("kind-{}.service", kind.name);
+    let program = format!("{folder}/{}", kind.program);
+    let filled = |text: &str| {
+        text.replace("PROGRAM", &program)
+            .replace("PORT", &port.to_string())
+            .replace("FOLDER", folder)
+    };
+    if !kind.before.is_empty() {
+        host.ok(&filled(kind.before))?;
+    }
+    host.write_file(
+        &format!("/etc/systemd/system/{unit}"),
+        format!("[Service]\n{}\n", filled(kind.service)),
+    )?;
+    host.ok(&format!("systemctl daemon-reload && systemctl start {unit}"))?;
+    let url = format!("http://127.0.0.1:{port}/healthz");
+    let inside = match kind.apart {
+        true => format!("nsenter --net=/proc/$(systemctl show --value -p MainPID {unit})/ns/net "),
+        false => String::new(),
+    };
+    host.wait_until("it serves", SOON, || {
+        Ok(host.run(&format!("{inside}curl --silent --fail {url}"))?.success())
+    })?;
+    if !kind.running.is_empty() {
+        host.ok(&filled(kind.running))?;
+    }
+    let named = if kind.named.is_empty() { unit.as_str() } else { kind.named };
+    leaves_nothing(host, &[&unit], |_| {
+        looked_into(host, named, &filled(kind.options), || {
+            host.spawn(&format!(
+                "exec {inside}curl --silent --max-time 30 'http://127.0.0.1:{port}/order?id=3'"
+            ))
+        })
+    })?;
+    host.ok(&format!("{inside}curl --silent --fail {url}"))?;
+    host.ok(&format!(
+        "systemctl stop {unit}; rm /etc/systemd/system/{unit}; systemctl daemon-reload"
+    ))
+    .map(drop)
+}
+
+/// A session with a breakpoint that is reached, a value, and the service going on.
+fn looked_into(
+    host: &Host,
+    named: &str,
+    options: &str,
+    order: impl FnOnce() -> Result<godebug_tests::Spawned>,
+) -> Result<()> {
+    let options = format!("--ttl 60s --yes --from {} {options}", host.laptop_address());
+    let session = Session::open(host, named, &options)?;
+    let laptop = Laptop::connect(host, &session)?;
+    let mut ide = laptop.dap()?;
+    ide.attach()?;
+    ide.set_function_breakpoints(&["main.priceOf"])?;
+    ide.configuration_done()?;
+    let order = order()?;
+    let (thread, reason) = ide.wait_for_stop()?;
+    ensure!(reason.contains("breakpoint"), "stopped for {reason}");
+    let stack = ide.stack_trace(thread)?;
+    ensure!(stack[0]["name"] == "main.priceOf", "{}", stack[0]);
+    let frame = stack[0]["id"].as_i64().context("a frame without a number")?;
+    ensure!(ide.evaluate(frame, "o.Customer")?.contains("customer-3"));
+    ide.resume(thread)?;
+    is_answered(order)?;
+    ide.disconnect(false)?;
+    session.stop(host)
+}
+
+/// What alice runs by `systemctl --user` she debugs without anybody's leave, and nobody else does.
+fn of_a_user(host: &Host) -> Result<()> {
+    const UNIT: &str = "/home/alice/.config/systemd/user/notes.service";
+    host.write_file(UNIT, "[Service]\nExecStart=/opt/samples/shop -listen 127.0.0.1:8290\n")?;
+    host.ok("chown -R alice: /home/alice && loginctl enable-linger alice")?;
+    let own = "XDG_RUNTIME_DIR=/run/user/$(id -u) systemctl --user";
+    host.wait_until("alice's manager runs", SOON, || {
+        Ok(host.run_as("alice", &format!("{own} start notes"))?.success())
+    })?;
+    host.wait_until("it serves", SOON, || {
+        Ok(host.http_from_host("http://127.0.0.1:8290/healthz").is_ok())
+    })?;
+    let uid = host.ok("id -u alice")?;
+    let manager = format!("user@{}.service", uid.trim());
+    leaves_nothing(host, &[&manager], |_| {
+        looked_into(host, "user:alice/notes", "", || order(host, 8290))?;
+        let opened = host.run_as(
+            "alice",
+            "godebugctl --json --user attach notes --mode modify --detach --ticket /home/alice/ticket",
+        )?;
+        let session = opened.exits(0)?.json()?;
+        ensure!(session["target"] == "user:alice/notes.service", "{session}");
+        ensure!(session["unit"] == manager.as_str(), "{session}");
+        ensure!(session["rule"].as_str().is_some_and(|rule| rule.contains("own units")));
+        host.run_as("alice", "rm /home/alice/ticket; godebugctl stop --all")?.exits(0)?;
+        // Not into the network, not somebody else's, not by the name of the manager.
+        for (who, line) in [
+            ("alice", "attach user:alice/notes --from 192.0.2.0/24 --detach"),
+            ("alice", &format!("attach {manager} --detach")),
+            ("bob", "attach user:alice/notes --detach"),
+            ("bob", "inspect user:alice/notes"),
+        ] {
+            host.run_as(who, &format!("godebugctl --json {line}"))?.exits(3)?;
+        }
+        host.run_as("alice", "godebugctl --json --user attach other --detach")?.exits(4)?;
+        host.run_as("bob", "godebugctl --json --user attach notes --detach")?.exits(4).map(drop)
+    })?;
+    privileged_process_of_a_user(host, &manager)?;
+    host.ok("loginctl disable-linger alice; rm -r /home/alice/.config").map(drop)
+}
+
+/// A program to which its file gives a capability: whoever debugs it has that too, so polkit is asked.
+fn privileged_process_of_a_user(host: &Host, manager: &str) -> Result<()> {
+    host.ok("cp /opt/samples/shop /opt/samples/shop-raw && python3 -c \"import os; \
+         os.setxattr('/opt/samples/shop-raw', 'security.capability', \
+         bytes.fromhex('0100000200200000000000000000000000000000'))\"")?;
+    let own = "XDG_RUNTIME_DIR=/run/user/$(id -u)";
+    host.run_as(
+        "alice",
+        &format!(
+            "{own} systemd-run --quiet --user --unit=raw /opt/samples/shop-raw -listen 127.0.0.1:8291"
+        ),
+    )?
+    .exits(0)?;
+    host.wait_until("it serves", SOON, || {
+        Ok(host.http_from_host("http://127.0.0.1:8291/healthz").is_ok())
+    })?;
+    leaves_nothing(host, &[manager], |_| {
+        let output = host.run_as("alice", "godebugctl --json --user attach raw --detach")?;
+        let told = output.exits(3)?.json()?;
+        let message = told["error"]["message"].as_str().unwrap_or_default();
+        ensure!(message.contains("has rights that its user does not have"), "{told}");
+        Ok(())
+    })?;
+    host.run_as("alice", &format!("{own} systemctl --user stop raw notes"))?.exits(0).map(drop)
+}
+
+/// A container's network is the host's, so that it can be asked for something.
+fn containers(host: &Host) -> Result<()> {
+    host.ok(
+        "ldconfig && mount -o remount,rw /proc/sys && mkdir -p /tmp/root /etc/containers/systemd && \
+         cp /opt/samples/shop /tmp/root/ && \
+         printf '[containers]\\npids_limit=0\\n' >/etc/containers/containers.conf && \
+         printf '[storage]\\ndriver=\"vfs\"\\nrunroot=\"/run/containers/storage\"\\n\
+         graphroot=\"/var/lib/containers/storage\"\\n' >/etc/containers/storage.conf",
+    )?;
+    let import = "tar -C /tmp/root -c . |";
+    host.ok(&format!("{import} podman import - shop:latest"))?;
+    host.ok(
+        "printf '[Container]\\nImage=localhost/shop:latest\\nContainerName=quadlet\\nNetwork=host\\nPull=never\\n\
+         Exec=/shop -listen 127.0.0.1:8301\\n' >/etc/containers/systemd/web.container && \
+         systemctl daemon-reload && systemctl start web && \
+         podman run --detach --name by-hand --network host --user 65532:65533 shop:latest \
+         /shop -listen 127.0.0.1:8302",
+    )?;
+    host.ok(
+        "systemd-run --quiet --unit=dockerd dockerd --iptables=false --ip6tables=false --bridge=none \
+         --storage-driver=vfs --exec-opt native.cgroupdriver=systemd",
+    )?;
+    host.wait_until("Docker answers", SOON, || Ok(host.run("docker info")?.success()))?;
+    host.ok(&format!("{import} docker import - shop:latest"))?;
+    let id = host.ok(
+        "docker run --detach --name dock --network host shop:latest /shop -listen 127.0.0.1:8303",
+    )?;
+    let docker = format!("docker-{}.scope", id.trim());
+    let podman = host.ok("podman inspect --format '{{.Id}}' by-hand")?;
+    let podman = format!("libpod-{}.scope", podman.trim());
+    for (named, unit, port) in [
+        ("container:quadlet", "web.service", 8301),
+        ("web", "web.service", 8301),
+        ("container:by-hand", podman.as_str(), 8302),
+        ("container:dock", docker.as_str(), 8303),
+        (&format!("container:{}", &id[..12]), docker.as_str(), 8303),
+    ] {
+        let url = format!("http://127.0.0.1:{port}/healthz");
+        host.wait_until("it serves", SOON, || Ok(host.http_from_host(&url).is_ok()))?;
+        leaves_nothing(host, &[unit], |_| looked_into(host, named, "", || order(host, port)))
+            .with_context(|| format!("debugging {named}"))?;
+        host.http_from_host(&url)?;
+    }
+    let unknown = host.run("godebugctl --json attach container:nobody --detach")?;
+    let told = crate::support::refused(unknown, 4, "target")?;
+    for name in ["quadlet", "by-hand", "dock"] {
+        ensure!(told.contains(name), "it does not name what runs: {told}");
+    }
+    by_rule(host, &docker)?;
+    a_container_that_ends(host, &docker)
+}
+
+/// Rules know containers by their names.
+fn by_rule(host: &Host, unit: &str) -> Result<()> {
+    host.write_file(
+        "/etc/godebug/rules.d/10-web.toml",
+        "[[rule]]\nname = \"web\"\neffect = \"allow\"\ncontainers = [\"do*\"]\nusers = [\"alice\"]\n",
+    )?;
+    let explained = |target: &str| -> Result<bool> {
+        let line = format!("godebugctl --json rules explain --as alice attach {target}");
+        Ok(host.run(&line)?.exits(0)?.json()?["allowed"] == true)
+    };
+    ensure!(explained("container:dock")?);
+    ensure!(!explained("container:quadlet")?);
+    ensure!(!explained(unit)?);
+    host.ok("rm /etc/godebug/rules.d/10-web.toml").map(drop)
+}
+
+/// Its engine stops it while somebody debugs it: the session ends with it.
+fn a_container_that_ends(host: &Host, unit: &str) -> Result<()> {
+    leaves_nothing_but_new_processes(host, &["web.service"], |_| {
+        let session = Session::for_laptop(host, "container:dock", "60s")?;
+        ensure!(session.document["unit"] == unit, "{}", session.document);
+        host.ok("docker stop dock")?;
+        session.ends(host, "target-exited", SOON).map(drop)
+    })
+}

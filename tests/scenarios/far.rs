@@ -256,6 +256,8 @@ fn unreachable(host: &Host) -> Result<()> {
 /// The connection breaks off, as when somebody trips over a cable: the session waits, and goes on.
 fn blinks(host: &Host) -> Result<()> {
     let ssh = Ssh::to(host)?;
+    // A shell that greets, as many do.
+    host.ok("printf 'echo you are on a production host\\nprintf careful' >/root/.bashrc")?;
     leaves_nothing(host, &["myapp"], |_| {
         let at = format!("-H root@{}", host.address());
         let mut attach = ssh.spawn(&format!("godebugctl {at} --json attach myapp --ttl 90s"))?;
@@ -277,6 +279,7 @@ fn blinks(host: &Host) -> Result<()> {
         ensure!(output.stderr.contains("has broken off"), "{output}");
         session.ends(host, "stopped", SOON).map(drop)
     })?;
+    host.ok("rm /root/.bashrc")?;
     ssh.end()
 }
 

@@ -11,12 +11,15 @@ use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::str::FromStr;
 use std::sync::OnceLock;
+use std::time::Duration;
 use zbus::Connection;
 
 /// Says where we come from, and then carries messages. A shell of whatever kind understands it.
-const BRIDGE: &str = "echo \"$SSH_CONNECTION\" && exec systemd-stdio-bridge";
-/// No line of `SSH_CONNECTION` is longer.
-const LONGEST_LINE: usize = 512;
+const BRIDGE: &str = "echo \"godebug-bridge $SSH_CONNECTION\" && exec systemd-stdio-bridge";
+/// What stands at the beginning of that line. Before it may be what the account's shell greets with.
+const MARK: &str = "godebug-bridge ";
+/// No shell greets with more, in bytes.
+const LONGEST_GREETING: usize = 64 * 1024;
 /// ssh's own exit status when it did not come through; every other is the far program's.
 const SSH_FAILED: i32 = 255;
 /// A shell's when there is no such program.
@@ -69,6 +72,12 @@ impl Host {
 
     pub(crate) fn as_str(&self) -> &str {
         &self.name
+    }
+
+    /// For how long an answer is waited for, where it is one host of several.
+    pub(crate) fn patience(&self, is_quick: bool) -> Option<Duration> {
+        let patience = if is_quick { Duration::from_secs(30) } else { Duration::from_secs(150) };
+        self.is_unasked.then_some(patience)
     }
 
     /// The same, with nobody there to be asked.
@@ -135,7 +144,7 @@ impl Host {
         let mut child = ssh.spawn().map_err(failed)?;
         // With it our copies of its end: else a bridge that ends would not be noticed.
         drop(ssh);
-        match line(&mut here) {
+        match marked_line(&mut here) {
             Ok(from) => Ok((here, child, Ssh::parse(&from))),
             Err(error) => {
                 let _ = here.shutdown(Shutdown::Both);
@@ -207,17 +216,23 @@ impl Host {
     }
 }
 
-/// The next line, without a byte of what follows it.
-fn line(from: &mut UnixStream) -> io::Result<String> {
+/// What stands behind the mark, without a byte of what follows its line.
+fn marked_line(from: &mut UnixStream) -> io::Result<String> {
     let (mut line, mut byte) = (Vec::new(), [0]);
-    while line.len() < LONGEST_LINE {
+    for _ in 0..LONGEST_GREETING {
         from.read_exact(&mut byte)?;
-        if byte == *b"\n" {
-            return Ok(String::from_utf8_lossy(&line).into_owned());
+        if byte != *b"\n" {
+            line.push(byte[0]);
+            continue;
         }
-        line.push(byte[0]);
+        let text = String::from_utf8_lossy(&line).trim_end_matches('\r').to_owned();
+        // A greeting need not end with a line break.
+        if let Some(at) = text.rfind(MARK) {
+            return Ok(text[at + MARK.len()..].to_owned());
+        }
+        line.clear();
     }
-    Err(io::Error::new(io::ErrorKind::InvalidData, "what came first is too long"))
+    Err(io::Error::new(io::ErrorKind::InvalidData, "what the shell there says first is too long"))
 }
 
 /// One word of a shell's command line, whatever is in it.
@@ -260,9 +275,21 @@ mod tests {
     #[test]
     fn a_line_ends_where_the_messages_begin() {
         let (mut here, mut there) = UnixStream::pair().unwrap();
-        io::Write::write_all(&mut there, b"10.0.0.1 5 10.0.0.2 22\nl").unwrap();
-        assert_eq!(line(&mut here).unwrap(), "10.0.0.1 5 10.0.0.2 22");
+        let said = b"Welcome!\n\x1b[1mhi\x1b[0m godebug-bridge 10.0.0.1 5 10.0.0.2 22\nl";
+        io::Write::write_all(&mut there, said).unwrap();
+        assert_eq!(marked_line(&mut here).unwrap(), "10.0.0.1 5 10.0.0.2 22");
+        let mut rest = [0];
+        here.read_exact(&mut rest).unwrap();
+        assert_eq!(&rest, b"l");
         drop(there);
-        assert!(line(&mut here).is_err());
+        assert!(marked_line(&mut here).is_err());
+    }
+
+    #[test]
+    fn a_shell_that_talks_without_end_is_not_listened_to() {
+        let (mut here, mut there) = UnixStream::pair().unwrap();
+        std::thread::spawn(move || while io::Write::write_all(&mut there, b"yes\n").is_ok() {});
+        let error = marked_line(&mut here).unwrap_err();
+        assert!(error.to_string().contains("too long"), "{error}");
     }
 }

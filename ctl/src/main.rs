@@ -110,7 +110,21 @@ fn start(output: &Output, command: &Command) -> Result<(), Refusal> {
     let runtime = runtime.map_err(|error| {
         Refusal::failed(format!("this program cannot start its event loop: {error}"), "")
     })?;
-    let result = runtime.block_on(run(output, command));
+    let result = runtime.block_on(async {
+        // One host of several that hangs must not keep the answers of the others.
+        let is_quick = !matches!(command, Command::Stop(_));
+        match Host::chosen().and_then(|host| Some((host, host.patience(is_quick)?))) {
+            None => run(output, command).await,
+            Some((host, patience)) => {
+                let silent = || {
+                    let message =
+                        format!("{} has not answered for {} s", host.as_str(), patience.as_secs());
+                    Refusal::host(message, format!("ask it alone: godebugctl -H {}", host.as_str()))
+                };
+                tokio::time::timeout(patience, run(output, command)).await.map_err(|_| silent())?
+            }
+        }
+    });
     // Whatever is still going on (a name being resolved) must not hold up the exit.
     runtime.shutdown_background();
     result

@@ -4,15 +4,20 @@ use anyhow::{Result, ensure};
 use godebug_tests::{Host, Machine, Output, Spawned, scenario::Scenario};
 use rustix::process::Signal;
 use serde_json::Value;
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
+use crate::ides::vscode_is_here;
 use crate::support::{
-    Laptop, SOON, Session, is_answered, leaves_nothing, listen_address, order, refused,
+    Laptop, SOON, Session, is_answered, leaves_nothing, line_of, listen_address, order, refused,
 };
 
 pub(crate) const ALL: &[Scenario] = &[
     Scenario::new("far_host_is_debugged_from_the_laptop_by_ssh", by_tls).main().shared(),
     Scenario::new("far_host_is_debugged_through_ssh_with_no_port_open", by_ssh).shared(),
+    Scenario::new("newcomer_reaches_a_first_breakpoint_in_vscode", newcomer).without_product(),
     Scenario::new("far_hosts_are_asked_all_at_once", many).shared(),
     Scenario::new("far_host_that_ssh_does_not_reach_is_told_with_a_remedy", unreachable).shared(),
     Scenario::new("two_laptops_debug_two_services_of_one_host", two_laptops).shared(),
@@ -251,6 +256,8 @@ fn unreachable(host: &Host) -> Result<()> {
 /// The connection breaks off, as when somebody trips over a cable: the session waits, and goes on.
 fn blinks(host: &Host) -> Result<()> {
     let ssh = Ssh::to(host)?;
+    // A shell that greets, as many do.
+    host.ok("printf 'echo you are on a production host\\nprintf careful' >/root/.bashrc")?;
     leaves_nothing(host, &["myapp"], |_| {
         let at = format!("-H root@{}", host.address());
         let mut attach = ssh.spawn(&format!("godebugctl {at} --json attach myapp --ttl 90s"))?;
@@ -272,6 +279,7 @@ fn blinks(host: &Host) -> Result<()> {
         ensure!(output.stderr.contains("has broken off"), "{output}");
         session.ends(host, "stopped", SOON).map(drop)
     })?;
+    host.ok("rm /root/.bashrc")?;
     ssh.end()
 }
 
@@ -366,5 +374,44 @@ fn two_laptops(host: &Host) -> Result<()> {
         of_second.ends(host, "stopped", SOON).map(drop)
     })?;
     host.ok("systemctl stop pie")?;
+    ssh.end()
+}
+
+/// Two commands and F5, from a host that has never seen godebug to a breakpoint and a value.
+fn newcomer(host: &Host) -> Result<()> {
+    if std::env::var("GODEBUG_DEV_INSTALL").is_ok_and(|value| value == "1") {
+        eprintln!("     GODEBUG_DEV_INSTALL=1: there is no package to install");
+        return Ok(());
+    }
+    let (folder, here) = vscode_is_here()?;
+    let ssh = Ssh::to(host)?;
+    let began = Instant::now();
+    host.install_package()?;
+    let installed = began.elapsed();
+    leaves_nothing(host, &["myapp"], |_| {
+        let at = format!("-H root@{}", host.address());
+        let mut attach = ssh.spawn(&format!("godebugctl {at} --json attach myapp --ttl 90s"))?;
+        let listen = listen_address(&attach.wait_for_line("\"listen\"", SOON)?)?;
+        let attached = began.elapsed();
+        let mut code = host.laptop_spawn(&format!(
+            "NODE_PATH={}/node_modules exec node {}/vscode.js {} step /opt/samples/src/shop/main.go {}",
+            folder.display(),
+            here.display(),
+            listen.port(),
+            line_of("discounts := map")?
+        ))?;
+        code.wait_for_line("READY", SOON)?;
+        let request = order(host, 8080)?;
+        ensure!(code.wait(SOON)?.ok()?.contains("OK"));
+        eprintln!(
+            "     a newcomer: installed after {:.1} s, attached after {:.1} s, at a breakpoint and on after {:.1} s",
+            installed.as_secs_f32(),
+            attached.as_secs_f32(),
+            began.elapsed().as_secs_f32()
+        );
+        is_answered(request)?;
+        attach.interrupt()?;
+        attach.wait(SOON)?.exits(0).map(drop)
+    })?;
     ssh.end()
 }

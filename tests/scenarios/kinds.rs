@@ -358,6 +358,10 @@ fn containers(host: &Host) -> Result<()> {
     for name in ["quadlet", "by-hand", "dock"] {
         ensure!(told.contains(name), "it does not name what runs: {told}");
     }
+    let told = host.run_as("bob", "godebugctl --json attach container:nobody --detach")?;
+    let told = crate::support::refused(told, 4, "target")?;
+    ensure!(!told.contains("quadlet"), "it tells anybody what runs: {told}");
+    host.run_as("bob", "godebugctl --json attach container:dock --detach")?.exits(3)?;
     by_rule(host, &docker)?;
     a_container_that_ends(host, &docker)
 }

@@ -18,12 +18,19 @@ const MOST_CONTAINERS: usize = 4096;
 const MOST_GROUPS: usize = 65_536;
 const ID_LENGTH: usize = 64;
 
-/// The running container that is meant, by its full name, and its control group.
+/// The running container that is meant, by its full name, and its control group. Which others run is told
+/// to root only: an engine tells nobody else either.
 ///
 /// # Errors
 /// When there is none, or several.
-pub(super) fn find(wanted: &ContainerName) -> Result<(TargetName, String), Refusal> {
-    find_in(Path::new("/"), wanted)
+pub(super) fn find(wanted: &ContainerName, asker: u32) -> Result<(TargetName, String), Refusal> {
+    find_in(Path::new("/"), wanted).map_err(|refusal| match asker {
+        0 => refusal,
+        _ => Refusal {
+            remedy: "name it in full; its engine tells an administrator which run".to_owned(),
+            ..refusal
+        },
+    })
 }
 
 /// The same below another root.

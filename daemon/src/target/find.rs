@@ -149,7 +149,8 @@ fn group_of(unit: &UnitName, facts: &UnitFacts, part: Option<&Part>) -> Result<S
         .group
         .strip_prefix(&whole)
         .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
-    if inside && !whole.is_empty() && Path::new(paths::CGROUP).join(&part.group[1..]).exists() {
+    let folder = Path::new(paths::CGROUP).join(part.group.trim_start_matches('/'));
+    if inside && !whole.is_empty() && folder.exists() {
         return Ok(part.group.clone());
     }
     Err(Refusal::target(format!("{} is not in {unit} any more", part.name), "ask again"))

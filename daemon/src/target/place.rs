@@ -37,7 +37,7 @@ pub async fn find(systemd: &Systemd, name: &TargetName, asker: u32) -> Result<Pl
         }
         TargetName::Container(wanted) => {
             let wanted = wanted.clone();
-            let found = tokio::task::spawn_blocking(move || containers::find(&wanted)).await;
+            let found = tokio::task::spawn_blocking(move || containers::find(&wanted, asker)).await;
             let (name, group) =
                 found.map_err(|error| Refusal::failed(error.to_string(), "try again"))??;
             let unit = unit_of(&group).ok_or_else(|| in_no_unit(&name))?;

@@ -9,6 +9,7 @@ use crate::output::Output;
 use crate::question::Question;
 use crate::request::{open_request, open_symbols};
 use crate::signals::Signals;
+use crate::symbols;
 use crate::waiting::Interrupted::{self, LeavesIt, TakesItBack};
 use crate::{detach, foreground, ports, report, tickets, waiting};
 use godebug_api::bus::ManagerProxy;
@@ -22,9 +23,7 @@ use std::pin::pin;
 
 pub(crate) async fn attach(output: &Output, arguments: &Attach) -> Result<(), Refusal> {
     if arguments.dry_run {
-        if let Some(path) = arguments.way.symbols.as_deref() {
-            open_symbols(path)?;
-        }
+        symbols::open(arguments).await?;
         return dry_run(output, arguments).await;
     }
     open(output, arguments, None).await
@@ -50,18 +49,17 @@ pub(crate) async fn open(
     arguments: &Attach,
     request: Option<SessionInfo>,
 ) -> Result<(), Refusal> {
-    let mut files = Vec::new();
     let executable = arguments.dump.as_ref().and_then(|dump| dump.executable.as_deref());
-    for path in arguments.way.symbols.as_deref().into_iter().chain(executable) {
-        files.push(open_symbols(path)?);
-    }
-    if !files.is_empty() && Host::chosen().is_some() {
+    let brings_files = arguments.way.symbols.is_some() || executable.is_some();
+    if brings_files && Host::chosen().is_some() {
         return Err(Refusal::usage(
             "--symbols and --executable cannot be brought along to another host",
             "copy the file there, and use godebugctl on that host",
         ));
     }
     // Whatever can fail here fails before the host is changed.
+    let mut files: Vec<OwnedFd> = symbols::open(arguments).await?.into_iter().collect();
+    files.extend(executable.map(open_symbols).transpose()?);
     if let Some(path) = &arguments.way.ticket {
         tickets::check_place(path)?;
     }

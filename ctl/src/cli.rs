@@ -426,8 +426,9 @@ pub(crate) struct Way {
     /// Put a configuration for this IDE in place, or print it; `dlv` starts dlv's own client
     #[arg(long)]
     pub(crate) ide: Option<Ide>,
-    /// A file with the debug information of a stripped program; its build ID must match
-    #[arg(long, value_name = "FILE")]
+    /// A file with the debug information of a stripped program, whose build ID must match; or a folder
+    /// in which it lies by build ID, such as /usr/lib/debug; or `debuginfod`, to ask the site's server
+    #[arg(long, value_name = "PATH")]
     pub(crate) symbols: Option<PathBuf>,
     /// Attach unasked only if that is expected to freeze the service for no longer; `inspect` tells
     /// for how long. Half of its WatchdogSec= is a limit too

@@ -32,6 +32,7 @@ mod sessions;
 mod share;
 mod signals;
 mod snapshot;
+mod symbols;
 mod terminal;
 mod tickets;
 mod toolchain;

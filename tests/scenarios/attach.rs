@@ -252,9 +252,32 @@ fn stripped_with_symbols(host: &Host) -> Result<()> {
         ensure!(ide.evaluate(frame, "o.Customer")?.contains("customer-3"));
         ide.resume(thread)?;
         is_answered(request)?;
-        session.stop(host)
+        session.stop(host)?;
+        symbols_by_build_id(host)
     })?;
     host.ok("systemctl stop stripped").map(drop)
+}
+
+/// In a folder as distributions have it, and by debuginfod's client, which here is a script.
+fn symbols_by_build_id(host: &Host) -> Result<()> {
+    let inspected = host.run("godebugctl --json inspect stripped")?.exits(0)?.json()?;
+    let id = text(&inspected, "build_id")?;
+    let place = format!("/srv/debug/.build-id/{}/{}.debug", &id[..2], &id[2..]);
+    host.ok(&format!(
+        "mkdir -p $(dirname {place}) /srv/bin && cp /opt/samples/shop-stripped.debug-full {place} && \
+         printf '#!/bin/sh\n[ \"$*\" = \"debuginfo {id}\" ] && echo {place}\n' >/srv/bin/debuginfod-find && \
+         chmod 755 /srv/bin/debuginfod-find"
+    ))?;
+    let attach =
+        "godebugctl --json attach stripped --ttl 60s --detach --ticket /root/by-id --symbols";
+    for symbols in ["/srv/debug", "debuginfod"] {
+        let opened =
+            host.run(&format!("PATH=/srv/bin:$PATH {attach} {symbols}; rm -f /root/by-id"))?;
+        Session::of(opened.json()?)?.stop(host)?;
+    }
+    let refused = host.run(&format!("{attach} /srv"))?.exits(2)?;
+    ensure!(refused.stderr.contains(&format!("nothing for the build ID {id}")), "{refused}");
+    host.ok("rm -r /srv/debug /srv/bin").map(drop)
 }
 
 fn not_twice(host: &Host) -> Result<()> {

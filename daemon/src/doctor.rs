@@ -1,5 +1,7 @@
 //! `doctor`: every prerequisite of the host, and of a unit if one is named. Looks, changes nothing.
 
+mod versions;
+
 use crate::config::Config;
 use crate::engine::Host;
 use crate::host::apparmor::{self, Variant};
@@ -20,7 +22,9 @@ use std::time::Duration;
 
 /// Looks at everything. A check that cannot be made is a bad one.
 pub async fn diagnose(sessions: &Sessions, place: Option<&Place>) -> Diagnosis {
-    let mut checks = vec![configuration(), rules(), systemd(sessions).await, control_groups()];
+    let mut checks = vec![configuration(), rules()];
+    checks.extend(versions::of_the_host());
+    checks.extend([systemd(sessions).await, control_groups()]);
     checks.extend(debuggers().await);
     checks.push(fence().await);
     checks.push(firewall(sessions).await);
@@ -101,7 +105,7 @@ async fn systemd(sessions: &Sessions) -> Check {
         Err(refusal) => return check("systemd", Verdict::Bad, refusal.message, refusal.remedy),
     };
     match systemd.manager().version().await {
-        Ok(version) => good("systemd", version),
+        Ok(version) => versions::held_against_the_table("systemd", &version),
         Err(error) => {
             check("systemd", Verdict::Bad, error.to_string(), "godebug works through systemd alone")
         }
@@ -178,7 +182,7 @@ async fn firewall(sessions: &Sessions) -> Check {
                 format!("{}, used without its timeouts (firewalld#1597)", firewalld.version),
             )
         }
-        Ok(Some(firewalld)) => good("firewalld", firewalld.version),
+        Ok(Some(firewalld)) => versions::held_against_the_table("firewalld", &firewalld.version),
         Ok(None) => good("firewalld", "not running: the nftables fence is used alone"),
         Err(why) => check("firewalld", Verdict::Bad, why, "see `systemctl status firewalld`"),
     }
@@ -190,15 +194,25 @@ async fn polkit(sessions: &Sessions) -> Check {
         let name = zbus::names::BusName::try_from("org.freedesktop.PolicyKit1")?;
         let running = bus.name_has_owner(name.clone()).await?;
         let names = bus.list_activatable_names().await?;
-        zbus::Result::Ok(running || names.iter().any(|known| known.as_str() == name.as_str()))
+        let there = running || names.iter().any(|known| known.as_str() == name.as_str());
+        zbus::Result::Ok(there.then_some(bus))
     };
-    match asked.await {
-        Ok(true) => good("polkit", "there"),
+    match asked.await.map(|bus| bus.is_some()) {
+        Ok(true) => match polkit_version(sessions).await {
+            Some(version) => versions::held_against_the_table("polkit", &version),
+            None => good("polkit", "there"),
+        },
         Ok(false) => check("polkit", Verdict::Bad, "polkit is not installed", "install polkitd"),
         Err(error) => {
             check("polkit", Verdict::Bad, error.to_string(), "see `systemctl status polkit`")
         }
     }
+}
+
+async fn polkit_version(sessions: &Sessions) -> Option<String> {
+    let connection = &sessions.shared().connection;
+    let authority = zbus_polkit::policykit1::AuthorityProxy::new(connection).await.ok()?;
+    authority.backend_version().await.ok()
 }
 
 fn ptrace_scope() -> Check {

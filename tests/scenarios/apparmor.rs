@@ -11,7 +11,8 @@ use godebug_tests::{
 
 use crate::{
     on_vm::{
-        IN_TIME, attempts, came_out, crashed, debugged, observed, open, start_ticker, started, told,
+        IN_TIME, attempts, came_out, crashed, debugged, nameless, observed, open, start_ticker,
+        started, told,
     },
     support::{Laptop, Session, refused, text},
 };
@@ -19,6 +20,7 @@ use crate::{
 pub(crate) const ALL: &[VmScenario] = &[
     VmScenario::new("session_opens_the_profile_and_its_end_locks_it", Lsm::AppArmor, whole_session),
     VmScenario::new("observer_is_shown_images", Lsm::AppArmor, images),
+    VmScenario::new("program_of_a_user_without_a_name_is_debugged", Lsm::AppArmor, without_a_name),
     VmScenario::new("service_is_started_under_a_debugger", Lsm::AppArmor, start),
     VmScenario::new("login_by_ssh_is_in_the_record", Lsm::AppArmor, by_ssh),
     VmScenario::new("core_dump_of_a_real_crash_is_looked_into", Lsm::AppArmor, core_dump),
@@ -41,6 +43,15 @@ fn start(vm: &Vm) -> Result<()> {
     told(vm, || {
         let before = VmSnapshot::take(vm, &[])?;
         started(vm)?;
+        no_denials(vm)?;
+        nothing_left_on(vm, &before)
+    })
+}
+
+fn without_a_name(vm: &Vm) -> Result<()> {
+    told(vm, || {
+        let before = VmSnapshot::take(vm, &[])?;
+        nameless(vm)?;
         no_denials(vm)?;
         nothing_left_on(vm, &before)
     })

@@ -22,6 +22,11 @@ fn fitting_dlv(host: &Host) -> Result<()> {
         for usable in ["dlv 1.24.0", "dlv 1.27.1"] {
             ensure!(check(&diagnosis, usable)?["verdict"] == "good", "{diagnosis}");
         }
+        // What it runs on is what the table says was tried.
+        for part in ["distribution", "kernel", "glibc", "systemd", "polkit", "firewalld"] {
+            let row = check(&diagnosis, part)?;
+            ensure!(row["verdict"] == "good", "the table of what was tried lacks this: {row}");
+        }
         // The newest that supports Go 1.24, which the programs are built with, or forky's 1.27.
         let debugger = match host.suite() {
             Suite::Trixie | Suite::Forky => "/usr/bin/dlv",

@@ -45,6 +45,27 @@ fn debugged_after(vm: &Vm, session: &Session, least: u64) -> Result<()> {
     ide.resume(thread)
 }
 
+/// A program whose user the host has no name for, as in a container: dlv's unit becomes that user.
+pub(crate) fn nameless(vm: &Vm) -> Result<()> {
+    vm.ok(
+        "systemd-run --quiet --unit=nameless /usr/sbin/chroot --userspec=+65532:+65532 --groups= / \
+         /opt/samples/ticker",
+    )?;
+    vm.wait_until("it runs as that user", IN_TIME, &mut || {
+        Ok(vm.run("test \"$(ps -o uid= -C ticker | tail -n 1 | tr -d ' ')\" = 65532")?.success())
+    })?;
+    let session = open(vm, "nameless", "10m")?;
+    let status = vm.ok("cat /proc/$(pgrep -x dlv)/status")?;
+    ensure!(status.contains("65532\t65532\t65532\t65532"), "{status}");
+    // CAP_SYS_PTRACE and no other, in each of the sets.
+    for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+        ensure!(status.contains(&format!("{set}:\t0000000000080000")), "{status}");
+    }
+    debugged(vm, &session)?;
+    session.stop(vm)?;
+    vm.ok("systemctl stop nameless").map(drop)
+}
+
 /// The same in mode observe: the IDE stops at the line, on an image, and then at one of now.
 pub(crate) fn observed(vm: &Vm) -> Result<()> {
     let options =

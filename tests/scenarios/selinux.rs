@@ -11,7 +11,8 @@ use godebug_tests::{
 
 use crate::{
     on_vm::{
-        IN_TIME, attempts, came_out, crashed, debugged, observed, open, start_ticker, started, told,
+        IN_TIME, attempts, came_out, crashed, debugged, nameless, observed, open, start_ticker,
+        started, told,
     },
     support::{Laptop, Session, refused, text},
 };
@@ -20,6 +21,7 @@ pub(crate) const ALL: &[VmScenario] = &[
     VmScenario::new("session_turns_the_boolean_and_its_end_turns_it_back", Lsm::Selinux, whole),
     VmScenario::new("service_in_its_own_domain_is_debugged_or_refused", Lsm::Selinux, own_domain),
     VmScenario::new("image_is_taken_with_the_boolean_off", Lsm::Selinux, image),
+    VmScenario::new("program_of_a_user_without_a_name_is_debugged", Lsm::Selinux, without_a_name),
     VmScenario::new("service_is_started_under_a_debugger", Lsm::Selinux, start),
     VmScenario::new("core_dump_of_a_real_crash_is_looked_into", Lsm::Selinux, core_dump),
     VmScenario::new("booleans_of_the_site_get_their_values_back", Lsm::Selinux, of_the_site),
@@ -218,6 +220,15 @@ fn start(vm: &Vm) -> Result<()> {
     told(vm, || {
         let before = VmSnapshot::take(vm, &[])?;
         started(vm)?;
+        no_denials(vm)?;
+        nothing_left_on(vm, &before)
+    })
+}
+
+fn without_a_name(vm: &Vm) -> Result<()> {
+    told(vm, || {
+        let before = VmSnapshot::take(vm, &[])?;
+        nameless(vm)?;
         no_denials(vm)?;
         nothing_left_on(vm, &before)
     })

@@ -20,6 +20,7 @@ pub mod process_state;
 pub mod program;
 pub mod rules;
 pub mod state;
+pub mod supported;
 mod target_name;
 pub mod words;
 

@@ -30,7 +30,7 @@ pub const TABLE: &[Part] = &[
     Part {
         name: "glibc",
         least: Some("2.34"),
-        tried: &["2.36", "2.41", "2.42", "2.43"],
+        tried: &["2.36", "2.41", "2.43"],
         why: "what the package is linked against",
     },
     Part {
@@ -42,7 +42,7 @@ pub const TABLE: &[Part] = &[
     Part {
         name: "polkit",
         least: Some("0.105"),
-        tried: &["122", "126", "127"],
+        tried: &["122", "126", "128"],
         why: "rules hold the part that is about units, so pkla is enough",
     },
     Part {

@@ -2,6 +2,7 @@
 
 use crate::output::Output;
 use godebug_api::Refusal;
+use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 use serde_json::Value;
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -11,6 +12,8 @@ use tokio::process::{Child, Command};
 /// A client that runs. The session ends when it does.
 pub(crate) struct TerminalClient {
     child: Child,
+    /// How the terminal was before: one that is killed at its prompt leaves it without echo.
+    terminal: Option<Termios>,
     /// What it reads at its start.
     _script: tempfile::NamedTempFile,
 }
@@ -38,12 +41,23 @@ impl TerminalClient {
         // With no terminal of its own it would not be asked.
         dlv.stdin(Stdio::inherit()).kill_on_drop(true);
         output.hush();
-        Ok(Self { child: dlv.spawn().map_err(failed)?, _script: script })
+        let terminal = tcgetattr(io::stdin()).ok();
+        Ok(Self { child: dlv.spawn().map_err(failed)?, terminal, _script: script })
     }
 
     /// Returns when it has ended.
     pub(crate) async fn ended(&mut self) {
         let _ = self.child.wait().await;
+    }
+}
+
+impl Drop for TerminalClient {
+    fn drop(&mut self) {
+        // An error is that it has ended, which is what is wanted.
+        let _ = self.child.start_kill();
+        if let Some(terminal) = &self.terminal {
+            let _ = tcsetattr(io::stdin(), OptionalActions::Drain, terminal);
+        }
     }
 }
 

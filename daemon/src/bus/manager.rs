@@ -523,6 +523,7 @@ impl Manager {
     ) -> Result<String, BusError> {
         let _busy = self.activity.begin();
         let caller = Caller::of(&header, connection).await?;
+        let asker = caller.uid;
         let which = match which.parse::<Pid>() {
             Ok(pid) => Which::Of(pid),
             Err(_) => match self.place(which, &caller).await? {
@@ -538,7 +539,7 @@ impl Manager {
         let allowed =
             authorize(connection, caller, Action::Read, unit.as_ref(), &[], which).await?;
         let (which, _) = allowed.into_inner();
-        let found = self.sessions.ask_log(move || Ok(dumps::find(&which))).await??;
+        let found = self.sessions.ask_log(move || Ok(dumps::find(&which, asker))).await??;
         Ok(json(&found.iter().map(dumps::Found::document).collect::<Vec<_>>())?)
     }
 

@@ -64,9 +64,9 @@ impl Sessions {
         brought: Brought,
         id: SessionId,
     ) -> Result<Begun, Refusal> {
-        let request = &allowed.get().what;
+        let (request, asker) = (&allowed.get().what, allowed.caller().uid);
         let (dump, port, facts, wanted) =
-            self.foresee_dump(unit, (&config, request), wanted, brought, id).await?;
+            self.foresee_dump((unit, asker), (&config, request), wanted, brought, id).await?;
         let (Permitted { what: request, permit, consented }, caller) = allowed.into_inner();
         let running = rules::running(&self.list(), unit, caller.uid);
         permit.room_for_one_more(running).map_err(rules::Denied::from)?;
@@ -110,21 +110,22 @@ impl Sessions {
             ));
         }
         let brought = Brought { symbols, executable: None };
-        let (dump, _, facts, wanted) =
-            self.foresee_dump(unit, (config, request), wanted, brought, new_id()?).await?;
+        let (dump, _, facts, wanted) = self
+            .foresee_dump((unit, caller.uid), (config, request), wanted, brought, new_id()?)
+            .await?;
         Ok(opened((&wanted, &facts), &dump, request, (caller, permit), config))
     }
 
     async fn foresee_dump(
         &self,
-        unit: &UnitName,
+        (unit, asker): (&UnitName, u32),
         (config, request): (&Config, &OpenRequest),
         wanted: DumpRequest,
         brought: Brought,
         id: SessionId,
     ) -> Result<(Prepared, Port, Facts, Wanted), Refusal> {
         prepare::within_the_rules(config, request)?;
-        let dump = prepare(unit, &wanted, brought).await?;
+        let dump = prepare((unit, asker), &wanted, brought).await?;
         let debugger = fitting(&dump.executable).await?;
         let network = prepare::network(self, config, request).await?;
         let Network { port, sources, firewall, confinement, booleans } = network;
@@ -146,17 +147,21 @@ impl Sessions {
 }
 
 async fn prepare(
-    unit: &UnitName,
+    (unit, asker): (&UnitName, u32),
     wanted: &DumpRequest,
     brought: Brought,
 ) -> Result<Prepared, Refusal> {
     let (unit, wanted) = (unit.clone(), wanted.clone());
-    let looked = tokio::task::spawn_blocking(move || look(&unit, &wanted, brought)).await;
+    let looked = tokio::task::spawn_blocking(move || look((&unit, asker), &wanted, brought)).await;
     looked.map_err(|error| Refusal::failed(error.to_string(), ""))?
 }
 
-fn look(unit: &UnitName, wanted: &DumpRequest, brought: Brought) -> Result<Prepared, Refusal> {
-    let all = dumps::find(&Which::OfUnit(unit.clone()))?;
+fn look(
+    (unit, asker): (&UnitName, u32),
+    wanted: &DumpRequest,
+    brought: Brought,
+) -> Result<Prepared, Refusal> {
+    let all = dumps::find(&Which::OfUnit(unit.clone()), asker)?;
     let mut those = all.into_iter().filter(|it| wanted.pid.is_none_or(|pid| pid == it.dump.pid));
     let Some(mut found) = those.next() else {
         return Err(Refusal::target(

@@ -80,6 +80,12 @@ fn from_a_proxy(host: &Host) -> Result<()> {
 /// Whoever could change it is root, and still it is not run.
 fn changed_afterwards(host: &Host) -> Result<()> {
     let dlv = "/usr/lib/godebug/delve/1.26.3/dlv";
+    // Whichever of both is changed, they do not belong together any more.
+    let pin = "/usr/lib/godebug/delve/1.26.3/pin.json";
+    host.ok(&format!("cp {pin} /root/pin && sed -i 's/\"sha256\":\"./\"sha256\":\"/' {pin}"))?;
+    let verify = host.run("godebugctl --json toolchain verify")?.exits(5)?;
+    ensure!(verify.stdout.contains("\"state\":\"changed\""), "{verify}");
+    host.ok(&format!("mv /root/pin {pin} && godebugctl toolchain verify"))?;
     host.ok(&format!("printf '#!/bin/sh\\ntouch /tmp/was-run\\necho Version: 1.26.3\\n' >{dlv}"))?;
     let verify = host.run("godebugctl --json toolchain verify")?.exits(5)?;
     ensure!(verify.stdout.contains("\"state\":\"changed\""), "{verify}");

@@ -40,7 +40,7 @@ async fn answer(words: &[&str]) -> Result<Answer, Refusal> {
             Answer::Removed { path: toolchain::remove(parsed(version)?)?.display().to_string() }
         }
         ["add", version, origin @ ..] => {
-            Answer::Added(toolchain::add(parsed(version)?, &parsed_origin(origin)?)?)
+            Answer::Added(toolchain::add(parsed(version)?, &parsed_origin(origin)?).await?)
         }
         _ => return Err(Refusal::usage("this program is for godebugctl to run", USAGE)),
     })

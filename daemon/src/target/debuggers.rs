@@ -6,7 +6,7 @@
 
 mod cache;
 pub(crate) mod trust;
-mod version;
+pub(crate) mod version;
 
 use super::executable::GoExecutable;
 use crate::toolchain as pins;

@@ -49,7 +49,7 @@ pub async fn find(systemd: &Systemd, name: &TargetName, asker: u32) -> Result<Pl
 }
 
 /// The unit that a control group belongs to: the first on the way down that is no slice.
-fn unit_of(group: &str) -> Option<UnitName> {
+pub(crate) fn unit_of(group: &str) -> Option<UnitName> {
     let first = group.split('/').find(|part| !part.is_empty() && !part.ends_with(".slice"))?;
     let is_unit = first.ends_with(".service") || first.ends_with(".scope");
     first.parse().ok().filter(|_| is_unit)

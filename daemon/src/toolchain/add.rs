@@ -2,6 +2,7 @@
 //! file; or from a file or folder. It is looked at before it is put in its place, and pinned then.
 
 use super::{folder, pins, place_of};
+use crate::target::debuggers;
 use crate::target::executable::GoExecutable;
 use godebug_api::toolchain::{Dlv, DlvState, Pin};
 use godebug_api::{Refusal, clock};
@@ -32,7 +33,7 @@ pub enum Origin {
 ///
 /// # Errors
 /// Why not, with the remedy; nothing is left of it then.
-pub fn add(version: DelveVersion, origin: &Origin) -> Result<Dlv, Refusal> {
+pub async fn add(version: DelveVersion, origin: &Origin) -> Result<Dlv, Refusal> {
     if version < FIRST_WITH_UNIX_SOCKET {
         return Err(Refusal::usage(
             format!("Delve {version} cannot listen on a Unix socket, so godebug has no use for it"),
@@ -49,7 +50,7 @@ pub fn add(version: DelveVersion, origin: &Origin) -> Result<Dlv, Refusal> {
     let new = Unfinished::begin(version)?;
     let dlv = new.0.join("dlv");
     let source = obtain(version, origin, &new.0, &dlv)?;
-    let executable = examine(&dlv, version)?;
+    let executable = examine(&dlv, version).await?;
     let written = finish(&dlv, version, source);
     let pin = written.map_err(|error| failed_to_write(&new.0, &error))?;
     std::fs::rename(&new.0, &place).map_err(|error| failed_to_write(&place, &error))?;
@@ -252,7 +253,7 @@ fn find(tree: &Path, package: &Path) -> Result<PathBuf, Refusal> {
 }
 
 /// It is Delve, of this version, by its own build information and by its own word.
-fn examine(dlv: &Path, version: DelveVersion) -> Result<GoExecutable, Refusal> {
+async fn examine(dlv: &Path, version: DelveVersion) -> Result<GoExecutable, Refusal> {
     let wrong = |why: String| Refusal::usage(format!("this is not Delve {version}: {why}"), "");
     std::fs::set_permissions(dlv, Permissions::from_mode(0o755))
         .map_err(|error| failed_to_write(dlv, &error))?;
@@ -262,22 +263,8 @@ fn examine(dlv: &Path, version: DelveVersion) -> Result<GoExecutable, Refusal> {
         let package = executable.package.as_deref().unwrap_or("another program");
         return Err(wrong(format!("it is {package}")));
     }
-    let said = Command::new(dlv)
-        .arg("version")
-        .env_clear()
-        .env("PATH", "/usr/bin")
-        .env("HOME", "/nonexistent")
-        .env("XDG_CONFIG_HOME", "/dev/null")
-        .stdin(Stdio::null())
-        .output()
-        .map_err(|error| wrong(format!("it cannot be run: {error}")))?;
-    let said = String::from_utf8_lossy(&said.stdout);
-    let own = said.lines().find_map(|line| line.strip_prefix("Version:")).map(str::trim);
-    match own.and_then(|own| own.parse::<DelveVersion>().ok()) {
-        Some(own) if own == version => Ok(executable),
-        Some(own) => Err(wrong(format!("it says that it is {own}"))),
-        None => Err(wrong("`dlv version` tells none".to_owned())),
-    }
+    let own = debuggers::version::ask(dlv).await.map_err(wrong)?;
+    if own == version { Ok(executable) } else { Err(wrong(format!("it says that it is {own}"))) }
 }
 
 fn finish(dlv: &Path, version: DelveVersion, source: String) -> io::Result<Pin> {

@@ -29,10 +29,11 @@ fn place_of(version: DelveVersion) -> PathBuf {
 pub async fn list() -> Vec<Dlv> {
     let search = all_debuggers().await;
     let used = search.found.into_iter().map(|debugger| {
-        let pinned = pins::check(Path::new(&debugger.path));
-        let (state, pin) = match pinned {
-            Ok(Pinned::As(pin)) => (DlvState::Pinned, Some(pin)),
-            _ => (DlvState::NotPinned, None),
+        let (state, pin, why) = match pins::check(Path::new(&debugger.path)) {
+            Ok(Pinned::As(pin)) => (DlvState::Pinned, Some(pin), None),
+            Ok(Pinned::Not) => (DlvState::NotPinned, None, None),
+            // The program is what godebugd has looked at, so it is the pin that was changed since.
+            Err(why) => (DlvState::Changed, None, Some(why)),
         };
         Dlv {
             path: debugger.path,
@@ -41,7 +42,7 @@ pub async fn list() -> Vec<Dlv> {
             built_with: debugger.built_with,
             state,
             pin,
-            why: None,
+            why,
         }
     });
     let unused = search.skipped.into_iter().map(|(path, why)| {

@@ -3,6 +3,7 @@
 use crate::paths;
 use crate::sessions::all_debuggers;
 use crate::target::executable::GoExecutable;
+use crate::target::place::unit_of;
 use crate::target::process::{Process, processes_in_cgroup};
 use godebug_api::documents::DebugInformation;
 use godebug_api::toolchain::Need;
@@ -68,9 +69,4 @@ fn others() -> Vec<Pid> {
 fn read(process: &Process) -> Option<GoExecutable> {
     let (file, path) = (process.open_exe().ok()?, process.exe_link().ok()?.0);
     GoExecutable::read(&file, &path).ok()
-}
-
-fn unit_of(group: &str) -> Option<UnitName> {
-    let first = group.split('/').find(|part| !part.is_empty() && !part.ends_with(".slice"))?;
-    first.parse().ok().filter(|_| first.ends_with(".service") || first.ends_with(".scope"))
 }

@@ -13,7 +13,7 @@ const LONGEST_TIME: Duration = Duration::from_secs(20);
 const LONGEST_ANSWER: usize = 16 * 1024;
 
 /// What `dlv version` says, or why that is not known.
-pub(super) async fn ask(dlv: &Path) -> Result<DelveVersion, String> {
+pub(crate) async fn ask(dlv: &Path) -> Result<DelveVersion, String> {
     let mut child = Command::new(dlv)
         .arg("version")
         .env_clear()

@@ -139,7 +139,10 @@ fn verified(output: &Output, all: &[Dlv]) -> Result<(), Refusal> {
     match pinned.iter().filter(|dlv| dlv.state == DlvState::Changed).count() {
         0 => Ok(()),
         count => Err(Refusal::host(
-            format!("{count} of {} are not what was added; they are not used", pinned.len()),
+            format!(
+                "{count} of {} do not fit their pins any more; none whose program was changed is run",
+                pinned.len()
+            ),
             "find out who changed them; then `godebugctl toolchain remove VERSION` and add them again",
         )),
     }

@@ -8,7 +8,7 @@ use godebug_api::documents::Proof;
 use godebug_api::{CloseReason, Deadline, Refusal};
 use godebug_core::grant::Grant;
 use godebug_core::ledger::{Opened, Record, Replay};
-use godebug_core::plan::{Plan, Start};
+use godebug_core::plan::{Plan, Start, Step};
 use std::time::{Duration, Instant};
 
 /// How long a revocation waits for another process that is at the same session, before it goes
@@ -65,6 +65,14 @@ impl End {
     }
 }
 
+/// What the ledger of a session with this plan says from its first write on.
+pub fn first_records(opened: Record, plan: &Plan) -> Vec<Record> {
+    let steps = (0..).zip(&plan.steps);
+    let already = steps.filter(|(_, step)| step.start == Start::Already);
+    let intent = |(step, at): (u32, &Step)| Record::Intent { step, grant: at.grant.clone() };
+    [opened].into_iter().chain(already.map(intent)).collect()
+}
+
 /// Takes every grant of `plan`, each announced in the ledger first. On failure the caller closes
 /// the session; what was taken is in the ledger.
 ///
@@ -86,7 +94,9 @@ pub async fn open<H: Host>(
                 done(ledger, number, taken)?;
             }
         }
-        append(ledger, &Record::Intent { step: number, grant: step.grant.clone() })?;
+        if step.start != Start::Already {
+            append(ledger, &Record::Intent { step: number, grant: step.grant.clone() })?;
+        }
         let take = async move { (number, host.take(&step.grant, material).await) };
         if step.start == Start::Overlapping {
             overlapping.push(take);

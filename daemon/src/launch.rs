@@ -13,6 +13,7 @@ use crate::paths;
 use crate::target::find::is_go;
 use crate::target::process::{self, Process};
 use godebug_api::{Pid, SessionId, UnitName};
+use godebug_core::grant::Grant;
 use nix::errno::Errno;
 use nix::fcntl::AT_FDCWD;
 use nix::sys::fanotify::{
@@ -105,21 +106,41 @@ fn next_program() -> Result<Option<Process>, String> {
 /// # Errors
 /// What could not be let go.
 pub fn let_go(id: &SessionId, unit: &UnitName, stops: bool) -> Result<(), String> {
-    let group = show(unit, "ControlGroup")?;
-    if !group.is_empty() {
-        let members = process::processes_in_cgroup(Path::new(paths::CGROUP), &group);
-        for pid in members.unwrap_or_default() {
-            let Ok(process) = Process::pin(pid) else { continue };
-            if is_held(&process) {
-                rustix::process::pidfd_send_signal(process.pidfd(), rustix::process::Signal::CONT)
-                    .map_err(|error| format!("process {pid} cannot be continued: {error}"))?;
-            }
-        }
+    for process in held_in(&show(unit, "ControlGroup")?)? {
+        rustix::process::pidfd_send_signal(process.pidfd(), rustix::process::Signal::CONT)
+            .map_err(|error| format!("process {} cannot be continued: {error}", process.pid))?;
     }
-    if stops && Ledger::open(id).is_ok_and(|ledger| ledger.is_none()) {
+    if stops && !stops_with_its_session(id)? {
         systemctl(&["stop", "--no-block", "--", unit.as_str()])?;
     }
     Ok(())
+}
+
+/// Whether the session has taken it upon itself to stop the unit.
+fn stops_with_its_session(id: &SessionId) -> Result<bool, String> {
+    let ledger = Ledger::open(id).map_err(|error| error.to_string())?;
+    let replay = ledger.map(|ledger| ledger.without_lock().replay()).transpose();
+    let announced = replay.map_err(|error| error.to_string())?.flatten();
+    let announced = announced.map(|replay| replay.announced).unwrap_or_default();
+    Ok(announced.iter().any(|(_, grant)| matches!(grant, Grant::Started { .. })))
+}
+
+/// The processes of a control group that are held, or are just about to stop for it.
+///
+/// # Errors
+/// When the group cannot be read.
+pub fn held_in(group: &str) -> Result<Vec<Process>, String> {
+    if group.is_empty() {
+        return Ok(Vec::new());
+    }
+    let members = match process::processes_in_cgroup(Path::new(paths::CGROUP), group) {
+        Ok(members) => members,
+        // The unit has just ended.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+        Err(error) => return Err(format!("the processes of {group} cannot be read: {error}")),
+    };
+    let pinned = members.into_iter().filter_map(|pid| Process::pin(pid).ok());
+    Ok(pinned.filter(|process| is_held(process) || will_stand(process)).collect())
 }
 
 /// Files of which every execution is waited for.
@@ -245,8 +266,14 @@ fn hold(process: &Process) {
 }
 
 /// Whether a signal has stopped it and nobody traces it.
-fn is_held(process: &Process) -> bool {
+pub fn is_held(process: &Process) -> bool {
     process.status().is_ok_and(|status| status.state == 'T' && status.tracer_pid.is_none())
+}
+
+/// Whether it has our signal and has not come to stopping yet, as when we die between the two.
+fn will_stand(process: &Process) -> bool {
+    let stop = 1 << (Signal::SIGSTOP as u32 - 1);
+    process.status().is_ok_and(|status| status.shd_pnd & stop != 0 && status.tracer_pid.is_none())
 }
 
 fn show(unit: &UnitName, property: &str) -> Result<String, String> {

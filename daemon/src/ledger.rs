@@ -38,16 +38,17 @@ pub struct Ledger {
 pub struct Locked<'a>(&'a Ledger);
 
 impl Ledger {
-    /// Makes the session's directory, its parts and its ledger, and writes the first record.
+    /// Makes the session's directory, its parts and its ledger, and writes the first
+    /// records, all at once.
     ///
     /// # Errors
     /// When any of it cannot be made; what was made is removed again.
     pub fn create(
         paths: &SessionPaths,
-        opened: &Record,
+        first: &[Record],
         group: u32,
     ) -> Result<Self, LedgerFileError> {
-        let made = Self::try_create(paths, opened, group);
+        let made = Self::try_create(paths, first, group);
         if made.is_err() {
             let _ = std::fs::remove_dir_all(paths.root());
         }
@@ -56,7 +57,7 @@ impl Ledger {
 
     fn try_create(
         paths: &SessionPaths,
-        opened: &Record,
+        first: &[Record],
         group: u32,
     ) -> Result<Self, LedgerFileError> {
         let root = paths.root();
@@ -70,7 +71,7 @@ impl Ledger {
         let file = rustix::fs::open(&path, flags, Mode::from_raw_mode(0o600))
             .map_err(|error| io(&path, error.into()))?;
         let ledger = Self { file: File::from(file), paths: paths.clone() };
-        ledger.write(opened)?;
+        ledger.write(first)?;
         // The directory entries too: a ledger that a crash can lose is none.
         for directory in std::iter::once(root).chain(root.parent()) {
             File::open(directory)
@@ -165,15 +166,16 @@ impl Ledger {
         Ok(text)
     }
 
-    fn write(&self, record: &Record) -> Result<(), LedgerFileError> {
+    fn write(&self, records: &[Record]) -> Result<(), LedgerFileError> {
         let path = self.paths.ledger();
-        let line = record.to_line().map_err(|error| io(&path, std::io::Error::other(error)))?;
+        let lines: Result<Vec<_>, _> = records.iter().map(Record::to_line).collect();
+        let lines = lines.map_err(|error| io(&path, std::io::Error::other(error)))?.concat();
         let whole = self.drop_torn_end().map_err(|error| io(&path, error))?;
         #[cfg(feature = "fault-points")]
-        let _around = crate::faults::Around::write(self, record);
-        // One write, so that another reader sees the whole line or none.
+        let _around = records.first().map(|record| crate::faults::Around::write(self, record));
+        // One write, so that another reader sees all of it or none.
         let mut file = &self.file;
-        file.write_all(&line).and_then(|()| file.sync_data()).map_err(|error| {
+        file.write_all(&lines).and_then(|()| file.sync_data()).map_err(|error| {
             // The act that it announces will not follow.
             let _ = self.file.set_len(whole);
             io(&path, error)
@@ -201,7 +203,7 @@ impl Locked<'_> {
         if self.is_gone() {
             return Err(LedgerFileError::Gone);
         }
-        self.0.write(record)
+        self.0.write(std::slice::from_ref(record))
     }
 
     /// What the session is about, even when what follows was damaged.

@@ -44,6 +44,11 @@ impl SessionPaths {
         Self { root: run.join(id.as_str()) }
     }
 
+    /// There while a unit is started for a session that has no ledger yet.
+    pub fn launch_marker(&self) -> PathBuf {
+        self.root.with_extension("launch")
+    }
+
     /// Of root; the session's group may pass through it.
     pub fn root(&self) -> &Path {
         &self.root

@@ -104,7 +104,7 @@ fn new_ledger(run: &Path) -> Ledger {
     let session = opened();
     let paths = SessionPaths::below(run, &session.id);
     let record = Record::Opened { version: VERSION, session: Box::new(session) };
-    Ledger::create(&paths, &record, rustix::process::getegid().as_raw()).unwrap()
+    Ledger::create(&paths, &[record], rustix::process::getegid().as_raw()).unwrap()
 }
 
 fn reopened(run: &Path) -> Option<Ledger> {

@@ -15,7 +15,7 @@ use godebug_api::{Cidr, CloseReason, Deadline, Mode, Refusal, SessionId, StartAt
 use godebug_core::delve::{Debugger, DelveVersion};
 use godebug_core::grant::Grant;
 use godebug_core::ledger::{Opened, Record, Replay, VERSION};
-use godebug_core::plan::{self, Confinement, Exec, Facts, Firewall, Plan, Wanted};
+use godebug_core::plan::{self, Confinement, Exec, Facts, Firewall, Plan, Start, Wanted};
 use proptest::prelude::*;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::cell::{Cell, RefCell};
@@ -88,11 +88,18 @@ fn is_dead_man(grant: &Grant) -> bool {
     kind(grant) == 0
 }
 
+/// What is there before its ledger is.
+fn already(plan: &Plan) -> impl Iterator<Item = &Grant> {
+    plan.steps.iter().filter(|step| step.start == Start::Already).map(|step| &step.grant)
+}
+
 /// A host that is a set of grants, and looks after each effect whether what must hold does.
 struct FaultyHost {
     run: PathBuf,
     fenced: bool,
     there: RefCell<HashSet<Grant>>,
+    /// There has been a dead man.
+    armed: Cell<bool>,
     /// Grants that were seen to be gone after their last change.
     proved: RefCell<HashSet<Grant>>,
     faults: RefCell<Vec<Fault>>,
@@ -107,7 +114,8 @@ impl FaultyHost {
         Self {
             run: run.to_owned(),
             fenced: plan.steps.iter().any(|step| kind(&step.grant) == 3),
-            there: RefCell::default(),
+            there: RefCell::new(already(plan).cloned().collect()),
+            armed: Cell::new(false),
             proved: RefCell::default(),
             faults: RefCell::new(faults.to_vec()),
             full: Cell::new(full),
@@ -160,7 +168,10 @@ impl FaultyHost {
     fn look(&self) {
         let there = self.there.borrow();
         let any = |wanted: u8| there.iter().any(|grant| kind(grant) == wanted);
-        let others = there.iter().any(|grant| !is_dead_man(grant));
+        self.armed.set(self.armed.get() || any(0));
+        // What was started for the session lets go by itself, and was there before.
+        let may_be_alone = |grant: &Grant| !self.armed.get() && kind(grant) >= 8;
+        let others = there.iter().any(|grant| !is_dead_man(grant) && !may_be_alone(grant));
         self.must(any(0) || !others, "something is there without a dead man");
         self.must(any(0) || !any(5), "the firewall is open without a dead man");
         self.must(!self.fenced || any(3) || !any(5), "the firewall is open without its fence");
@@ -359,7 +370,7 @@ impl Case {
     async fn live(&self, host: &FaultyHost, plan: &Plan) {
         let mut active = false;
         {
-            let ledger = new_ledger(&host.run);
+            let ledger = new_ledger(&host.run, plan);
             host.disk();
             let opening = async {
                 let locked = ledger.lock(Duration::ZERO).await.unwrap();
@@ -423,10 +434,11 @@ fn id() -> SessionId {
     "0000000a".parse().unwrap()
 }
 
-fn new_ledger(run: &Path) -> Ledger {
+fn new_ledger(run: &Path, plan: &Plan) -> Ledger {
     let record = Record::Opened { version: VERSION, session: Box::new(opened()) };
     let group = rustix::process::getegid().as_raw();
-    Ledger::create(&SessionPaths::below(run, &id()), &record, group).unwrap()
+    let first = engine::first_records(record, plan);
+    Ledger::create(&SessionPaths::below(run, &id()), &first, group).unwrap()
 }
 
 fn reopened(run: &Path) -> Option<Ledger> {

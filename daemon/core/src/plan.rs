@@ -84,6 +84,8 @@ pub struct Wanted {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Start {
+    /// Before there was a session; the ledger knows of it from its first write on.
+    Already,
     /// After every step before it has been taken, except those that overlap.
     InOrder,
     /// The next step need not wait for this one (dlv takes a second or more to attach).
@@ -105,7 +107,7 @@ pub struct Step {
     pub ends_by_itself: String,
 }
 
-/// The steps of a session. The dead man is the first, the opening of the firewall the last.
+/// The steps of a session. The dead man is the first that is taken, the opening of the firewall the last.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {
     pub steps: Vec<Step>,
@@ -114,16 +116,13 @@ pub struct Plan {
 /// The plan for `wanted` on a host like `facts`.
 pub fn plan(wanted: &Wanted, facts: &Facts) -> Plan {
     let remote = wanted.sources.iter().any(|source| !source.is_loopback());
-    let mut steps = vec![dead_man(&wanted.id)];
+    let mut steps = already(wanted, facts);
+    steps.push(dead_man(&wanted.id));
     if let Some(dump) = &facts.dump {
         steps.push(reader(wanted, facts, dump));
     } else if wanted.mode == Mode::Observe {
         steps.extend([guard(&wanted.id), observer(wanted, facts)]);
     } else {
-        if let Some(exec) = facts.exec {
-            steps.extend((!exec.was_running).then(|| started(facts)));
-            steps.push(launcher(wanted, facts, exec));
-        }
         // A service that does not stand need not leave its pool.
         if facts.drains && facts.exec.is_none() {
             steps.push(drained(facts));
@@ -172,10 +171,17 @@ fn dead_man(id: &SessionId) -> Step {
     }
 }
 
+/// What was done so that there is a process to debug.
+fn already(wanted: &Wanted, facts: &Facts) -> Vec<Step> {
+    let Some(exec) = facts.exec else { return Vec::new() };
+    let started = (!exec.was_running).then(|| started(facts));
+    started.into_iter().chain([launcher(wanted, facts, exec)]).collect()
+}
+
 fn started(facts: &Facts) -> Step {
     Step {
         grant: Grant::Started { unit: facts.unit.clone() },
-        start: Start::InOrder,
+        start: Start::Already,
         does: format!("start {}, which does not run", facts.unit),
         undo: "stop it again".to_owned(),
         ends_by_itself: "the dead man stops it".to_owned(),
@@ -187,7 +193,7 @@ fn launcher(wanted: &Wanted, facts: &Facts, exec: Exec) -> Step {
         if exec.was_running { format!("restart {}, and ", facts.unit) } else { String::new() };
     Step {
         grant: Grant::launcher(&wanted.id),
-        start: Start::InOrder,
+        start: Start::Already,
         does: format!("{first}catch its process as systemd executes it, and hold it for dlv"),
         undo: "let it go; the service runs on as systemd has started it".to_owned(),
         ends_by_itself: "it lets go when dlv does not come within a minute".to_owned(),
@@ -448,9 +454,9 @@ mod tests {
         let stopped = plan(&wanted(&["127.0.0.1"]), &facts);
         let grants: Vec<&Grant> = stopped.steps.iter().map(|step| &step.grant).collect();
         let [
-            Grant::DeadMan { .. },
             Grant::Started { .. },
             Grant::Launcher { .. },
+            Grant::DeadMan { .. },
             Grant::Debugger { .. },
             Grant::Guard { .. },
             Grant::Gateway { .. },

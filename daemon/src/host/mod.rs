@@ -154,7 +154,7 @@ impl RealHost {
 
     /// Lets a unit's processes go on that somebody has stopped. A unit that is not there, or has
     /// none, needs nothing.
-    async fn continue_unit(&self, unit: &str) {
+    pub async fn continue_unit(&self, unit: &str) {
         match &self.systemd {
             Some(systemd) => systemd.continue_unit(unit).await,
             None => systemctl::continue_unit(unit).await,
@@ -228,10 +228,7 @@ impl RealHost {
     async fn still_holds(&self, unit: &str) -> Result<(), Refusal> {
         match self.unit_state(unit).await {
             Ok(Some(state)) if state == "active" => Ok(()),
-            Ok(_) => Err(Refusal::host(
-                "the process that was caught at its start has been let go before dlv could take it",
-                "try again",
-            )),
+            Ok(_) => Err(let_go_before_dlv()),
             Err(error) => Err(systemd_failed(&error)),
         }
     }
@@ -453,8 +450,14 @@ impl Host for RealHost {
                 // Only the timer: its service may be the one that runs this.
                 self.stop_unit(unit, STOP).await
             }
-            Grant::Gateway { unit, .. } | Grant::Guard { unit } | Grant::Launcher { unit } => {
-                self.stop_unit(unit, STOP).await
+            Grant::Gateway { unit, .. } | Grant::Guard { unit } => self.stop_unit(unit, STOP).await,
+            Grant::Launcher { unit } => {
+                self.stop_unit(unit, STOP).await?;
+                // Which it does itself when it ends; whoever kills all of a unit can kill that too.
+                if target::is_held(session) {
+                    self.continue_unit(session.unit.as_str()).await;
+                }
+                Ok(())
             }
             Grant::Started { unit } => self.stop_unit(unit.as_str(), STOP_TARGET).await,
             Grant::GatewayProfile { .. } => self.lock_gateway_profile(Some(&session.id)).await,
@@ -490,8 +493,15 @@ impl Host for RealHost {
 
     async fn read_back(&self, session: &Opened, grant: &Grant) -> Vec<(String, Option<String>)> {
         match grant {
-            Grant::DeadMan { unit } | Grant::Guard { unit } | Grant::Launcher { unit } => {
+            Grant::DeadMan { unit } | Grant::Guard { unit } => {
                 vec![(unit.clone(), self.read_back_unit(unit).await)]
+            }
+            Grant::Launcher { unit } => {
+                let held = target::is_held(session).then(|| "it stands there".to_owned());
+                vec![
+                    (unit.clone(), self.read_back_unit(unit).await),
+                    (format!("process {} held at its start", session.pid), held),
+                ]
             }
             Grant::Started { unit } => {
                 let state = match self.unit_state(unit.as_str()).await {
@@ -597,6 +607,14 @@ async fn undrain(session: &Opened) -> Result<(), String> {
 }
 
 /// Whether the profile is locked, or open for somebody else.
+/// The launcher is gone, and with it the hold on what was started.
+pub fn let_go_before_dlv() -> Refusal {
+    Refusal::host(
+        "the process that was caught at its start has been let go before dlv could take it",
+        "try again",
+    )
+}
+
 fn read_back_profile(profile: &str, id: &SessionId) -> (String, Option<String>) {
     let what = format!("AppArmor profile {profile}, open");
     match (apparmor::gateway_variant(), apparmor::needed_by(Some(id))) {

@@ -1,5 +1,6 @@
 //! The target after its debugger: what may be left of it in the process.
 
+use crate::launch;
 use crate::paths::SessionPaths;
 use crate::rescue::{Baseline, is_of_session};
 use crate::target::process::{self, Process, Status};
@@ -24,6 +25,12 @@ pub(super) fn read_back(session: &Opened) -> Vec<(String, Option<String>)> {
     ));
     seen.push(text(session));
     seen
+}
+
+/// Whether the target stands for a signal, traced by nobody.
+pub(super) fn is_held(session: &Opened) -> bool {
+    let same = Process::pin(session.pid).ok().filter(|p| p.start_ticks == session.start_ticks);
+    same.is_some_and(|process| launch::is_held(&process))
 }
 
 /// Whether nothing of the debugger is left in the target.

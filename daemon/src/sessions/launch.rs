@@ -8,6 +8,8 @@ use crate::audit::{self, Entry, Kind};
 use crate::authority::Caller;
 use crate::host::systemd::{Systemd, UnitFacts};
 use crate::host::units::{self, LauncherUnit};
+use crate::launch;
+use crate::paths::{self, SessionPaths};
 use crate::target::executable::GoExecutable;
 use crate::target::find;
 use godebug_api::documents::OpenRequest;
@@ -21,8 +23,18 @@ use tokio::net::unix::pipe;
 
 /// For what has started to be caught: by then it has executed its program.
 const CAUGHT_WITHIN: Duration = Duration::from_secs(3);
+/// For a unit to stop that is stopped again: systemd's own default, and a moment.
+const STOP_TARGET: Duration = Duration::from_secs(95);
 /// Where systemd looks for a program that is named without its directory.
 const DIRECTORIES: [&str; 4] = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin"];
+
+/// What is kept of a launch until its session has a ledger: whoever comes after a godebugd that died
+/// finds by it what may stand.
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
+struct Marker {
+    unit: UnitName,
+    was_running: bool,
+}
 
 /// What a start is to catch.
 #[derive(Debug)]
@@ -111,6 +123,8 @@ impl Sessions {
         id: &SessionId,
         (request, caller): (&OpenRequest, &Caller),
     ) -> Result<Launched, Refusal> {
+        let marker = Marker { unit: launch.unit.clone(), was_running: launch.was_running };
+        marker.leave(id)?;
         record(&launch, id, request, caller)?;
         let systemd = self.shared().host.systemd()?;
         let name = launcher_unit(id);
@@ -121,19 +135,86 @@ impl Sessions {
         Ok(Launched { pid: caught?, was_running: launch.was_running })
     }
 
-    /// Ends the launcher of a session that is not to be; its unit lets go of what it holds.
+    /// Ends the launcher of a session that is not to be, and lets go of what it holds.
     pub(super) async fn let_go(&self, id: &SessionId) {
-        let name = launcher_unit(id);
-        let stopped = match self.shared().host.systemd() {
-            Ok(systemd) => systemd
-                .stop(&name, Duration::from_secs(10))
-                .await
-                .map_err(|error| error.to_string()),
-            Err(refusal) => Err(refusal.message),
+        let gone = match Marker::of(id) {
+            Ok(Some(marker)) => self.give_back(id, &marker).await,
+            Ok(None) => Ok(()),
+            Err(why) => Err(why),
         };
-        if let Err(error) = stopped {
-            tracing::error!("{name} is left to its own end: {error}");
+        match gone {
+            Ok(()) => taken_over(id),
+            Err(why) => tracing::error!("{} is left to its own end: {why}", launcher_unit(id)),
         }
+    }
+
+    /// What a godebugd has left that died between a start and its session's ledger, or right behind.
+    pub(super) async fn recover_launches(&self) {
+        let entries = std::fs::read_dir(paths::RUN).into_iter().flatten().flatten();
+        let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+        let ids = names.filter_map(|name| name.strip_suffix(".launch")?.parse::<SessionId>().ok());
+        for id in ids {
+            tracing::warn!(
+                "session {id} was being launched when godebugd ended; its unit is let go"
+            );
+            self.let_go(&id).await;
+        }
+    }
+
+    /// The launcher's unit does all this when it ends. Whoever kills all of a unit can kill that too,
+    /// and a service that stands at its first instruction would stand for ever.
+    async fn give_back(&self, id: &SessionId, marker: &Marker) -> Result<(), String> {
+        let host = &self.shared().host;
+        host.stop_unit(&launcher_unit(id), Duration::from_secs(10)).await?;
+        let systemd = host.systemd().map_err(|refusal| refusal.message)?;
+        let unit = &marker.unit;
+        let facts = find::properties(systemd, unit).await.map_err(|refusal| refusal.message)?;
+        if !launch::held_in(&facts.text("ControlGroup"))?.is_empty() {
+            tracing::warn!("{unit} still stood at its first instruction, and is continued");
+            host.continue_unit(unit.as_str()).await;
+        }
+        if !marker.was_running {
+            host.stop_unit(unit.as_str(), STOP_TARGET).await?;
+        }
+        Ok(())
+    }
+}
+
+/// The session's ledger says from now on what there is to give back.
+pub(super) fn taken_over(id: &SessionId) {
+    let path = SessionPaths::of(id).launch_marker();
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            tracing::error!("{} cannot be removed: {error}", path.display());
+        }
+        _ => {}
+    }
+}
+
+impl Marker {
+    fn leave(&self, id: &SessionId) -> Result<(), Refusal> {
+        let path = SessionPaths::of(id).launch_marker();
+        let text = serde_json::to_vec(self).map_err(std::io::Error::other);
+        text.and_then(|text| std::fs::write(&path, text)).map_err(|error| {
+            // Half of it would be in the way of the next one.
+            taken_over(id);
+            Refusal::host(
+                format!("{} cannot be written, so nothing is started: {error}", path.display()),
+                "make room in /run, then try again",
+            )
+        })
+    }
+
+    fn of(id: &SessionId) -> Result<Option<Self>, String> {
+        let path = SessionPaths::of(id).launch_marker();
+        let text = match std::fs::read(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(format!("{}: {error}", path.display())),
+        };
+        serde_json::from_slice(&text).map(Some).map_err(|error| {
+            format!("{} does not say which unit was started: {error}", path.display())
+        })
     }
 }
 

@@ -8,7 +8,8 @@ use crate::config::Config;
 use crate::engine::{self, End};
 use crate::freeze;
 use crate::host::firewalld::Firewalld;
-use crate::host::{ImageMaterial, Material, SessionMaterial, gateway, nftables, units};
+use crate::host::{self, ImageMaterial, Material, SessionMaterial, gateway, nftables, units};
+use crate::launch;
 use crate::ledger::{Ledger, LedgerFileError, Locked};
 use crate::paths::SessionPaths;
 use crate::rescue::Baseline;
@@ -151,7 +152,8 @@ impl Life {
         let group = sessions.shared().group;
         let Beginning { session, target, plan, material, work } = beginning;
         let record = Record::Opened { version: VERSION, session: Box::new(session.clone()) };
-        let ledger = Ledger::create(&SessionPaths::of(&session.id), &record, group).map_err(|error| {
+        let records = engine::first_records(record, &plan);
+        let ledger = Ledger::create(&SessionPaths::of(&session.id), &records, group).map_err(|error| {
             Refusal::host(
                 format!("the session's ledger cannot be made: {error}"),
                 "see that /run/godebug is there and has room; without a ledger nothing is opened",
@@ -404,6 +406,7 @@ impl Life {
                 CloseReason::ClientGone,
                 "the godebugctl that held the session is gone".to_owned(),
             )),
+            Seen::LauncherGone => None,
             Seen::Firewall(change) => {
                 match change {
                     FirewallChange::RulesLost => self.open_firewall_again().await,
@@ -543,8 +546,13 @@ impl Life {
                         CloseReason::TargetExited,
                         Refusal::target("the target ended while dlv was attaching", "see its log, then try again"),
                     )),
+                    // It goes when dlv has the target. One that was killed with all of its unit has
+                    // left it standing.
+                    Seen::LauncherGone if self.target.as_ref().is_some_and(launch::is_held) => {
+                        return Err(failed(host::let_go_before_dlv()));
+                    }
                     // A unit that fails to start is reported by its own job, with a better word.
-                    Seen::UnitGone(_) | Seen::Firewall(_) => {}
+                    Seen::UnitGone(_) | Seen::LauncherGone | Seen::Firewall(_) => {}
                 },
             }
         }
@@ -1084,6 +1092,7 @@ struct Rules<'a> {
 enum Seen {
     TargetExited,
     UnitGone(String),
+    LauncherGone,
     HolderGone,
     Firewall(FirewallChange),
 }
@@ -1099,6 +1108,8 @@ async fn sleep_until(moment: Option<Instant>) {
 /// The places where it shows.
 struct Watched {
     units: Vec<String>,
+    /// Of a session whose target was started for it.
+    launcher: Option<String>,
     target: Option<AsyncFd<std::os::fd::OwnedFd>>,
     /// There is no process that could end.
     is_of_dump: bool,
@@ -1131,6 +1142,7 @@ impl Watched {
                 }
                 false => vec![session.tracer_unit()],
             },
+            launcher: session.exec.map(|_| godebug_core::grant::launcher_unit(&session.id)),
             target,
             is_of_dump: session.dump.is_some(),
             units_gone: shared.units_gone.subscribe(),
@@ -1180,12 +1192,13 @@ impl Watched {
                 None => std::future::pending().await,
             }
         };
-        let units = &self.units;
+        let (units, launcher) = (&self.units, &self.launcher);
         let units_gone = &mut self.units_gone;
         let unit = async {
             loop {
                 match units_gone.recv().await {
-                    Ok(unit) if units.contains(&unit) => return unit,
+                    Ok(unit) if launcher.as_ref() == Some(&unit) => return Seen::LauncherGone,
+                    Ok(unit) if units.contains(&unit) => return Seen::UnitGone(unit),
                     Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {}
                     Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
                 }
@@ -1195,7 +1208,7 @@ impl Watched {
             biased;
             () = exited => Seen::TargetExited,
             () = gone => Seen::HolderGone,
-            unit = unit => Seen::UnitGone(unit),
+            seen = unit => seen,
             // Of more changes than are remembered, the worst is assumed: all is looked at again.
             change = self.firewall_changes.recv() =>
                 Seen::Firewall(change.unwrap_or(FirewallChange::RulesLost)),

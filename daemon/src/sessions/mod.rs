@@ -215,6 +215,7 @@ impl Sessions {
             self.let_go(&id).await;
         }
         let (life, info, active, certificates) = begun?;
+        launch::taken_over(&id);
         self.taken_up(&id);
         drop(one_at_a_time);
         tokio::spawn(life.run());
@@ -421,6 +422,7 @@ impl Sessions {
     /// Takes over what an earlier godebugd has left: a session that lives is adopted, one that was
     /// half opened or half closed is ended.
     pub async fn recover(&self) {
+        self.recover_launches().await;
         let ids = match Ledger::sessions() {
             Ok(ids) => ids,
             Err(error) => {

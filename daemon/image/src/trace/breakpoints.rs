@@ -7,6 +7,7 @@
 use super::stop::{SIGTRAP, Stop};
 use super::{Arch, Here, Status, Thread, Threads, raw};
 use godebug_api::Refusal;
+use godebug_image::reached;
 use nix::sys::ptrace;
 use nix::unistd::Pid;
 use std::fs::File;
@@ -87,6 +88,7 @@ impl Threads<'_> {
             return Err(refused(error));
         }
         self.armed = Some(places);
+        reached("armed");
         Ok(())
     }
 
@@ -120,11 +122,13 @@ impl Threads<'_> {
         };
         let begun = Instant::now();
         self.stopped_at = Some(begun);
+        reached("hit");
         if let Some(places) = &self.armed {
             places.take_out().map_err(|_| super::ended(self.pid))?;
         }
         self.stop_all(begun + longest_stop)?;
         self.put_back();
+        reached("put-back");
         // It may have ended just then.
         Ok(Some(hit).filter(|hit| self.threads.contains_key(&hit.as_raw())))
     }

@@ -16,8 +16,8 @@ pub(crate) use breakpoints::Places;
 pub(crate) use wakeups::Wakeups;
 
 use godebug_api::{Code, Refusal};
-use godebug_image::raw;
 use godebug_image::stash::Stash;
+use godebug_image::{raw, reached};
 use nix::errno::Errno;
 use nix::sys::ptrace;
 use nix::unistd::Pid;
@@ -92,6 +92,7 @@ impl<'a> Threads<'a> {
                 }
             }
             if taken == 0 {
+                reached("seized");
                 return Ok(threads);
             }
         }
@@ -138,6 +139,7 @@ impl<'a> Threads<'a> {
         while self.running().next().is_some() || !self.strangers.is_empty() {
             self.wait(by)?;
         }
+        reached("stopped");
         self.is_there()
     }
 
@@ -227,6 +229,7 @@ impl<'a> Threads<'a> {
     /// Lets every thread go, and tells for how long they stood.
     pub(crate) fn release(mut self) -> Duration {
         self.let_go();
+        reached("released");
         self.stopped_at.map(|at| at.elapsed()).unwrap_or_default()
     }
 
@@ -234,6 +237,7 @@ impl<'a> Threads<'a> {
         self.disarm();
         self.put_back_standing();
         self.detach_stopped();
+        reached("releasing");
         let limit = Instant::now() + LONGEST_WAIT;
         let running: Vec<i32> = self.running().collect();
         for tid in running {

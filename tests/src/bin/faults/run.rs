@@ -21,8 +21,12 @@ use crate::{
 };
 
 /// The state of each group that `--quick` takes for all of it.
-const QUICK: [&str; 3] =
-    ["godebugd/ledger.after.done:debugger", IDLE, "godebugd/host.after.undo:gateway"];
+const QUICK: [&str; 4] = [
+    "godebugd/ledger.after.done:debugger",
+    IDLE,
+    "godebugd/host.after.undo:gateway",
+    "image: godebug-image/step.put-back",
+];
 
 type Cell = (&'static Fault, Point);
 
@@ -69,7 +73,8 @@ fn cells(wanted: &Wanted, results: &Results) -> Result<VecDeque<Cell>> {
             continue;
         }
         for point in results.points() {
-            let every = fault.name == "godebugd-killed" && !point.name.contains("read-back");
+            let every = matches!(fault.name, "godebugd-killed" | "image-killed")
+                && !point.name.contains("read-back");
             let wanted_here = (wanted.points.is_empty()
                 || wanted.points.iter().any(|glob| matches(glob, &point.name)))
                 && (!wanted.quick || every || QUICK.contains(&point.name.as_str()));
@@ -173,6 +178,7 @@ fn line(
 ) -> String {
     let what = match outcome {
         Outcome::Passed { milliseconds, since } => format!("{milliseconds:.0} ms after {since}"),
+        Outcome::FolderStayed => "its folder, until a godebugd runs again".to_owned(),
         Outcome::NotApplicable(why) => why.clone(),
         Outcome::Failed(why) => why.lines().take(12).collect::<Vec<_>>().join("\n    "),
     };

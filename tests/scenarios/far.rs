@@ -277,7 +277,12 @@ fn blinks(host: &Host) -> Result<()> {
         attach.interrupt()?;
         let output = attach.wait(SOON)?.exits(0)?;
         ensure!(output.stderr.contains("has broken off"), "{output}");
-        session.ends(host, "stopped", SOON).map(drop)
+        session.ends(host, "stopped", SOON)?;
+        // What is run there is read by programs too.
+        let seen = ssh.run(&format!("godebugctl {at} --json snapshot myapp --max-pause 2s"))?;
+        let hit = seen.exits(0)?.json()?;
+        ensure!(hit["unit"] == "myapp.service", "{hit}");
+        Ok(())
     })?;
     host.ok("rm /root/.bashrc")?;
     ssh.end()

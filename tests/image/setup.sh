@@ -35,7 +35,8 @@ samples() {
 	build shop-stripped.debug-full shop -trimpath -ldflags="$identity"
 	build ticker ticker
 	build burden burden
-	build museum museum -gcflags=all=-l
+	# Not optimised, so that all of it is there to be shown.
+	build museum museum "-gcflags=-N -l"
 	rm -rf /tmp/go-cache /tmp/go /root/.config/go
 }
 

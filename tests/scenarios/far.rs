@@ -197,6 +197,16 @@ fn by_ssh(host: &Host) -> Result<()> {
         attach.wait(SOON)?.exits(0)?;
         refused(ssh.run("godebugctl --json attach myapp --via ssh")?, 2, "usage").map(drop)
     })?;
+    // Not every sshd lets streams through.
+    host.ok("echo 'AllowTcpForwarding no' >/etc/ssh/sshd_config.d/no.conf; systemctl restart ssh")?;
+    leaves_nothing(host, &["myapp"], |_| {
+        let at = format!("-H root@{}", host.address());
+        let output = ssh.run(&format!("godebugctl {at} attach myapp --ttl 60s --via ssh"))?;
+        let said = output.exits(5)?.stderr;
+        ensure!(said.contains("--via tls") && said.contains("prohibited"), "no remedy: {said}");
+        Ok(())
+    })?;
+    host.ok("rm /etc/ssh/sshd_config.d/no.conf; systemctl restart ssh")?;
     ssh.end()
 }
 

@@ -50,6 +50,8 @@ pub(crate) struct Threads<'a> {
     stopped_at: Option<Instant>,
     /// A line that is armed in them.
     armed: Option<Places>,
+    /// Its breakpoints are in the text.
+    is_planted: bool,
     executed: bool,
     /// Children of the target's own that have not been let go yet, and those that have.
     strangers: HashSet<i32>,
@@ -76,6 +78,7 @@ impl<'a> Threads<'a> {
             })?,
             stopped_at: None,
             armed: None,
+            is_planted: false,
             executed: false,
             strangers: HashSet::new(),
             freed: HashSet::new(),
@@ -234,6 +237,7 @@ impl<'a> Threads<'a> {
     }
 
     fn let_go(&mut self) {
+        self.put_back_all();
         self.disarm();
         self.put_back_standing();
         self.detach_stopped();

@@ -28,6 +28,8 @@ pub(crate) enum Outcome {
     /// Nothing had been taken and nobody was left to clear away: the session's folder stayed until a
     /// godebugd ran again, and nothing else.
     FolderStayed,
+    /// The service died, where nobody could have saved it.
+    Died,
     NotApplicable(String),
     /// What was left, or went wrong.
     Failed(String),
@@ -37,7 +39,12 @@ pub(crate) enum Outcome {
 pub(crate) fn run(host: &Host, fault: &Fault, point: &Point) -> Outcome {
     attempt(host, fault, point).unwrap_or_else(|error| {
         let causes: Vec<String> = error.chain().map(ToString::to_string).collect();
-        Outcome::Failed(causes.join("\n  because: "))
+        let why = causes.join("\n  because: ");
+        let target_only = why.lines().count() == 2 && why.contains("(shop) is gone");
+        match fault.may_kill(point) && target_only {
+            true => Outcome::Died,
+            false => Outcome::Failed(why),
+        }
     })
 }
 

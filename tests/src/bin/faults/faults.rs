@@ -53,6 +53,8 @@ pub(crate) struct Fault {
     /// found before it, by `Scene::traces`.
     pub(crate) mend: Option<fn(&mut Scene) -> Result<()>>,
     pub(crate) reboots: bool,
+    /// Steps of taking an image at which the kernel leaves nobody who could save the service.
+    pub(crate) may_kill_at: &'static [&'static str],
 }
 
 /// Where there is a debugger.
@@ -80,6 +82,7 @@ impl Fault {
             prepare: |_| Ok(()),
             mend: None,
             reboots: false,
+            may_kill_at: &[],
         }
     }
 
@@ -147,6 +150,17 @@ impl Fault {
         self.reboots = true;
         self.is_recorded = false;
         self
+    }
+
+    const fn may_kill_at(mut self, steps: &'static [&'static str]) -> Self {
+        self.may_kill_at = steps;
+        self
+    }
+
+    /// Whether the service's death is the one that docs/guarantees.md names.
+    pub(crate) fn may_kill(&self, point: &Point) -> bool {
+        let step = point.traced().strip_prefix("godebug-image/step.");
+        step.is_some_and(|step| self.may_kill_at.contains(&step))
     }
 
     /// With images too.
@@ -225,7 +239,8 @@ pub(crate) const ALL: &[Fault] = &[
         "godebug-image and its guard are killed together",
         |s| inject::both(s, "guard", "image"),
     )
-    .at(IMAGE),
+    .at(IMAGE)
+    .may_kill_at(&["armed", "hit", "stopped", "put-back", "copying"]),
     Fault::outside("guard-killed", "the guard is killed", |s| inject::part(s, "guard", "KILL"))
         .everywhere(),
     Fault::outside("guard-stopped", "the guard is stopped (SIGSTOP)", |s| {

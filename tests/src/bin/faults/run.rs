@@ -25,7 +25,7 @@ const QUICK: [&str; 4] = [
     "godebugd/ledger.after.done:debugger",
     IDLE,
     "godebugd/host.after.undo:gateway",
-    "image: godebug-image/step.put-back",
+    "image: godebug-image/step.disarmed",
 ];
 
 type Cell = (&'static Fault, Point);
@@ -155,7 +155,9 @@ fn work(shared: &Mutex<Shared<'_>>, host: &mut Option<(bool, Host)>) -> Result<(
         let number = shared.done;
         println!("{}", line(number, &shared, fault, &point, &outcome, began));
         shared.results.add_cell(fault.name, &point, &outcome)?;
-        if matches!(outcome, Outcome::Failed(_)) {
+        if outcome == Outcome::Died {
+            // Its host has no service any more.
+        } else if matches!(outcome, Outcome::Failed(_)) {
             shared.failed += 1;
             let path = cell::journal(fault, &point);
             fs::create_dir_all(setup::output().join("journals"))?;
@@ -178,6 +180,7 @@ fn line(
 ) -> String {
     let what = match outcome {
         Outcome::Passed { milliseconds, since } => format!("{milliseconds:.0} ms after {since}"),
+        Outcome::Died => "the service died, where nobody could have saved it".to_owned(),
         Outcome::FolderStayed => "its folder, until a godebugd runs again".to_owned(),
         Outcome::NotApplicable(why) => why.clone(),
         Outcome::Failed(why) => why.lines().take(12).collect::<Vec<_>>().join("\n    "),

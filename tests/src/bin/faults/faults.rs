@@ -240,7 +240,7 @@ pub(crate) const ALL: &[Fault] = &[
         |s| inject::both(s, "guard", "image"),
     )
     .at(IMAGE)
-    .may_kill_at(&["armed", "hit", "stopped", "put-back", "copying"]),
+    .may_kill_at(&["armed", "hit", "stopped", "put-back", "copying", "copied"]),
     Fault::outside("guard-killed", "the guard is killed", |s| inject::part(s, "guard", "KILL"))
         .everywhere(),
     Fault::outside("guard-stopped", "the guard is stopped (SIGSTOP)", |s| {

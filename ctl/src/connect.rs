@@ -198,7 +198,7 @@ async fn gone(output: &Output, tunnel: &Tunnel) -> Trouble {
 fn is_final(trouble: &Trouble) -> bool {
     match trouble {
         Trouble::Refused(_) | Trouble::Denied(..) | Trouble::Impostor(..) => true,
-        Trouble::TurnedAway(_) => true,
+        Trouble::TurnedAway(_) | Trouble::NotCarried(_) => true,
         Trouble::Silent(_) | Trouble::Unreachable(..) => false,
     }
 }

@@ -18,6 +18,8 @@ use zbus::Connection;
 const BRIDGE: &str = "echo \"godebug-bridge $SSH_CONNECTION\" && exec systemd-stdio-bridge";
 /// What stands at the beginning of that line. Before it may be what the account's shell greets with.
 const MARK: &str = "godebug-bridge ";
+/// The same before what godebugctl prints there.
+const BEGINS: &str = "godebugctl-begins";
 /// No shell greets with more, in bytes.
 const LONGEST_GREETING: usize = 64 * 1024;
 /// ssh's own exit status when it did not come through; every other is the far program's.
@@ -144,7 +146,7 @@ impl Host {
         let mut child = ssh.spawn().map_err(failed)?;
         // With it our copies of its end: else a bridge that ends would not be noticed.
         drop(ssh);
-        match marked_line(&mut here) {
+        match marked_line(&mut here, MARK) {
             Ok(from) => Ok((here, child, Ssh::parse(&from))),
             Err(error) => {
                 let _ = here.shutdown(Shutdown::Both);
@@ -187,7 +189,11 @@ impl Host {
         let words: Vec<String> = arguments.iter().map(|word| quoted(word)).collect();
         let options: &[&str] = if on_terminal { &["-xt", "-oLogLevel=QUIET"] } else { &["-xT"] };
         let command = format!("godebugctl {}", words.join(" "));
-        let status = self.ssh(options, &command).status().map_err(|error| {
+        let status = match on_terminal {
+            true => self.ssh(options, &command).status(),
+            false => passed_on(self.ssh(options, &format!("echo {BEGINS} && exec {command}"))),
+        };
+        let status = status.map_err(|error| {
             Refusal::host(format!("ssh cannot be run: {error}"), "apt install openssh-client")
         })?;
         match status.code() {
@@ -216,8 +222,20 @@ impl Host {
     }
 }
 
+/// Runs it, and passes on what is printed once the account's shell has greeted: others read it as lines of JSON.
+fn passed_on(mut ssh: Command) -> io::Result<ExitStatus> {
+    let mut child = ssh.stdout(Stdio::piped()).spawn()?;
+    if let Some(mut output) = child.stdout.take()
+        && marked_line(&mut output, BEGINS).is_ok()
+    {
+        // When nobody reads it any more, the far side is told by the end of the pipe.
+        let _ = io::copy(&mut output, &mut io::stdout().lock());
+    }
+    child.wait()
+}
+
 /// What stands behind the mark, without a byte of what follows its line.
-fn marked_line(from: &mut UnixStream) -> io::Result<String> {
+fn marked_line(from: &mut impl Read, mark: &str) -> io::Result<String> {
     let (mut line, mut byte) = (Vec::new(), [0]);
     for _ in 0..LONGEST_GREETING {
         from.read_exact(&mut byte)?;
@@ -227,8 +245,8 @@ fn marked_line(from: &mut UnixStream) -> io::Result<String> {
         }
         let text = String::from_utf8_lossy(&line).trim_end_matches('\r').to_owned();
         // A greeting need not end with a line break.
-        if let Some(at) = text.rfind(MARK) {
-            return Ok(text[at + MARK.len()..].to_owned());
+        if let Some(at) = text.rfind(mark) {
+            return Ok(text[at + mark.len()..].to_owned());
         }
         line.clear();
     }
@@ -277,19 +295,19 @@ mod tests {
         let (mut here, mut there) = UnixStream::pair().unwrap();
         let said = b"Welcome!\n\x1b[1mhi\x1b[0m godebug-bridge 10.0.0.1 5 10.0.0.2 22\nl";
         io::Write::write_all(&mut there, said).unwrap();
-        assert_eq!(marked_line(&mut here).unwrap(), "10.0.0.1 5 10.0.0.2 22");
+        assert_eq!(marked_line(&mut here, MARK).unwrap(), "10.0.0.1 5 10.0.0.2 22");
         let mut rest = [0];
         here.read_exact(&mut rest).unwrap();
         assert_eq!(&rest, b"l");
         drop(there);
-        assert!(marked_line(&mut here).is_err());
+        assert!(marked_line(&mut here, MARK).is_err());
     }
 
     #[test]
     fn a_shell_that_talks_without_end_is_not_listened_to() {
         let (mut here, mut there) = UnixStream::pair().unwrap();
         std::thread::spawn(move || while io::Write::write_all(&mut there, b"yes\n").is_ok() {});
-        let error = marked_line(&mut here).unwrap_err();
+        let error = marked_line(&mut here, MARK).unwrap_err();
         assert!(error.to_string().contains("too long"), "{error}");
     }
 }

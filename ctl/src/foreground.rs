@@ -13,7 +13,7 @@ use crate::question::Question;
 use crate::sessions::stuck;
 use crate::signals::Signals;
 use crate::terminal::{BOLD, painted};
-use crate::tunnel::{Credentials, Event, Gateway, Tunnel};
+use crate::tunnel::{Credentials, Event, Gateway, Trouble, Tunnel};
 use crate::watch::{News, follow};
 use crate::{countdown, ide, live, report};
 use godebug_api::bus::{BusError, ManagerProxy};
@@ -105,6 +105,10 @@ async fn prepare(
         }
         _ => Gateway::new("127.0.0.1", opened.port, &credentials)?,
     };
+    if arguments.way.via(far.is_some())? == Via::Ssh {
+        // Not every sshd carries streams, and an IDE would be told nothing but that it is cut off.
+        gateway.probe().await.map_err(Trouble::into_refusal)?;
+    }
     let port = match port {
         Some(port) => port,
         None => ports::bind_free().await?,

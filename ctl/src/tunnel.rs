@@ -62,6 +62,8 @@ pub(crate) enum Trouble {
     Unreachable(String, io::Error),
     #[error("the gateway at {0} closed the connection before it said anything")]
     TurnedAway(String),
+    #[error("ssh carries no stream to {0}")]
+    NotCarried(String),
     #[error("the gateway at {0} does not accept this certificate ({1:?})")]
     Denied(String, AlertDescription),
     #[error("whoever answers at {0} is not the gateway of this session: {1}")]
@@ -83,6 +85,10 @@ impl Trouble {
             Self::TurnedAway(_) => {
                 "the session has ended, or the address of this machine is not among its --from"
             }
+            Self::NotCarried(_) => {
+                "what ssh said stands above: \"administratively prohibited\" is an sshd_config with \
+                 AllowTcpForwarding no (use --via tls), \"Connection refused\" a session that has ended"
+            }
             Self::Denied(..) => {
                 "the ticket is of another session or has expired; open a new session"
             }
@@ -99,7 +105,9 @@ impl Trouble {
         match self {
             Self::Denied(..) | Self::Impostor(..) => Refusal::refused(message, remedy),
             Self::Refused(_) | Self::TurnedAway(_) => crate::output::ended_early(message, remedy),
-            Self::Silent(_) | Self::Unreachable(..) => Refusal::host(message, remedy),
+            Self::Silent(_) | Self::Unreachable(..) | Self::NotCarried(_) => {
+                Refusal::host(message, remedy)
+            }
         }
     }
 }
@@ -217,7 +225,10 @@ impl Gateway {
                 io::ErrorKind::TimedOut => Trouble::Silent(self.endpoint()),
                 io::ErrorKind::UnexpectedEof
                 | io::ErrorKind::ConnectionReset
-                | io::ErrorKind::BrokenPipe => Trouble::TurnedAway(self.endpoint()),
+                | io::ErrorKind::BrokenPipe => match self.through {
+                    None => Trouble::TurnedAway(self.endpoint()),
+                    Some(_) => Trouble::NotCarried(self.endpoint()),
+                },
                 _ => Trouble::Unreachable(self.endpoint(), error),
             },
         }

@@ -20,7 +20,7 @@ build() { # OUTPUT SAMPLE [GO BUILD OPTIONS...]
 
 samples() {
 	mkdir -p /opt/samples/src
-	cp -r /mnt/samples/shop /mnt/samples/ticker /opt/samples/src/
+	cp -r /mnt/samples/shop /mnt/samples/ticker /mnt/samples/burden /mnt/samples/museum /opt/samples/src/
 	cp /mnt/samples/web/web.py /opt/samples/
 	cp /mnt/image/units/* /etc/systemd/system/
 
@@ -34,6 +34,9 @@ samples() {
 	build shop-stripped shop -trimpath -ldflags="-s -w $identity"
 	build shop-stripped.debug-full shop -trimpath -ldflags="$identity"
 	build ticker ticker
+	build burden burden
+	# Not optimised, so that all of it is there to be shown.
+	build museum museum "-gcflags=-N -l"
 	rm -rf /tmp/go-cache /tmp/go /root/.config/go
 }
 

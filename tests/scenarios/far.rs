@@ -197,6 +197,16 @@ fn by_ssh(host: &Host) -> Result<()> {
         attach.wait(SOON)?.exits(0)?;
         refused(ssh.run("godebugctl --json attach myapp --via ssh")?, 2, "usage").map(drop)
     })?;
+    // Not every sshd lets streams through.
+    host.ok("echo 'AllowTcpForwarding no' >/etc/ssh/sshd_config.d/no.conf; systemctl restart ssh")?;
+    leaves_nothing(host, &["myapp"], |_| {
+        let at = format!("-H root@{}", host.address());
+        let output = ssh.run(&format!("godebugctl {at} attach myapp --ttl 60s --via ssh"))?;
+        let said = output.exits(5)?.stderr;
+        ensure!(said.contains("--via tls") && said.contains("prohibited"), "no remedy: {said}");
+        Ok(())
+    })?;
+    host.ok("rm /etc/ssh/sshd_config.d/no.conf; systemctl restart ssh")?;
     ssh.end()
 }
 
@@ -277,7 +287,12 @@ fn blinks(host: &Host) -> Result<()> {
         attach.interrupt()?;
         let output = attach.wait(SOON)?.exits(0)?;
         ensure!(output.stderr.contains("has broken off"), "{output}");
-        session.ends(host, "stopped", SOON).map(drop)
+        session.ends(host, "stopped", SOON)?;
+        // What is run there is read by programs too.
+        let seen = ssh.run(&format!("godebugctl {at} --json snapshot myapp --max-pause 2s"))?;
+        let hit = seen.exits(0)?.json()?;
+        ensure!(hit["unit"] == "myapp.service", "{hit}");
+        Ok(())
     })?;
     host.ok("rm /root/.bashrc")?;
     ssh.end()

@@ -159,6 +159,7 @@ fn at_lines(
         };
         last = address;
         let mut dlv = start.on(&target.executable, &image.core)?;
+        godebug_image::reached("read");
         let goroutine = state(&mut dlv)?.current.map_or(-1, |current| current.id);
         match look(&mut dlv, &image, wanted, goroutine)? {
             Some(hit) => {

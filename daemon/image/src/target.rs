@@ -6,6 +6,7 @@ use crate::memory;
 use crate::trace::{Threads, Wakeups, ended};
 use godebug_api::image::{ImageConfig, PauseLimit};
 use godebug_api::{Code, Refusal, clock};
+use godebug_image::reached;
 use nix::unistd::Pid;
 use std::fs::File;
 use std::time::{Duration, Instant};
@@ -138,10 +139,13 @@ impl Target {
         let monotonic = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
         let pause = threads.release();
         copy.settle()?;
+        reached("settled");
         let begun = Instant::now();
         let written = core::write(copy.pid.as_raw(), &self.described(states));
         let written_in = begun.elapsed();
+        reached("written");
         copy.end()?;
+        reached("ended");
         let (core, bytes) = written?;
         // For the journal: nothing of the target's own.
         eprintln!(

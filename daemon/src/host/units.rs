@@ -168,6 +168,8 @@ pub fn debugger(unit: &DebuggerUnit) -> Properties {
         ("OOMScoreAdjust", (-900_i32).into()),
         ("Environment", environment(&configuration)),
     ]);
+    #[cfg(feature = "fault-points")]
+    properties.push(("ReadWritePaths", strings(&[&format!("-{}", godebug_image::points::FOLDER)])));
     properties.extend(unit.user.properties());
     properties.extend(confined(unit.confinement, apparmor::DEBUGGER, selinux::DEBUGGER));
     if !unit.target_is_starting {

@@ -47,13 +47,16 @@ pub fn guard(id: &SessionId) -> Result<(), String> {
     }
     let begun = Instant::now();
     let _turn = Turn::take(id)?;
+    if session.takes_images() {
+        // Also when it has let the service go: they go last.
+        end_copies(&target, tracer);
+    }
     let is_held = target.status().is_ok_and(|status| status.tracer_pid.is_some());
     if !is_held && !needs_repair(id, &target) {
         return Ok(()); // it has detached in the orderly way
     }
     let frozen = freeze(id, &target);
     let copying = Kept::of(tracer.as_raw());
-    end_copies(&target, tracer);
     // Now the kernel may free the target: it does not run.
     ptrace::detach(tracer, None).map_err(|error| format!("dlv cannot be let go: {error}"))?;
     told(&session, &repair_frozen(id, &target, frozen, copying, begun)?);

@@ -35,7 +35,9 @@ pub(crate) trait Arch {
 /// Nobody hears of the copy's end but the parent of the process, which is systemd and takes it.
 const FLAGS: u64 = (nix::libc::CLONE_PARENT | nix::libc::SIGCHLD) as u64;
 /// No memory is there. The copy never runs; should we be killed before the kernel knows that it is
-/// to be killed with us, it gets no further than to its first use of the stack.
+/// to be killed with us, it gets no further than to its first use of the stack. Nor may any other register lead
+/// it back: the vDSO's code finds its stack again by the frame pointer, and then the copy would run on as the
+/// program, and take its connections.
 const NO_STACK: u64 = 16;
 
 #[cfg(target_arch = "x86_64")]
@@ -66,6 +68,9 @@ impl Arch for Here {
         registers.rdi = FLAGS;
         registers.rsi = NO_STACK;
         (registers.rdx, registers.r10, registers.r8) = (0, 0, 0);
+        (registers.rbp, registers.rbx) = (NO_STACK, NO_STACK);
+        (registers.r12, registers.r13) = (NO_STACK, NO_STACK);
+        (registers.r14, registers.r15) = (NO_STACK, NO_STACK);
         // Else the kernel would first put the thread back before the system call that it is in.
         registers.orig_rax = u64::MAX;
         registers
@@ -122,6 +127,8 @@ impl Arch for Here {
         registers.regs[0] = FLAGS;
         registers.regs[1] = NO_STACK;
         (registers.regs[2], registers.regs[3], registers.regs[4]) = (0, 0, 0);
+        // From the first that a function keeps for its caller to the one with the way back.
+        registers.regs[19..=30].fill(NO_STACK);
         registers
     }
 

@@ -1,12 +1,14 @@
 //! A line at which an image is to be taken: its breakpoints, and what they do to threads.
 //!
-//! They are there only while all threads are traced. When one is reached they go at once, and every
+//! They are there only while all threads are traced. When one is reached all threads are stopped, and every
 //! thread that has executed one is put back before it: the signal that it was about to get, or that
-//! waits for it, is taken from it before it executes anything.
+//! waits for it, is taken from it before it executes anything. Only then the breakpoints go. Should we be killed
+//! before, whoever repairs finds them in the text, and knows by them which threads are to be put back.
 
 use super::stop::{SIGTRAP, Stop};
 use super::{Arch, Here, Status, Thread, Threads, raw};
 use godebug_api::Refusal;
+use godebug_image::reached;
 use nix::sys::ptrace;
 use nix::unistd::Pid;
 use std::fs::File;
@@ -21,6 +23,8 @@ const BY_BREAKPOINT: [i32; 2] = [nix::libc::SI_KERNEL, nix::libc::TRAP_BRKPT];
 const MOST_SIGNALS: usize = 8;
 /// How often somebody who may have an order is listened to.
 const ORDERS: Duration = Duration::from_millis(100);
+/// What they are given to stand all at once before the breakpoints go that nobody has reached.
+const STANDS_WITHIN: Duration = Duration::from_millis(50);
 /// What the threads are given to be stopped and put back when all is over.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -87,6 +91,8 @@ impl Threads<'_> {
             return Err(refused(error));
         }
         self.armed = Some(places);
+        self.is_planted = true;
+        reached("armed");
         Ok(())
     }
 
@@ -120,11 +126,15 @@ impl Threads<'_> {
         };
         let begun = Instant::now();
         self.stopped_at = Some(begun);
-        if let Some(places) = &self.armed {
-            places.take_out().map_err(|_| super::ended(self.pid))?;
-        }
+        reached("hit");
         self.stop_all(begun + longest_stop)?;
         self.put_back();
+        reached("put-back");
+        if let Some(places) = &self.armed {
+            places.take_out().map_err(|_| super::ended(self.pid))?;
+            self.is_planted = false;
+        }
+        reached("disarmed");
         // It may have ended just then.
         Ok(Some(hit).filter(|hit| self.threads.contains_key(&hit.as_raw())))
     }
@@ -224,8 +234,24 @@ impl Threads<'_> {
         }
     }
 
+    /// While there are breakpoints, every thread stands and is put back before they go, if that is possible in
+    /// a moment: it is not for a thread that waits for a disk.
+    pub(super) fn put_back_all(&mut self) {
+        if !self.is_planted {
+            return;
+        }
+        for tid in self.running().collect::<Vec<_>>() {
+            let _ = ptrace::interrupt(Pid::from_raw(tid));
+        }
+        let limit = Instant::now() + STANDS_WITHIN;
+        while self.running().next().is_some() && self.wait(limit).is_ok() {}
+        self.put_back();
+        reached("put-back-all");
+    }
+
     /// The breakpoints go, whatever becomes of the threads.
-    pub(super) fn disarm(&self) {
+    pub(super) fn disarm(&mut self) {
+        self.is_planted = false;
         if let Some(places) = &self.armed
             && let Err(error) = places.take_out()
         {

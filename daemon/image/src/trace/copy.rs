@@ -4,6 +4,7 @@
 use super::stop::{Change, Stop};
 use super::{Arch, Here, Thread, Threads, raw};
 use godebug_api::Refusal;
+use godebug_image::reached;
 use nix::errno::Errno;
 use nix::sys::ptrace;
 use nix::unistd::Pid;
@@ -79,9 +80,10 @@ impl Threads<'_> {
         let kept = self.stash.keep(tid).map_err(|_| NotCopied::Failed(super::ended(tid)))?;
         // A signal in the middle would make the program's handler run on the wrong registers.
         raw::set_signal_mask(tid, ALL_SIGNALS).map_err(gone)?;
-        let copied = Here::set_registers(tid, &Here::copying(&registers, at))
-            .map_err(gone)
-            .and_then(|()| self.run_system_call(tid, by));
+        let copied = Here::set_registers(tid, &Here::copying(&registers, at)).map_err(gone);
+        reached("copying");
+        let copied = copied.and_then(|()| self.run_system_call(tid, by));
+        reached("copied");
         // Whatever came of it: where it stands now is in the kernel, on its way to the program, and
         // with these registers it arrives where it was, or makes its own system call again.
         let back = kept.give_back();

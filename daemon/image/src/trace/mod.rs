@@ -16,8 +16,8 @@ pub(crate) use breakpoints::Places;
 pub(crate) use wakeups::Wakeups;
 
 use godebug_api::{Code, Refusal};
-use godebug_image::raw;
 use godebug_image::stash::Stash;
+use godebug_image::{raw, reached};
 use nix::errno::Errno;
 use nix::sys::ptrace;
 use nix::unistd::Pid;
@@ -50,6 +50,8 @@ pub(crate) struct Threads<'a> {
     stopped_at: Option<Instant>,
     /// A line that is armed in them.
     armed: Option<Places>,
+    /// Its breakpoints are in the text.
+    is_planted: bool,
     executed: bool,
     /// Children of the target's own that have not been let go yet, and those that have.
     strangers: HashSet<i32>,
@@ -76,6 +78,7 @@ impl<'a> Threads<'a> {
             })?,
             stopped_at: None,
             armed: None,
+            is_planted: false,
             executed: false,
             strangers: HashSet::new(),
             freed: HashSet::new(),
@@ -92,6 +95,7 @@ impl<'a> Threads<'a> {
                 }
             }
             if taken == 0 {
+                reached("seized");
                 return Ok(threads);
             }
         }
@@ -138,6 +142,7 @@ impl<'a> Threads<'a> {
         while self.running().next().is_some() || !self.strangers.is_empty() {
             self.wait(by)?;
         }
+        reached("stopped");
         self.is_there()
     }
 
@@ -227,13 +232,16 @@ impl<'a> Threads<'a> {
     /// Lets every thread go, and tells for how long they stood.
     pub(crate) fn release(mut self) -> Duration {
         self.let_go();
+        reached("released");
         self.stopped_at.map(|at| at.elapsed()).unwrap_or_default()
     }
 
     fn let_go(&mut self) {
+        self.put_back_all();
         self.disarm();
         self.put_back_standing();
         self.detach_stopped();
+        reached("releasing");
         let limit = Instant::now() + LONGEST_WAIT;
         let running: Vec<i32> = self.running().collect();
         for tid in running {

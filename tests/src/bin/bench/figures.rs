@@ -37,6 +37,11 @@ impl Series {
         self.0.last().copied().unwrap_or(f64::NAN)
     }
 
+    /// The smallest first.
+    pub(crate) fn all(&self) -> &[f64] {
+        &self.0
+    }
+
     pub(crate) fn count(&self) -> usize {
         self.0.len()
     }

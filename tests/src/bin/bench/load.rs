@@ -1,6 +1,7 @@
 //! What a person's debugging does to those who use the service: requests come at a steady pace, before, during
-//! and after a session in which somebody sets a breakpoint and goes to lunch, so that the pause budget runs
-//! out. Each is timed from the moment at which it was due, so that what piles up counts.
+//! and after something is done to it. Each is timed from the moment at which it was due, so that what piles up
+//! counts. What is done here is a session in which somebody sets a breakpoint and goes to lunch, so that the
+//! pause budget runs out.
 
 use std::{
     fmt::Write as _,
@@ -21,16 +22,27 @@ use crate::figures::table;
 /// Between two requests.
 const PACE: Duration = Duration::from_millis(20);
 const BUDGET: Duration = Duration::from_secs(3);
-const CALM: Duration = Duration::from_secs(4);
+pub(crate) const CALM: Duration = Duration::from_secs(4);
+
+/// The parts of a run: their names, and when each began, in seconds.
+pub(crate) type Phases = Vec<(&'static str, f64)>;
 
 pub(crate) struct Load {
     /// When each was due, in seconds, and how long it took, in milliseconds.
     samples: Vec<(f64, f64)>,
-    /// Their names and beginnings.
-    phases: Vec<(&'static str, f64)>,
+    phases: Phases,
 }
 
+/// The session.
 pub(crate) fn measure(host: &Host) -> Result<Load> {
+    during(host, session)
+}
+
+/// While `doing` is done, which tells of its phases.
+pub(crate) fn during(
+    host: &Host,
+    doing: impl FnOnce(&Host, Instant) -> Result<Phases>,
+) -> Result<Load> {
     let begun = Instant::now();
     let samples = Mutex::new(Vec::new());
     let is_over = AtomicBool::new(false);
@@ -50,7 +62,7 @@ pub(crate) fn measure(host: &Host) -> Result<Load> {
                 due += PACE;
             }
         });
-        let phases = session(host, begun);
+        let phases = doing(host, begun);
         is_over.store(true, Relaxed);
         phases
     })?;
@@ -71,7 +83,7 @@ fn request(host: &Host) -> Result<()> {
     Ok(())
 }
 
-fn session(host: &Host, begun: Instant) -> Result<Vec<(&'static str, f64)>> {
+fn session(host: &Host, begun: Instant) -> Result<Phases> {
     let mut phases = Vec::new();
     let mut enter = |name: &'static str| phases.push((name, begun.elapsed().as_secs_f64()));
     enter("before");
@@ -115,7 +127,7 @@ impl Load {
         times
     }
 
-    pub(crate) fn text(&self) -> String {
+    pub(crate) fn table(&self) -> String {
         let cells = |cells: &[&str]| cells.iter().map(|cell| (*cell).to_owned()).collect();
         let mut rows: Vec<Vec<String>> =
             vec![cells(&["", "for", "requests", "median", "p99", "worst"])];
@@ -136,13 +148,17 @@ impl Load {
                 at(1.0),
             ]);
         }
+        table(&rows)
+    }
+
+    pub(crate) fn text(&self) -> String {
         format!(
             "### Those who use the service meanwhile\n\n\
              {} requests a second, each timed from when it was due; a pause budget of {} s.\n\n{}\n\
              ![latency before, during and after a session](latency.svg)\n",
             1000 / PACE.as_millis(),
             BUDGET.as_secs(),
-            table(&rows)
+            self.table()
         )
     }
 

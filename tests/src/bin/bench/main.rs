@@ -4,6 +4,7 @@
 mod ending;
 mod figures;
 mod gateway;
+mod images;
 mod journal;
 mod load;
 mod opening;
@@ -20,7 +21,7 @@ use figures::{Series, milliseconds, table};
 use godebug_tests::{Host, Snapshot, Suite, image, nothing_left};
 use opening::{Kind, Openings};
 
-const USAGE: &str = "usage: bench [--write] [--only-gateway] [--rounds N] [--sessions N]";
+const USAGE: &str = "usage: bench [--write] [--only-gateway | --only-images | --many-images N] [--rounds N] [--sessions N]";
 /// What may be added to bare dlv at the median, in milliseconds.
 const AIM_LAPTOP: f64 = 150.0;
 const AIM_HERE: f64 = 40.0;
@@ -30,6 +31,11 @@ const NAP: f64 = 180.0;
 /// The figures stand between these lines of docs/measurements.md.
 const FIGURES: [&str; 2] =
     ["<!-- figures: written by `bench --write` -->", "<!-- end of figures -->"];
+/// What `--many-images` counts.
+const MANY: [&str; 2] =
+    ["<!-- many images: written by `bench --write` -->", "<!-- end of many images -->"];
+/// Those of images, which can be measured alone.
+const IMAGES: [&str; 2] = ["<!-- images: written by `bench --write` -->", "<!-- end of images -->"];
 /// And those of the gateway, which can be measured alone.
 const GATEWAY: [&str; 2] =
     ["<!-- gateway: written by `bench --write` -->", "<!-- end of gateway -->"];
@@ -37,6 +43,8 @@ const GATEWAY: [&str; 2] =
 struct Wanted {
     write: bool,
     only_gateway: bool,
+    only_images: bool,
+    many_images: Option<usize>,
     rounds: usize,
     sessions: usize,
 }
@@ -52,13 +60,22 @@ fn main() -> ExitCode {
 }
 
 fn wanted() -> Result<Wanted> {
-    let mut wanted = Wanted { write: false, only_gateway: false, rounds: 12, sessions: 10 };
+    let mut wanted = Wanted {
+        write: false,
+        only_gateway: false,
+        only_images: false,
+        many_images: None,
+        rounds: 12,
+        sessions: 10,
+    };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         let mut number = || words.next().and_then(|word| word.parse().ok()).context(USAGE);
         match word.as_str() {
             "--write" => wanted.write = true,
             "--only-gateway" => wanted.only_gateway = true,
+            "--only-images" => wanted.only_images = true,
+            "--many-images" => wanted.many_images = Some(number()?),
             "--rounds" => wanted.rounds = number()?,
             "--sessions" => wanted.sessions = number()?,
             _ => bail!("{USAGE}"),
@@ -72,6 +89,12 @@ fn measure(wanted: &Wanted) -> Result<()> {
     if wanted.only_gateway {
         return measure_gateway(&host, wanted.write);
     }
+    if wanted.only_images {
+        return measure_images(&host, wanted.write);
+    }
+    if let Some(count) = wanted.many_images {
+        return many_images(&host, count, wanted.write);
+    }
     let before = Snapshot::take(&host, &["myapp"])?;
     let target = before.processes().first().context("myapp has no process")?.inner_pid;
     let openings = opening::measure(&host, target, wanted.rounds)?;
@@ -79,6 +102,7 @@ fn measure(wanted: &Wanted) -> Result<()> {
     let text = report(&host, &openings, &endings)?;
     println!("{text}");
     measure_gateway(&host, wanted.write)?;
+    measure_images(&host, wanted.write)?;
     nothing_left(&host, &before)?;
     if wanted.write {
         write(&measurements(), FIGURES, &text)?;
@@ -239,6 +263,30 @@ fn measure_gateway(host: &Host, is_written: bool) -> Result<()> {
         let path = measurements().with_file_name("latency.svg");
         std::fs::write(&path, load.svg()).with_context(|| format!("writing {}", path.display()))?;
     }
+    Ok(())
+}
+
+fn measure_images(host: &Host, is_written: bool) -> Result<()> {
+    let (pauses, load) = (images::pauses::measure(host)?, images::busy(host)?);
+    let text = format!("{}\n{}", pauses.text(), load.text());
+    println!("{text}");
+    if is_written {
+        write(&measurements(), IMAGES, &text)?;
+        for (name, svg) in [("pauses.svg", pauses.svg()), ("images.svg", load.svg())] {
+            let path = measurements().with_file_name(name);
+            std::fs::write(&path, svg).with_context(|| format!("writing {}", path.display()))?;
+        }
+    }
+    Ok(())
+}
+
+fn many_images(host: &Host, count: usize, is_written: bool) -> Result<()> {
+    let many = images::many::take(host, count)?;
+    println!("{many}");
+    if is_written {
+        write(&measurements(), MANY, &many.to_string())?;
+    }
+    anyhow::ensure!(many.is_good(), "something happened to the services");
     Ok(())
 }
 

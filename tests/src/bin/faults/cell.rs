@@ -25,6 +25,11 @@ pub(crate) enum Outcome {
         milliseconds: f64,
         since: &'static str,
     },
+    /// Nothing had been taken and nobody was left to clear away: the session's folder stayed until a
+    /// godebugd ran again, and nothing else.
+    FolderStayed,
+    /// The service died, where nobody could have saved it.
+    Died,
     NotApplicable(String),
     /// What was left, or went wrong.
     Failed(String),
@@ -34,7 +39,12 @@ pub(crate) enum Outcome {
 pub(crate) fn run(host: &Host, fault: &Fault, point: &Point) -> Outcome {
     attempt(host, fault, point).unwrap_or_else(|error| {
         let causes: Vec<String> = error.chain().map(ToString::to_string).collect();
-        Outcome::Failed(causes.join("\n  because: "))
+        let why = causes.join("\n  because: ");
+        let target_only = why.lines().count() == 2 && why.contains("(shop) is gone");
+        match fault.may_kill(point) && target_only {
+            true => Outcome::Died,
+            false => Outcome::Failed(why),
+        }
     })
 }
 
@@ -48,8 +58,10 @@ fn attempt(host: &Host, fault: &Fault, point: &Point) -> Result<Outcome> {
         mended.context("after a fault that could not happen")?;
         return Ok(Outcome::NotApplicable(why));
     }
-    let end = if fault.reboots { Ok(now()) } else { await_end(&mut scene, fault, point, released) };
-    let end = end?;
+    let end = match fault.reboots {
+        true => Some(now()),
+        false => await_end(&mut scene, fault, point, released)?,
+    };
     if let Some(mend) = fault.mend {
         traces_of_session(&scene)?;
         mend(&mut scene).context("mending the host")?;
@@ -64,6 +76,7 @@ fn attempt(host: &Host, fault: &Fault, point: &Point) -> Result<Outcome> {
     if fault.reboots {
         return Ok(Outcome::Passed { milliseconds: 0.0, since: "the next boot" });
     }
+    let Some(end) = end else { return Ok(Outcome::FolderStayed) };
     Ok(measured(&scene, point, released, end))
 }
 
@@ -87,6 +100,10 @@ fn play(scene: &mut Scene, fault: &Fault, point: &Point) -> Result<Effect> {
             let command =
                 if point.group == Group::Active { scene.extend()? } else { scene.stop()? };
             scene.running.push(command);
+        }
+        Group::Image => {
+            scene.arm(point, action)?;
+            scene.look()?;
         }
         Group::DeadMan => {
             scene.arm(point, action)?;
@@ -138,14 +155,23 @@ fn settle(scene: &mut Scene, fault: &Fault) -> Result<()> {
     prove(scene, fault)
 }
 
-/// Waits until nothing of the session can be seen; gives the moment.
-fn await_end(scene: &mut Scene, fault: &Fault, point: &Point, released: f64) -> Result<f64> {
+/// Waits until nothing of the session can be seen; gives the moment. `None`: nothing but its folder is there,
+/// and nobody who would take it away.
+fn await_end(
+    scene: &mut Scene,
+    fault: &Fault,
+    point: &Point,
+    released: f64,
+) -> Result<Option<f64>> {
     loop {
         scene.note_deadline();
         let quiet = seen(scene)?;
         let now = now();
         if quiet.is_none() {
-            return Ok(now);
+            return Ok(Some(now));
+        }
+        if fault.daemon_is_gone && now > released + 1000.0 && scene.has_only_a_folder()? {
+            return Ok(None);
         }
         let due = match scene.deadline {
             // It was asked for, and godebugd is there to do it.
@@ -174,7 +200,7 @@ fn seen(scene: &Scene) -> Result<Option<String>> {
     if let Some(id) = scene.sessions().pop() {
         return Ok(Some(format!("the folder of session {id} is there")));
     }
-    const PROGRAMS: [&str; 3] = ["dlv", "godebug-gateway", "godebug-revoke"];
+    const PROGRAMS: [&str; 4] = ["dlv", "godebug-gateway", "godebug-image", "godebug-revoke"];
     let running = scene.host.processes();
     if let Some(one) = running.iter().find(|one| PROGRAMS.contains(&one.name.as_str())) {
         return Ok(Some(format!("{} is running", one.name)));

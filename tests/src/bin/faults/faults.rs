@@ -53,11 +53,16 @@ pub(crate) struct Fault {
     /// found before it, by `Scene::traces`.
     pub(crate) mend: Option<fn(&mut Scene) -> Result<()>>,
     pub(crate) reboots: bool,
+    /// Steps of taking an image at which the kernel leaves nobody who could save the service.
+    pub(crate) may_kill_at: &'static [&'static str],
 }
 
+/// Where there is a debugger.
+const LIVE: &[Group] = &[Group::Opening, Group::Active, Group::Closing, Group::DeadMan];
 const EVERYWHERE: &[Group] = &Group::ALL;
-/// Where the program at the point is godebugd.
-const IN_GODEBUGD: &[Group] = &[Group::Opening, Group::Active, Group::Closing];
+const IMAGE: &[Group] = &[Group::Image];
+/// Where the program at the point can be godebugd.
+const IN_GODEBUGD: &[Group] = &[Group::Opening, Group::Active, Group::Closing, Group::Image];
 const WITH_CLIENT: &[Group] = &[Group::Active, Group::Closing, Group::DeadMan];
 
 impl Fault {
@@ -66,7 +71,7 @@ impl Fault {
             name,
             says,
             act,
-            groups: EVERYWHERE,
+            groups: LIVE,
             target: Target::Lives,
             daemon_is_gone: false,
             daemon_restarts: false,
@@ -77,6 +82,7 @@ impl Fault {
             prepare: |_| Ok(()),
             mend: None,
             reboots: false,
+            may_kill_at: &[],
         }
     }
 
@@ -146,9 +152,32 @@ impl Fault {
         self
     }
 
+    const fn may_kill_at(mut self, steps: &'static [&'static str]) -> Self {
+        self.may_kill_at = steps;
+        self
+    }
+
+    /// Whether the service's death is the one that docs/guarantees.md names.
+    pub(crate) fn may_kill(&self, point: &Point) -> bool {
+        let step = point.traced().strip_prefix("godebug-image/step.");
+        step.is_some_and(|step| self.may_kill_at.contains(&step))
+    }
+
+    /// With images too.
+    const fn everywhere(self) -> Self {
+        self.at(EVERYWHERE)
+    }
+
     /// Whether it can happen there, as far as that can be told before.
     pub(crate) fn applies_to(&self, point: &Point) -> bool {
-        self.groups.contains(&point.group)
+        // What a program does to itself at a point is done by the one that the fault is about.
+        let itself = match self.act {
+            Act::Outside(_) => true,
+            Act::Itself(_) if self.name.starts_with("image-") => point.is_in("godebug-image"),
+            Act::Itself(_) => !point.is_in("godebug-image"),
+        };
+        itself
+            && self.groups.contains(&point.group)
             && (self.firewalld || !point.name.ends_with(":firewalld-rule"))
     }
 }
@@ -200,16 +229,28 @@ pub(crate) const ALL: &[Fault] = &[
     Fault::outside("dlv-killed", "dlv is killed", |s| inject::part(s, "dlv", "KILL")),
     Fault::outside("dlv-stopped", "dlv is stopped (SIGSTOP)", |s| inject::part(s, "dlv", "STOP"))
         .within(8),
-    Fault::outside("guard-killed", "the guard is killed", |s| inject::part(s, "guard", "KILL")),
+    Fault::new("image-killed", "godebug-image is killed at its work", Act::Itself("kill"))
+        .at(IMAGE),
+    Fault::new("image-stopped", "godebug-image is stopped (SIGSTOP)", Act::Itself("stop"))
+        .at(IMAGE)
+        .within(8),
+    Fault::outside(
+        "image-and-guard-killed",
+        "godebug-image and its guard are killed together",
+        |s| inject::both(s, "guard", "image"),
+    )
+    .at(IMAGE)
+    .may_kill_at(&["armed", "hit", "stopped", "put-back", "copying", "copied"]),
+    Fault::outside("guard-killed", "the guard is killed", |s| inject::part(s, "guard", "KILL"))
+        .everywhere(),
     Fault::outside("guard-stopped", "the guard is stopped (SIGSTOP)", |s| {
         inject::part(s, "guard", "STOP")
     })
+    .everywhere()
     .within(8),
-    Fault::outside(
-        "guard-and-dlv-killed",
-        "the guard and dlv are killed together",
-        inject::guard_and_dlv,
-    ),
+    Fault::outside("guard-and-dlv-killed", "the guard and dlv are killed together", |s| {
+        inject::both(s, "guard", "dlv")
+    }),
     Fault::outside(
         "units-killed",
         "the guard's and dlv's units are killed by systemctl",
@@ -220,22 +261,27 @@ pub(crate) const ALL: &[Fault] = &[
         "everything of godebug is killed together, godebugd too",
         inject::slice,
     )
+    .everywhere()
     .restarts_godebugd(),
     // The target.
     Fault::outside("target-stops", "the service is stopped", inject::target_stops)
+        .everywhere()
         .ends_target()
         .mended(inject::start_target),
     Fault::outside("target-killed", "the service is killed", |s| {
         inject::target_signalled(s, "KILL")
     })
+    .everywhere()
     .ends_target()
     .mended(inject::start_target),
     Fault::outside("target-crashes", "the service crashes (SIGSEGV)", |s| {
         inject::target_signalled(s, "SEGV")
     })
+    .everywhere()
     .ends_target()
     .mended(inject::start_target),
     Fault::outside("target-restarts", "the service is restarted", inject::target_restarts)
+        .everywhere()
         .ends_target()
         .mended(inject::start_target),
     Fault::outside(
@@ -291,11 +337,13 @@ pub(crate) const ALL: &[Fault] = &[
     Fault::outside("dbus-restarts", "the message bus is restarted", |s| {
         inject::host(s, "systemctl restart dbus")
     })
+    .everywhere()
     .restarts_godebugd()
     .mended(inject::bus_restored),
     Fault::outside("dbus-killed", "the message bus is killed", |s| {
         inject::host(s, "systemctl kill --signal=KILL dbus")
     })
+    .everywhere()
     .restarts_godebugd()
     .mended(inject::bus_restored),
     Fault::outside("polkit-masked", "polkit is stopped and masked", |s| {
@@ -304,15 +352,20 @@ pub(crate) const ALL: &[Fault] = &[
     .mended(|s| inject::host(s, "systemctl unmask --runtime polkit").map(drop)),
     Fault::outside("systemd-reload", "systemctl daemon-reload", |s| {
         inject::host(s, "systemctl daemon-reload")
-    }),
+    })
+    .everywhere(),
     Fault::outside("systemd-reexec", "systemctl daemon-reexec", |s| {
         inject::host(s, "systemctl daemon-reexec")
-    }),
+    })
+    .everywhere(),
     Fault::outside("log-full", "the file system of the audit log is full", inject::log_full)
+        .everywhere()
         .prepared(inject::small_log)
         .unrecorded()
         .mended(inject::log_restored),
-    Fault::outside("run-full", "/run is full", inject::run_full).mended(inject::run_emptied),
+    Fault::outside("run-full", "/run is full", inject::run_full)
+        .everywhere()
+        .mended(inject::run_emptied),
     // Time.
     Fault::outside("late", "a session of one second is held for three", inject::three_seconds)
         .ttl(Ttl::Least),
@@ -329,8 +382,12 @@ pub(crate) const ALL: &[Fault] = &[
     )
     .at(WITH_CLIENT),
     // The host.
-    Fault::outside("reboot", "the host is rebooted", inject::reboot).ends_target().reboots(),
+    Fault::outside("reboot", "the host is rebooted", inject::reboot)
+        .everywhere()
+        .ends_target()
+        .reboots(),
     Fault::outside("power-cut", "the host loses its power", inject::power_cut)
+        .everywhere()
         .ends_target()
         .reboots(),
 ];

@@ -75,12 +75,12 @@ pub(crate) fn part(scene: &mut Scene, part: &str, name: &str) -> Result<Effect> 
     Ok(Effect::NotApplicable(format!("there is no {part}")))
 }
 
-pub(crate) fn guard_and_dlv(scene: &mut Scene) -> Result<Effect> {
-    let (guard, dlv) = (scene.part("guard"), scene.part("dlv"));
-    if guard.is_empty() || dlv.is_empty() {
+pub(crate) fn both(scene: &mut Scene, one: &str, other: &str) -> Result<Effect> {
+    let (one, other) = (scene.part(one), scene.part(other));
+    if one.is_empty() || other.is_empty() {
         return Ok(Effect::NotApplicable("there are not both".to_owned()));
     }
-    for process in guard.iter().chain(&dlv) {
+    for process in one.iter().chain(&other) {
         send(process, Signal::KILL)?;
     }
     Ok(Effect::Done)

@@ -25,10 +25,16 @@ pub(crate) enum Group {
     Closing,
     /// godebug-revoke does, at the end of the time, with no godebugd.
     DeadMan,
+    /// All of another kind of session: an image is taken at a line.
+    Image,
 }
 
+/// What the names of points begin with that belong to such a session.
+const OF_IMAGE: &str = "image: ";
+
 impl Group {
-    pub(crate) const ALL: [Self; 4] = [Self::Opening, Self::Active, Self::Closing, Self::DeadMan];
+    pub(crate) const ALL: [Self; 5] =
+        [Self::Opening, Self::Active, Self::Closing, Self::DeadMan, Self::Image];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -36,6 +42,7 @@ impl Group {
             Self::Active => "active",
             Self::Closing => "closing",
             Self::DeadMan => "dead man",
+            Self::Image => "image",
         }
     }
 
@@ -52,6 +59,16 @@ pub(crate) struct Point {
 }
 
 impl Point {
+    /// As the program itself names it.
+    pub(crate) fn traced(&self) -> &str {
+        self.name.strip_prefix(OF_IMAGE).unwrap_or(&self.name)
+    }
+
+    /// Whether it is one of this program's.
+    pub(crate) fn is_in(&self, program: &str) -> bool {
+        self.traced().split_once('/').is_some_and(|(of, _)| of == program)
+    }
+
     pub(crate) fn is_idle(&self) -> bool {
         self.name == IDLE
     }
@@ -66,7 +83,8 @@ impl Point {
     }
 }
 
-/// Goes once through a session that is extended, one that is stopped, and one that the dead man ends.
+/// Goes once through a session that is extended, one that is stopped, one that the dead man ends, and one that
+/// takes an image.
 pub(crate) fn discover(host: &Host) -> Result<Vec<Point>> {
     let before = Snapshot::take(host, &[TARGET])?;
     let mut found = Vec::new();
@@ -95,6 +113,14 @@ pub(crate) fn discover(host: &Host) -> Result<Vec<Point>> {
     scene.let_godebugd_come_back()?;
     ensure!(dead_man.iter().all(|name| name.starts_with("godebug-revoke/")), "{dead_man:?}");
     add(&mut found, dead_man, Group::DeadMan);
+
+    let mut scene = Scene::new(host)?;
+    scene.look()?;
+    scene.running.pop().context("nobody looks")?.wait(SOON)?.ok()?;
+    host.wait_until("the image is closed", SOON, || Ok(scene.sessions().is_empty()))?;
+    let image = trace(host)?.into_iter().map(|name| format!("{OF_IMAGE}{name}")).collect();
+    add(&mut found, image, Group::Image);
+    drop(scene);
     nothing_left(host, &before)?;
     Ok(found)
 }

@@ -84,6 +84,7 @@ impl Results {
                 line["milliseconds"] = milliseconds.round().into();
                 line["since"] = (*since).into();
             }
+            Outcome::FolderStayed | Outcome::Died => {}
             Outcome::NotApplicable(text) | Outcome::Failed(text) => {
                 line["text"] = text.as_str().into()
             }
@@ -107,6 +108,8 @@ impl Results {
 pub(crate) fn name(outcome: &Outcome) -> &'static str {
     match outcome {
         Outcome::Passed { .. } => "passed",
+        Outcome::FolderStayed => "folder stayed",
+        Outcome::Died => "died",
         Outcome::NotApplicable(_) => "not applicable",
         Outcome::Failed(_) => "failed",
     }

@@ -21,8 +21,12 @@ use crate::{
 };
 
 /// The state of each group that `--quick` takes for all of it.
-const QUICK: [&str; 3] =
-    ["godebugd/ledger.after.done:debugger", IDLE, "godebugd/host.after.undo:gateway"];
+const QUICK: [&str; 4] = [
+    "godebugd/ledger.after.done:debugger",
+    IDLE,
+    "godebugd/host.after.undo:gateway",
+    "image: godebug-image/step.disarmed",
+];
 
 type Cell = (&'static Fault, Point);
 
@@ -69,7 +73,8 @@ fn cells(wanted: &Wanted, results: &Results) -> Result<VecDeque<Cell>> {
             continue;
         }
         for point in results.points() {
-            let every = fault.name == "godebugd-killed" && !point.name.contains("read-back");
+            let every = matches!(fault.name, "godebugd-killed" | "image-killed")
+                && !point.name.contains("read-back");
             let wanted_here = (wanted.points.is_empty()
                 || wanted.points.iter().any(|glob| matches(glob, &point.name)))
                 && (!wanted.quick || every || QUICK.contains(&point.name.as_str()));
@@ -150,7 +155,9 @@ fn work(shared: &Mutex<Shared<'_>>, host: &mut Option<(bool, Host)>) -> Result<(
         let number = shared.done;
         println!("{}", line(number, &shared, fault, &point, &outcome, began));
         shared.results.add_cell(fault.name, &point, &outcome)?;
-        if matches!(outcome, Outcome::Failed(_)) {
+        if outcome == Outcome::Died {
+            // Its host has no service any more.
+        } else if matches!(outcome, Outcome::Failed(_)) {
             shared.failed += 1;
             let path = cell::journal(fault, &point);
             fs::create_dir_all(setup::output().join("journals"))?;
@@ -173,6 +180,8 @@ fn line(
 ) -> String {
     let what = match outcome {
         Outcome::Passed { milliseconds, since } => format!("{milliseconds:.0} ms after {since}"),
+        Outcome::Died => "the service died, where nobody could have saved it".to_owned(),
+        Outcome::FolderStayed => "its folder, until a godebugd runs again".to_owned(),
         Outcome::NotApplicable(why) => why.clone(),
         Outcome::Failed(why) => why.lines().take(12).collect::<Vec<_>>().join("\n    "),
     };

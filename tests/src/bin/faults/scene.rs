@@ -61,6 +61,8 @@ pub(crate) struct Scene<'a> {
     pub(crate) client: Option<Client>,
     /// Commands that need not have ended: `attach`, `stop` and the like.
     pub(crate) running: Vec<Spawned>,
+    /// Those who use the service meanwhile.
+    load: Option<Spawned>,
     /// The end of the session as its ledger last said, in milliseconds since the epoch.
     pub(crate) deadline: Option<f64>,
     /// How long the audit log was before.
@@ -81,14 +83,22 @@ impl<'a> Scene<'a> {
         ))?;
         let before = Snapshot::take(host, &[TARGET])?;
         let audit = fs::metadata(host.path(AUDIT)).map_or(0, |file| file.len());
-        Ok(Self { host, before, client: None, running: Vec::new(), deadline: None, audit })
+        Ok(Self {
+            host,
+            before,
+            client: None,
+            running: Vec::new(),
+            load: None,
+            deadline: None,
+            audit,
+        })
     }
 
     /// Has `point` fire when it is reached next.
     pub(crate) fn arm(&self, point: &Point, action: &str) -> Result<()> {
         let folder = self.host.path(FOLDER);
         // Renamed, so that nobody reads half of it.
-        fs::write(folder.join("new"), format!("{} {action}\n", point.name))?;
+        fs::write(folder.join("new"), format!("{} {action}\n", point.traced()))?;
         fs::rename(folder.join("new"), folder.join("arm")).context("arming a point")
     }
 
@@ -118,6 +128,17 @@ impl<'a> Scene<'a> {
             ttl.text(), host.laptop_address(), host.address()
         ))?;
         self.running.push(attach);
+        Ok(())
+    }
+
+    /// Begins to look at a service that is used: one image at a line.
+    pub(crate) fn look(&mut self) -> Result<()> {
+        let order = "curl -s -m 20 -o /dev/null 'http://127.0.0.1:8080/order?id=3'";
+        self.load = Some(self.host.spawn(&format!("while {order} || true; do sleep 0.05; done"))?);
+        self.running.push(self.host.spawn(&format!(
+            "exec godebugctl --json snapshot {TARGET} --at main.priceOf --expr total --timeout 4s \
+             --max-pause 2s"
+        ))?);
         Ok(())
     }
 
@@ -181,6 +202,21 @@ impl<'a> Scene<'a> {
         }
     }
 
+    /// Whether a session has taken nothing: no unit, no rule, and a ledger that says so.
+    pub(crate) fn has_only_a_folder(&self) -> Result<bool> {
+        let Some(id) = self.sessions().pop() else { return Ok(false) };
+        let path = self.host.path(&format!("/run/godebug/{id}/ledger"));
+        // Without a ledger, or with half a first line, nothing has begun.
+        let ledger = fs::read_to_string(path).unwrap_or_default();
+        if ledger.contains(r#""record":"done""#) {
+            return Ok(false);
+        }
+        let units =
+            self.host.ok(&format!("systemctl list-units --all --plain --no-legend '*{id}*'"))?;
+        let rules = self.host.run("nft list ruleset | grep -e godebug_ -e 'dport 23[46]'")?;
+        Ok(units.trim().is_empty() && !rules.success())
+    }
+
     /// The processes of a part of the session: `dlv`, `gateway`, `guard`; or of `godebugd`.
     pub(crate) fn part(&self, part: &str) -> Vec<Process> {
         let unit = match part {
@@ -242,6 +278,7 @@ impl<'a> Scene<'a> {
     /// After a reboot.
     pub(crate) fn is_up_again(&mut self) -> Result<()> {
         self.client = None;
+        self.load = None;
         self.running.clear();
         self.deadline = None;
         ready(self.host)

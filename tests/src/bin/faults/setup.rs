@@ -13,7 +13,7 @@ use godebug_tests::{Host, HostOptions, Suite};
 
 /// Where the programs look for the point that is armed, and leave their trace.
 pub(crate) const FOLDER: &str = "/run/godebug-faults";
-const PROGRAMS: [&str; 2] = ["godebugd", "godebug-revoke"];
+const PROGRAMS: [&str; 3] = ["godebugd", "godebug-revoke", "godebug-image"];
 const OUTPUT: &str = "target/faults";
 
 pub(crate) fn workspace() -> PathBuf {
@@ -25,13 +25,14 @@ pub(crate) fn output() -> PathBuf {
     workspace().join(OUTPUT)
 }
 
-/// Builds the two programs with fault points. Dependencies are shared with the ordinary build, the
+/// Builds these programs with fault points. Dependencies are shared with the ordinary build, the
 /// programs themselves are not touched by it nor touch it.
 pub(crate) fn build() -> Result<()> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let built = Command::new(cargo)
         .current_dir(workspace())
-        .args(["build", "--quiet", "--locked", "-p", "godebug", "--features", "fault-points"])
+        .args(["build", "--quiet", "--locked", "-p", "godebug", "-p", "godebug-image"])
+        .args(["--features", "godebug/fault-points,godebug-image/fault-points"])
         .args(["--target-dir", OUTPUT, "--config", "build.build-dir=\"target\""])
         .status()
         .context("starting cargo")?;
@@ -75,7 +76,7 @@ pub(crate) fn restore(path: &str) -> String {
 /// so that /run can be filled.
 pub(crate) fn ready(host: &Host) -> Result<()> {
     host.ok(&format!(
-        "mkdir -p {FOLDER} && mount -t tmpfs tmpfs {FOLDER} && mount -o remount,size=64M /run && \
+        "mkdir -p {FOLDER} && mount -t tmpfs -o mode=0777 tmpfs {FOLDER} && mount -o remount,size=64M /run && \
          systemctl daemon-reload && systemctl stop godebugd"
     ))
     .map(drop)

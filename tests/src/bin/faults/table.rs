@@ -51,12 +51,14 @@ fn render(results: &Results, circumstances: &str) -> String {
     });
     let count = |outcome: &str| all.clone().filter(|cell| cell["outcome"] == outcome).count();
     let (passed, failed, none) = (count("passed"), count("failed"), count("not applicable"));
+    let (stayed, died) = (count("folder stayed"), count("died"));
     [
         format!("{circumstances} Build {}.\n", results.build()),
         format!(
-            "{} cells: {passed} passed, {failed} failed, {none} could not happen there (what was to be \
-             broken was not there, or not there any more).\n",
-            passed + failed + none
+            "{} cells: {passed} passed, {failed} failed, {stayed} left their session's folder, and nothing else, to \
+             the next godebugd (nothing had been taken), at {died} the service died, as named above, {none} could not happen there (what was to be broken was \
+             not there, or not there any more).\n",
+            passed + failed + stayed + died + none
         ),
         table(results),
         failures(results),
@@ -70,7 +72,8 @@ fn table(results: &Results) -> String {
     let of = |group: Group| results.points().iter().filter(|point| point.group == group).count();
     let heads: Vec<String> =
         Group::ALL.iter().map(|group| format!("{} ({})", group.name(), of(*group))).collect();
-    let mut text = format!("| fault | {} |\n|---|---|---|---|---|\n", heads.join(" | "));
+    let mut text =
+        format!("| fault | {} |\n|---|{}\n", heads.join(" | "), "---|".repeat(Group::ALL.len()));
     for fault in faults::ALL {
         let cells: Vec<String> =
             Group::ALL.iter().map(|group| summary(results, fault, *group)).collect();
@@ -91,15 +94,23 @@ fn summary(results: &Results, fault: &Fault, group: Group) -> String {
     let missing = possible.len() - cells.len();
     let ran: Vec<&Value> =
         cells.into_iter().filter(|cell| cell["outcome"] != "not applicable").collect();
+    let with = |outcome: &str| ran.iter().filter(|cell| cell["outcome"] == outcome).count();
+    let (stayed, died) = (with("folder stayed"), with("died"));
     let passed: Vec<&&Value> = ran.iter().filter(|cell| cell["outcome"] == "passed").collect();
     if ran.is_empty() {
         return if missing == possible.len() { "not run".to_owned() } else { "–".to_owned() };
     }
     let worst = passed.iter().filter_map(|cell| cell["milliseconds"].as_f64()).fold(0.0, f64::max);
-    let mut text = format!("{}/{}", passed.len(), ran.len());
-    text.push_str(if passed.len() == ran.len() { " ✓" } else { " ✗" });
+    let mut text = format!("{}/{}", passed.len(), ran.len() - stayed - died);
+    text.push_str(if passed.len() + stayed + died == ran.len() { " ✓" } else { " ✗" });
     if !passed.is_empty() && !fault.reboots {
         text.push_str(&format!(" worst {worst:.0} ms"));
+    }
+    if stayed > 0 {
+        text.push_str(&format!(", {stayed} the folder stayed"));
+    }
+    if died > 0 {
+        text.push_str(&format!(", {died} died"));
     }
     if missing > 0 {
         text.push_str(&format!(", {missing} not run"));

@@ -1,0 +1,3 @@
+module example.invalid/burden
+
+go 1.18

@@ -1,0 +1,3 @@
+module example.invalid/museum
+
+go 1.18

@@ -9,7 +9,9 @@ use std::{
 };
 
 use crate::ides::vscode_is_here;
-use crate::support::{Laptop, SOON, Session, is_answered, leaves_nothing, line_of, order, refused};
+use crate::support::{
+    Laptop, SOON, Session, is_answered, leaves_nothing, line_of, order, refused, start,
+};
 
 pub(crate) const ALL: &[Scenario] = &[
     Scenario::new("observer_looks_at_images_of_a_service_that_runs", ide).main().shared(),
@@ -275,6 +277,8 @@ fn all_values(rpc: &mut Rpc) -> Result<Vec<(String, Value)>> {
 
 /// The museum stands still by itself, so the process that a debugger stops has the values of the image.
 fn same_values(host: &Host) -> Result<()> {
+    // Samples that can be debugged are there from then on.
+    start(host, "myapp")?;
     host.ok("systemd-run --quiet --unit=museum --property=User=shop /opt/samples/museum")?;
     leaves_nothing(host, &["museum"], |_| {
         let session = Session::open(

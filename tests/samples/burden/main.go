@@ -51,10 +51,10 @@ func turn(n uint64) uint64 {
 	return n*31 + 7
 }
 
-// Calls turn some hundred thousand times a second.
+// Calls turn some ten thousand times a second.
 func spin() {
 	for n := uint64(0); ; {
-		for range make([]struct{}, 500) {
+		for range make([]struct{}, 20) {
 			n = turn(n)
 		}
 		time.Sleep(time.Millisecond)
@@ -93,6 +93,9 @@ func echo() {
 			isWrong("read: %d, %v, %d for %d", count, err, from[0], n)
 		}
 		atomic.AddUint64(&calls, 2)
+		if n%16 == 0 {
+			time.Sleep(time.Millisecond)
+		}
 	}
 }
 
@@ -100,7 +103,7 @@ func echo() {
 // Go must not preempt by signals here (GODEBUG=asyncpreemptoff=1).
 func sleep() {
 	runtime.LockOSThread()
-	moment := syscall.Timespec{Nsec: 200 * 1000}
+	moment := syscall.Timespec{Nsec: 500 * 1000}
 	for before := time.Now(); ; {
 		if err := syscall.Nanosleep(&moment, nil); err != nil {
 			isWrong("nanosleep: %v", err)
@@ -138,6 +141,7 @@ func signalSelf() {
 		select {
 		case <-heard:
 			atomic.AddUint64(&signals, 1)
+			time.Sleep(200 * time.Microsecond)
 		case <-time.After(10 * time.Second):
 			atomic.AddUint64(&lost, 1)
 		}

@@ -267,9 +267,11 @@ fn measure_gateway(host: &Host, is_written: bool) -> Result<()> {
 }
 
 fn measure_images(host: &Host, is_written: bool) -> Result<()> {
-    let (pauses, load) = (images::pauses::measure(host)?, images::busy(host)?);
+    let pauses = images::pauses::measure(host)?;
+    println!("{}", pauses.text());
+    let load = images::busy(host)?;
+    println!("{}", load.text());
     let text = format!("{}\n{}", pauses.text(), load.text());
-    println!("{text}");
     if is_written {
         write(&measurements(), IMAGES, &text)?;
         for (name, svg) in [("pauses.svg", pauses.svg()), ("images.svg", load.svg())] {

@@ -150,12 +150,11 @@ impl<'a> Dlv<'a> {
         self.rpc.command("halt")?;
         let breakpoint = self.rpc.create_breakpoint(function)?;
         for _ in 0..LOOKS {
-            let state = self.rpc.command("continue")?;
-            let goroutine = state["State"]["currentThread"]["goroutineID"].clone();
+            self.rpc.command("continue")?;
             self.rpc.call(
                 "Eval",
                 serde_json::json!({
-                    "Scope": { "GoroutineID": goroutine, "Frame": 0 },
+                    "Scope": { "GoroutineID": -1, "Frame": 0 },
                     "Expr": variable,
                     "Cfg": { "FollowPointers": true, "MaxVariableRecurse": 1, "MaxStringLen": 64,
                              "MaxArrayValues": 64, "MaxStructFields": -1 },

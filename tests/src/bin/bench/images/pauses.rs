@@ -103,9 +103,9 @@ impl Pauses {
         }
         format!(
             "### For how long a service stands for an image\n\n\
-             {IMAGES} images at a function that is called some hundred thousand times a second, and {ATTACHES} times bare \
+             {IMAGES} images at a function that is called some ten thousand times a second, and {ATTACHES} times bare \
              `dlv attach --continue` with an\norderly end. What is seen from within is the longest time between two of the \
-             service's own looks at the clock, every 0.2 ms, of all\nimages together; by itself, when nothing is done to it, \
+             service's own looks at the clock, every 0.5 ms, of all\nimages together; by itself, when nothing is done to it, \
              that is what the last column says.\n\n{}\n\
              ![for how long it stands, by size and threads](pauses.svg)\n",
             table(&rows)

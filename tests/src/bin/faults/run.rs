@@ -21,12 +21,8 @@ use crate::{
 };
 
 /// The state of each group that `--quick` takes for all of it.
-const QUICK: [&str; 4] = [
-    "godebugd/ledger.after.done:debugger",
-    IDLE,
-    "godebugd/host.after.undo:gateway",
-    "image: godebug-image/step.disarmed",
-];
+const QUICK: [&str; 3] =
+    ["godebugd/ledger.after.done:debugger", IDLE, "godebugd/host.after.undo:gateway"];
 
 type Cell = (&'static Fault, Point);
 

@@ -443,8 +443,6 @@ impl Host for RealHost {
 
     async fn undo(&self, session: &Opened, grant: &Grant) -> Result<(), String> {
         const STOP: Duration = Duration::from_secs(10);
-        /// systemd's own default, and a moment.
-        const STOP_TARGET: Duration = Duration::from_secs(95);
         match grant {
             Grant::DeadMan { unit } => {
                 // Only the timer: its service may be the one that runs this.
@@ -459,7 +457,7 @@ impl Host for RealHost {
                 }
                 Ok(())
             }
-            Grant::Started { unit } => self.stop_unit(unit.as_str(), STOP_TARGET).await,
+            Grant::Started { unit } => self.stop_unit(unit.as_str(), units::STOP_TARGET).await,
             Grant::GatewayProfile { .. } => self.lock_gateway_profile(Some(&session.id)).await,
             Grant::Boolean { name, found, .. } => {
                 self.restore_boolean(name, *found, Some(&session.id)).await

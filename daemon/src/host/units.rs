@@ -15,6 +15,8 @@ use zbus::{OwnedFd, Variant};
 
 /// How long dlv may take to attach and answer.
 pub const ATTACH_TIMEOUT: Duration = Duration::from_secs(60);
+/// For a target to stop that did not run before its session: systemd's own default, and a moment.
+pub const STOP_TARGET: Duration = Duration::from_secs(95);
 /// How long a unit may take to stop and to begin to start again.
 pub const LAUNCH_TIMEOUT: Duration = Duration::from_secs(120);
 /// How long a core dump may take to be unpacked.

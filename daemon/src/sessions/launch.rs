@@ -23,8 +23,6 @@ use tokio::net::unix::pipe;
 
 /// For what has started to be caught: by then it has executed its program.
 const CAUGHT_WITHIN: Duration = Duration::from_secs(3);
-/// For a unit to stop that is stopped again: systemd's own default, and a moment.
-const STOP_TARGET: Duration = Duration::from_secs(95);
 /// Where systemd looks for a program that is named without its directory.
 const DIRECTORIES: [&str; 4] = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin"];
 
@@ -124,9 +122,10 @@ impl Sessions {
         (request, caller): (&OpenRequest, &Caller),
     ) -> Result<Launched, Refusal> {
         let marker = Marker { unit: launch.unit.clone(), was_running: launch.was_running };
-        marker.leave(id)?;
-        record(&launch, id, request, caller)?;
         let systemd = self.shared().host.systemd()?;
+        marker.leave(id)?;
+        // Nothing has begun, and a later godebugd must not find that something had.
+        record(&launch, id, request, caller).inspect_err(|_| taken_over(id))?;
         let name = launcher_unit(id);
         let caught = start_and_catch(systemd, &name, &launch, id).await;
         if caught.is_err() {
@@ -174,7 +173,7 @@ impl Sessions {
             host.continue_unit(unit.as_str()).await;
         }
         if !marker.was_running {
-            host.stop_unit(unit.as_str(), STOP_TARGET).await?;
+            host.stop_unit(unit.as_str(), units::STOP_TARGET).await?;
         }
         Ok(())
     }

@@ -18,7 +18,7 @@ use anyhow::{Context, Result, bail};
 
 const USAGE: &str =
     "usage: faults [--faults NAME,NAME…] [--points GLOB,GLOB…] [--hosts N] [--quick] [--again]
-              [--write] [--list] | --cycles N [--write]
+              [--repeat N] [--write] [--list] | --cycles N [--write]
 Cells whose results are there for this build are not run again, unless with --again.";
 
 /// What the command line asks for.
@@ -28,6 +28,8 @@ pub(crate) struct Wanted {
     /// Patterns of points, with `*`; empty: all.
     pub(crate) points: Vec<String>,
     pub(crate) hosts: usize,
+    /// How often each cell is run, for one that fails now and then.
+    pub(crate) repeat: usize,
     pub(crate) quick: bool,
     pub(crate) again: bool,
     pub(crate) write: bool,
@@ -51,6 +53,7 @@ fn wanted() -> Result<Wanted> {
         faults: Vec::new(),
         points: Vec::new(),
         hosts: 2,
+        repeat: 1,
         quick: false,
         again: false,
         write: false,
@@ -64,6 +67,7 @@ fn wanted() -> Result<Wanted> {
             "--faults" => wanted.faults = names(&value()?),
             "--points" => wanted.points = names(&value()?),
             "--hosts" => wanted.hosts = value()?.parse().context(USAGE)?,
+            "--repeat" => wanted.repeat = value()?.parse().context(USAGE)?,
             "--cycles" => wanted.cycles = value()?.parse().context(USAGE)?,
             "--quick" => wanted.quick = true,
             "--again" => wanted.again = true,

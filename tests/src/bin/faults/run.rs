@@ -3,6 +3,7 @@
 use std::{
     collections::VecDeque,
     fs,
+    path::Path,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Instant,
 };
@@ -80,6 +81,8 @@ fn cells(wanted: &Wanted, results: &Results) -> Result<VecDeque<Cell>> {
             }
         }
     }
+    let once: Vec<Cell> = cells.iter().cloned().collect();
+    (1..wanted.repeat).for_each(|_| cells.extend(once.iter().cloned()));
     Ok(cells)
 }
 
@@ -157,13 +160,23 @@ fn work(shared: &Mutex<Shared<'_>>, host: &mut Option<(bool, Host)>) -> Result<(
             shared.failed += 1;
             let path = cell::journal(fault, &point);
             fs::create_dir_all(setup::output().join("journals"))?;
-            if let Err(error) = this.write_diagnosis(&path) {
-                eprintln!("the host does not answer: {error:#}");
+            match this.write_diagnosis(&path) {
+                Ok(()) => println!("{}", last_words(&path)?),
+                Err(error) => eprintln!("the host does not answer: {error:#}"),
             }
         } else {
             *host = Some((firewalld, this));
         }
     }
+}
+
+/// The end of a failed cell's journal, for those who have nothing but what was printed.
+fn last_words(path: &Path) -> Result<String> {
+    const LINES: usize = 60;
+    let all = fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
+    let journal: Vec<&str> = all.lines().take_while(|line| *line != "--- console").collect();
+    let last = journal.iter().skip(journal.len().saturating_sub(LINES));
+    Ok(last.map(|line| format!("    | {line}")).collect::<Vec<_>>().join("\n"))
 }
 
 fn line(

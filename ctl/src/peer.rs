@@ -5,14 +5,9 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::time::Duration;
 
 /// What `/proc/self/loginuid` says when nobody has logged in.
 const NO_LOGIN: u32 = u32::MAX;
-
-/// How often a connection is looked for in the table, and how long is waited in between.
-const LOOKS: u32 = 5;
-const REST: Duration = Duration::from_millis(10);
 
 /// One end of a connection in the kernel's table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,26 +41,14 @@ impl Allowed {
 
     /// Whether the other end of the connection from `peer` to `here` belongs to one of them.
     pub(crate) async fn owns(&self, peer: SocketAddr, here: SocketAddr) -> bool {
-        // The table is read a page at a time while others come and go in it, so that an entry may be
-        // passed over. Nobody is let in for that, and nobody turned away before it was looked for again.
-        for _ in 0..LOOKS {
-            match self.judge(peer, here).await {
-                Some(is_theirs) => return is_theirs,
-                None => tokio::time::sleep(REST).await,
-            }
-        }
-        false
-    }
-
-    /// `None`: the table did not show it.
-    async fn judge(&self, peer: SocketAddr, here: SocketAddr) -> Option<bool> {
-        let first = look_up(peer, here).await?;
-        if first.uid != 0 || !self.0.contains(&0) {
-            return Some(self.0.contains(&first.uid));
+        let Some(first) = look_up(peer, here).await else { return false };
+        if !self.0.contains(&first.uid) {
+            return false;
         }
         // A socket whose owner has closed it is shown as root's, without an inode. So root must be
         // there, the same, at a second look: it cannot have been closing at the first one then.
-        Some(first.inode != 0 && look_up(peer, here).await? == first)
+        first.uid != 0
+            || (first.inode != 0 && look_up(peer, here).await.is_some_and(|entry| entry == first))
     }
 }
 

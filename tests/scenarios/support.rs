@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use godebug_tests::{
     Host, Machine, Output, Snapshot, Spawned, Suite, dap::DapClient, jsonrpc::JsonRpcClient,
-    nothing_left, nothing_left_but_targets_ended, tls::Identity,
+    nothing_left, nothing_left_but_targets_ended, scenario::remark, tls::Identity,
 };
 use serde_json::Value;
 
@@ -281,10 +281,15 @@ impl<'a> Laptop<'a> {
 
     pub(crate) fn rpc(&self) -> Result<JsonRpcClient<TcpStream>> {
         let mut rpc = JsonRpcClient::new(self.wire()?);
-        // The client sees a reset whatever the reason is; the tunnel has said which.
-        rpc.set_api_version()
-            .with_context(|| format!("the tunnel says: {}", self.tunnel.stderr()))?;
+        rpc.set_api_version()?;
         Ok(rpc)
+    }
+}
+
+/// A client whose connection the tunnel gives up sees a reset, whatever the reason is; the tunnel says it.
+impl Drop for Laptop<'_> {
+    fn drop(&mut self) {
+        remark(format!("the tunnel at {} says: {}", self.address, self.tunnel.stderr().trim()));
     }
 }
 

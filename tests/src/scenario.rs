@@ -2,8 +2,9 @@
 //! kept when it fails.
 
 use std::{
+    cell::RefCell,
     collections::HashMap,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::Instant,
 };
@@ -158,13 +159,7 @@ fn run_on(host: &Host, scenario: Scenario) -> Result<()> {
     let name = full_name(scenario, host.suite());
     let took = began.elapsed().as_secs_f32();
     eprintln!("     {name}: {took:.1} s, after {:.1} s of booting", host.boot_time().as_secs_f32());
-    result.with_context(|| {
-        let path = diagnosis_path(&name);
-        match host.write_diagnosis(&path) {
-            Ok(()) => format!("{name} failed; the host's journal is in {}", path.display()),
-            Err(error) => format!("{name} failed; its host does not answer: {error:#}"),
-        }
-    })
+    explained(result, &name, "host", |path| host.write_diagnosis(path))
 }
 
 /// Emulated machines slow each other down: one at a time.
@@ -178,13 +173,34 @@ fn run_on_vm(scenario: VmScenario) -> Result<()> {
     let name = format!("{}::{}", scenario.lsm.name(), scenario.name);
     let (took, start) = (began.elapsed().as_secs_f32(), vm.start_time().as_secs_f32());
     eprintln!("     {name}: {took:.1} s, after {start:.1} s of starting");
-    result.with_context(|| {
-        let path = diagnosis_path(&name);
-        match vm.write_diagnosis(&path) {
-            Ok(()) => format!("{name} failed; the machine's journal is in {}", path.display()),
-            Err(error) => format!("{name} failed; its machine does not answer: {error:#}"),
-        }
-    })
+    explained(result, &name, "machine", |path| vm.write_diagnosis(path))
+}
+
+/// A failure with what was remarked on the way to it, and where the diagnosis of its place is.
+fn explained(
+    result: Result<()>,
+    name: &str,
+    place: &str,
+    write_diagnosis: impl FnOnce(&Path) -> Result<()>,
+) -> Result<()> {
+    let remarks = REMARKS.take();
+    let Err(error) = result else { return Ok(()) };
+    let error = if remarks.is_empty() { error } else { error.context(remarks.join("\n")) };
+    let path = diagnosis_path(name);
+    Err(error.context(match write_diagnosis(&path) {
+        Ok(()) => format!("{name} failed; the {place}'s journal is in {}", path.display()),
+        Err(error) => format!("{name} failed; its {place} does not answer: {error:#}"),
+    }))
+}
+
+thread_local! {
+    /// Of the scenario that this thread runs.
+    static REMARKS: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Keeps `remark` for the case that this thread's scenario fails.
+pub fn remark(remark: String) {
+    REMARKS.with_borrow_mut(|remarks| remarks.push(remark));
 }
 
 fn diagnosis_path(name: &str) -> PathBuf {

@@ -31,6 +31,7 @@ mod kinds;
 mod known;
 mod login;
 mod matrix;
+mod museum;
 mod observe;
 mod on_vm;
 mod outside;

@@ -10,7 +10,9 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use godebug_tests::{Host, scenario::Scenario};
 
-use crate::kinds::{KINDS, Kind, MORE_PROGRAMS, debugged};
+use crate::kinds::{KINDS, MORE_PROGRAMS, debugged};
+use crate::museum::same_values;
+use crate::snapshot::heap_of;
 
 /// Set by tests/matrix: a folder with a folder for each version.
 const FOLDER: &str = "GODEBUG_MATRIX";
@@ -57,20 +59,34 @@ fn version_of_go(host: &Host, programs: &Path, version: &str) -> Result<()> {
     let mut results = std::fs::File::create(programs.with_file_name(format!("{version}.tsv")))
         .context("making the file for results")?;
     let mut failed = Vec::new();
-    let kinds = KINDS.iter().chain(MORE_PROGRAMS);
-    for (number, kind) in (0_u16..).zip(kinds) {
+    let mut tell = |name: &str, attempt: &dyn Fn() -> Result<()>| -> Result<()> {
         let began = Instant::now();
-        let outcome = debugged(host, kind, PLACE, 8400 + number);
+        let outcome = attempt();
         let cell = match &outcome {
             Ok(()) => began.elapsed().as_millis().to_string(),
             Err(error) => format!("{error}").lines().next().unwrap_or("failed").to_owned(),
         };
-        writeln!(results, "{version}\t{}\t{dlv}\t{cell}", kind.name).context("writing a result")?;
+        writeln!(results, "{version}\t{name}\t{dlv}\t{cell}").context("writing a result")?;
         if let Err(error) = outcome {
-            failed.push(format!("{}: {error:#}", kind.name));
-            clean_up(host, kind)?;
+            failed.push(format!("{name}: {error:#}"));
+            clean_up(host, name)?;
         }
+        Ok(())
+    };
+    let kinds = KINDS.iter().chain(MORE_PROGRAMS);
+    for (number, kind) in (0_u16..).zip(kinds) {
+        tell(kind.name, &|| debugged(host, kind, PLACE, 8400 + number))?;
     }
+    let of_c = [
+        "called by C",
+        "called C",
+        "in C",
+        "a text of C's",
+        "labelled",
+        "main._Ctype_struct_thing",
+    ];
+    tell("every kind of value", &|| same_values(host, &format!("{PLACE}/museum-cgo"), &of_c))?;
+    tell("what fills the memory", &|| heap_of(host, &format!("{PLACE}/shop")))?;
     ensure!(failed.is_empty(), "Go {version}:\n{}", failed.join("\n"));
     Ok(())
 }
@@ -86,7 +102,7 @@ fn chosen(host: &Host, place: &str) -> Result<String> {
     Ok(debugger.split(' ').nth(1).unwrap_or("?").to_owned())
 }
 
-fn clean_up(host: &Host, kind: &Kind) -> Result<()> {
-    host.run(&format!("godebugctl stop --all; systemctl stop 'kind-{}.service'", kind.name))
+fn clean_up(host: &Host, name: &str) -> Result<()> {
+    host.run(&format!("godebugctl stop --all; systemctl stop 'kind-{name}.service' museum keeper"))
         .map(drop)
 }

@@ -9,6 +9,7 @@ use std::{
 };
 
 use crate::ides::vscode_is_here;
+use crate::museum::same_values;
 use crate::support::{
     Laptop, SOON, Session, is_answered, leaves_nothing, line_of, order, refused, start,
 };
@@ -17,7 +18,7 @@ pub(crate) const ALL: &[Scenario] = &[
     Scenario::new("observer_looks_at_images_of_a_service_that_runs", ide).main().shared(),
     Scenario::new("observer_has_conditions_counts_and_log_messages", conditions).shared(),
     Scenario::new("observer_by_dlv_connect_has_the_next_image", json_rpc).main().shared(),
-    Scenario::new("image_shows_the_values_that_the_live_process_has", same_values).main(),
+    Scenario::new("image_shows_the_values_that_the_live_process_has", museum).main(),
     Scenario::new("observer_by_vscode_sees_a_busy_service_at_its_lines", vscode).main().shared(),
     Scenario::new("observer_by_dlvs_own_client_goes_from_hit_to_hit", dlv_connect).shared(),
     Scenario::new("observer_of_a_hot_line_disturbs_nothing", hot).main().shared(),
@@ -246,72 +247,10 @@ fn json_rpc(host: &Host) -> Result<()> {
     })
 }
 
-/// What is in every goroutine of the museum and in its package, as one debugger shows it.
-fn all_values(rpc: &mut Rpc) -> Result<Vec<(String, Value)>> {
-    let load = json!({
-        "FollowPointers": true, "MaxVariableRecurse": 3, "MaxStringLen": 300,
-        "MaxArrayValues": 64, "MaxStructFields": -1,
-    });
-    let mut seen = Vec::new();
-    let all = rpc.list_goroutines()?;
-    for goroutine in all.as_array().context("no goroutines")? {
-        let id = goroutine["id"].as_i64().context("a goroutine without a number")?;
-        seen.push((format!("goroutine {id}"), goroutine["userCurrentLoc"]["function"].clone()));
-        let begun_in = goroutine["startLoc"]["function"]["name"].as_str().unwrap_or_default();
-        if !begun_in.starts_with("main.") {
-            continue; // one of Go's own, with thousands of values
-        }
-        let stack = json!({"Id": id, "Depth": 50, "Full": true, "Cfg": load});
-        let frames = rpc.call("Stacktrace", stack)?["Locations"].take();
-        for (number, frame) in frames.as_array().context("no frames")?.iter().enumerate() {
-            let function = frame["function"]["name"].as_str().unwrap_or("?");
-            seen.push((format!("frame {number} of {id}, {function}"), frame.clone()));
-        }
-    }
-    let package = json!({"Filter": "^main\\.", "Cfg": load});
-    seen.push(("package".to_owned(), rpc.call("ListPackageVars", package)?));
-    let types = rpc.call("ListTypes", json!({"Filter": "^main\\."}))?;
-    seen.push(("types".to_owned(), types));
-    Ok(seen)
-}
-
-/// The museum stands still by itself, so the process that a debugger stops has the values of the image.
-fn same_values(host: &Host) -> Result<()> {
+fn museum(host: &Host) -> Result<()> {
     // Samples that can be debugged are there from then on.
     start(host, "myapp")?;
-    host.ok("systemd-run --quiet --unit=museum --property=User=shop /opt/samples/museum")?;
-    leaves_nothing(host, &["museum"], |_| {
-        let session = Session::open(
-            host,
-            "museum",
-            &format!("--mode observe --ttl 5m --max-pause 2s --from {}", host.laptop_address()),
-        )?;
-        let on_the_image = all_values(&mut Laptop::connect(host, &session)?.rpc()?)?;
-        session.stop(host)?;
-        let options = format!("--ttl 5m --pause-budget 5m --from {}", host.laptop_address());
-        let session = Session::open(host, "museum", &options)?;
-        let laptop = Laptop::connect(host, &session)?;
-        let mut rpc: Rpc = laptop.rpc()?;
-        rpc.command("halt")?;
-        let on_the_process = all_values(&mut rpc)?;
-        drop(rpc);
-        session.stop(host)?;
-        for ((what, image), (whose, process)) in on_the_image.iter().zip(&on_the_process) {
-            ensure!(what == whose, "{what} on the image, {whose} on the process");
-            // Threads of Go's own may have moved.
-            let is_ours = ["main.", "package", "types"].iter().any(|ours| what.contains(ours));
-            ensure!(image == process || !is_ours, "{what}: {image}, on the process: {process}");
-        }
-        ensure!(on_the_image.len() == on_the_process.len(), "not the same goroutines");
-        let all: String = on_the_image.iter().map(|(_, value)| value.to_string()).collect();
-        for shown in
-            ["grüße", "value 4", "main.pair[string,float64]", "in flight", "the first", "closure"]
-        {
-            ensure!(all.contains(shown), "{shown} is not shown: {on_the_image:?}");
-        }
-        Ok(())
-    })?;
-    host.ok("systemctl stop museum").map(drop)
+    same_values(host, "/opt/samples/museum", &[])
 }
 
 /// Four clients that order all the time.

@@ -253,10 +253,15 @@ fn deadlock(host: &Host) -> Result<()> {
 }
 
 fn heap(host: &Host) -> Result<()> {
-    const ENTRIES: u64 = 50_000;
     start(host, "myapp")?;
+    heap_of(host, "/opt/samples/shop")
+}
+
+/// `program` is a build of the shop.
+pub(crate) fn heap_of(host: &Host, program: &str) -> Result<()> {
+    const ENTRIES: u64 = 50_000;
     host.ok(&format!(
-        "systemd-run --collect --unit=keeper -p User=shop /opt/samples/shop -listen 127.0.0.1:8099 -cache {ENTRIES}"
+        "systemd-run --collect --unit=keeper -p User=shop {program} -listen 127.0.0.1:8099 -cache {ENTRIES}"
     ))?;
     host.wait_until("it listens", SOON, || {
         Ok(host.http_from_host("http://127.0.0.1:8099/healthz").is_ok())
@@ -275,10 +280,29 @@ fn heap(host: &Host) -> Result<()> {
         let (held, used) = (first["bytes"].as_u64(), all["in_use_bytes"].as_u64());
         ensure!(held > Some(ENTRIES * 200) && held <= used, "{all}");
         ensure!(all["holders"].as_array().is_some_and(|all| all.len() == 3), "{all}");
+        let of = |kind: &str| {
+            let types = all["types"].as_array().into_iter().flatten();
+            types
+                .find(|of| of["type"] == kind)
+                .cloned()
+                .with_context(|| format!("no {kind}: {all}"))
+        };
+        let orders = of("main.order")?;
+        ensure!(orders["objects"] == ENTRIES && orders["held_by"] == "main.cache", "{orders}");
+        // The customer and the key; the map itself is some tables.
+        ensure!(of("string")?["objects"].as_u64() >= Some(2 * ENTRIES), "{all}");
+        let map = of("map[string]*main.order")?;
+        ensure!(
+            map["held_bytes"] == map["bytes"] && map["bytes"].as_u64() > Some(ENTRIES * 16),
+            "{map}"
+        );
+        ensure!(all["untyped_bytes"].as_u64() < Some(held.unwrap_or(0) / 20), "{all}");
         is_recorded(host, "finished")?;
         let human = host.ok(&format!("godebugctl heap keeper {PATIENT}"))?;
         ensure!(
-            human.contains("main.cache") && human.contains("goroutine that began in"),
+            human.contains("main.cache")
+                && human.contains("goroutine that began in")
+                && human.contains("MOSTLY HELD BY"),
             "{human}"
         );
         Ok(())

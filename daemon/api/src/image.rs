@@ -409,8 +409,34 @@ pub struct Heap {
     /// Holders that are not named.
     #[serde(default)]
     pub left_out: usize,
+    /// The types of objects that take most first, those whose type nothing tells among them. None where the
+    /// program's types were not understood.
+    #[serde(default)]
+    pub types: Vec<TypeUse>,
+    /// Of the objects that somebody holds, those whose type nothing tells.
+    #[serde(default)]
+    pub untyped_bytes: u64,
+    #[serde(default)]
+    pub untyped_objects: u64,
     /// The sizes of objects that take most first.
     pub sizes: Vec<ObjectSize>,
+}
+
+/// All objects of one type that somebody holds, and who holds most of them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TypeUse {
+    /// As the program's runtime calls it.
+    #[serde(rename = "type")]
+    pub kind: String,
+    pub bytes: u64,
+    pub objects: u64,
+    /// A variable, or the function that goroutines began in.
+    pub held_by: String,
+    /// How many goroutines; 0 for a variable.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub goroutines: u64,
+    /// How many of the bytes that one holds.
+    pub held_bytes: u64,
 }
 
 /// A variable of a package, or the goroutines that began in one function, with all objects that are

@@ -23,7 +23,7 @@ pub(crate) struct Memory<'a> {
 }
 
 impl<'a> Memory<'a> {
-    /// The core is one that we have written (`crate::core`).
+    /// Of a core that we have written (`crate::core`), or of a program's file as its linker meant it.
     pub(crate) fn of(core: &'a File) -> io::Result<Self> {
         let mut header = [0; HEADER];
         core.read_exact_at(&mut header, 0)?;
@@ -39,6 +39,11 @@ impl<'a> Memory<'a> {
             .collect();
         segments.sort_unstable_by_key(|segment| segment.from);
         Ok(Self { core, segments })
+    }
+
+    /// Where the first stretch begins.
+    pub(crate) fn first(&self) -> Option<u64> {
+        self.segments.first().map(|segment| segment.from)
     }
 
     /// Fills `buffer`, if all of it is in the image.

@@ -99,7 +99,7 @@ fn answer(
             let image = target.image(&mut wakeups)?;
             let mut dlv = start.on(&target.executable, &image.core)?;
             let top = usize::try_from(top.get()).unwrap_or(0);
-            let all = heap::summary(&mut dlv, &image, &config.unit, top)?;
+            let all = heap::summary(&mut dlv, &target, &image, &config.unit, top)?;
             report.line(&Line::Heap(Box::new(all)))
         }
         ImageTask::Snapshot { at, expressions, condition, count, stack, every } => {

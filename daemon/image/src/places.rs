@@ -59,6 +59,12 @@ pub(crate) fn find_with(dlv: &mut Delve, name: &Phrase) -> Result<Found, Refusal
     Ok(found)
 }
 
+/// The function that an address is in.
+pub(crate) fn function_at(dlv: &mut Delve, address: u64) -> Option<String> {
+    let found = locations(dlv, &format!("*{address:#x}")).ok()?;
+    found.into_iter().find_map(|location| Some(location.function?.name))
+}
+
 fn locations(dlv: &mut Delve, name: &str) -> Result<Vec<Location>, Answerless> {
     let question = json!({
         "Scope": { "GoroutineID": -1, "Frame": 0 },

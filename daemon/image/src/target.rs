@@ -1,8 +1,9 @@
 //! The process of which images are taken, and the taking of one: stop, copy, go on, write the core.
 
 use crate::core;
+use crate::core_memory::Memory;
 use crate::headroom;
-use crate::memory;
+use crate::memory::{self, PAGE, mappings};
 use crate::trace::{Threads, Wakeups, ended};
 use godebug_api::image::{ImageConfig, PauseLimit};
 use godebug_api::{Code, Refusal, clock};
@@ -85,6 +86,16 @@ impl Target {
     /// A core with no memory in it.
     pub(crate) fn thin_core(&self) -> Result<File, Refusal> {
         core::write_thin(&self.described(vec![crate::trace::ThreadState::none(self.pid)]))
+    }
+
+    /// The memory that the program began with, and how far from its file's addresses it is.
+    pub(crate) fn program_file(&self) -> Option<(Memory<'_>, u64)> {
+        let memory = Memory::of(&self.executable).ok()?;
+        let mappings = mappings(self.pid.as_raw()).ok()?;
+        let first =
+            mappings.iter().find(|mapping| mapping.inode != 0 && mapping.path == self.program)?;
+        let moved = first.range.start.checked_sub(memory.first()? & !(PAGE - 1))?;
+        Some((memory, moved))
     }
 
     fn described(&self, threads: Vec<crate::trace::ThreadState>) -> core::Process {

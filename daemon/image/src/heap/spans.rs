@@ -27,6 +27,8 @@ pub(super) struct Span {
     allocated: u64,
     /// No pointers in them.
     pub(super) is_plain: bool,
+    /// Of its one object, where Go keeps it; else 0.
+    large_type: u64,
     /// The number of its first object among those of all spans.
     first: u64,
 }
@@ -35,6 +37,8 @@ pub(super) struct Spans {
     /// By address.
     all: Vec<Span>,
     objects: u64,
+    /// Whether large objects begin with their type (Go 1.22).
+    has_headers: bool,
     /// Bytes of spans that hold stacks.
     pub(super) stacks: u64,
 }
@@ -64,7 +68,9 @@ impl Spans {
             field("spanclass")?,
             field("state")?,
         ];
-        let mut spans = Self { all: Vec::new(), objects: 0, stacks: 0 };
+        let large_type = span.field("largeType");
+        let mut spans =
+            Self { all: Vec::new(), objects: 0, has_headers: large_type.is_some(), stacks: 0 };
         for index in 0..list.length.min(MOST) {
             let Some(at) = memory.number(list.base + index * 8, 8) else { continue };
             let value = |which: usize| {
@@ -73,7 +79,9 @@ impl Spans {
             };
             let values: Option<Vec<u64>> = (0..fields.len()).map(value).collect();
             if let Some(values) = values {
-                spans.add(&values);
+                let large =
+                    large_type.and_then(|(offset, bytes)| memory.number(at + offset, bytes));
+                spans.add(&values, large.unwrap_or(0));
             }
         }
         spans.all.sort_unstable_by_key(|span| span.from);
@@ -90,7 +98,7 @@ impl Spans {
         Ok(spans)
     }
 
-    fn add(&mut self, values: &[u64]) {
+    fn add(&mut self, values: &[u64], large_type: u64) {
         let &[from, pages, objects, size, allocated, class, state] = values else { return };
         let Some((bytes, to)) =
             pages.checked_mul(PAGE).and_then(|bytes| Some((bytes, from.checked_add(bytes)?)))
@@ -105,6 +113,7 @@ impl Spans {
                 objects,
                 allocated: allocated.min(objects),
                 is_plain: class & 1 == 1,
+                large_type: if objects == 1 { large_type } else { 0 },
                 first: 0,
             }),
             MANUAL => self.stacks += bytes,
@@ -127,6 +136,29 @@ impl Spans {
             from: span.from + index * span.size,
             size: span.size,
             is_plain: span.is_plain,
+        })
+    }
+
+    /// The type that an object of many pages has been made for.
+    pub(super) fn large_type(&self, object: &Object) -> Option<u64> {
+        let index = self.all.partition_point(|span| span.from <= object.from);
+        let span = self.all.get(index.checked_sub(1)?)?;
+        (span.large_type > 0).then_some(span.large_type)
+    }
+
+    pub(super) fn has_headers(&self) -> bool {
+        self.has_headers
+    }
+
+    /// All of them, free ones too, in the order of their numbers.
+    pub(super) fn objects(&self) -> impl Iterator<Item = Object> {
+        self.all.iter().flat_map(|span| {
+            (0..span.objects).map(|index| Object {
+                number: span.first + index,
+                from: span.from + index * span.size,
+                size: span.size,
+                is_plain: span.is_plain,
+            })
         })
     }
 
@@ -168,10 +200,10 @@ mod tests {
 
     #[test]
     fn an_address_within_an_object_finds_it_and_no_other() {
-        let mut spans = Spans { all: Vec::new(), objects: 0, stacks: 0 };
-        spans.add(&[0x4000, 1, 100, 80, 60, 9, 1]);
-        spans.add(&[0x8000, 2, 1, 16384, 1, 2, 1]);
-        spans.add(&[0xc000, 4, 0, 0, 0, 0, 2]);
+        let mut spans = Spans { all: Vec::new(), objects: 0, has_headers: false, stacks: 0 };
+        spans.add(&[0x4000, 1, 100, 80, 60, 9, 1], 0);
+        spans.add(&[0x8000, 2, 1, 16384, 1, 2, 1], 0);
+        spans.add(&[0xc000, 4, 0, 0, 0, 0, 2], 0);
         spans.all[1].first = 100;
         let object = spans.find(0x4000 + 81).unwrap();
         assert_eq!((object.number, object.from, object.is_plain), (1, 0x4000 + 80, true));

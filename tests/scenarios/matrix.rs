@@ -77,14 +77,7 @@ fn version_of_go(host: &Host, programs: &Path, version: &str) -> Result<()> {
     for (number, kind) in (0_u16..).zip(kinds) {
         tell(kind.name, &|| debugged(host, kind, PLACE, 8400 + number))?;
     }
-    let of_c = [
-        "called by C",
-        "called C",
-        "in C",
-        "a text of C's",
-        "labelled",
-        "main._Ctype_struct_thing",
-    ];
+    let of_c = ["called by C", "called C", "in C", "main._Ctype_struct_thing"];
     tell("every kind of value", &|| same_values(host, &format!("{PLACE}/museum-cgo"), &of_c))?;
     tell("what fills the memory", &|| heap_of(host, &format!("{PLACE}/shop")))?;
     ensure!(failed.is_empty(), "Go {version}:\n{}", failed.join("\n"));

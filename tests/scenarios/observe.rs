@@ -59,6 +59,7 @@ fn ide(host: &Host) -> Result<()> {
         let mut ide = laptop.dap()?;
         let can = ide.attach()?;
         ensure!(can["supportsRestartRequest"] == true && can["supportsLogPoints"] == true, "{can}");
+        ensure!(can["supportsStepBack"] == true, "one cannot go back: {can}");
         ensure!(can["supportsSetVariable"].is_null(), "there is nothing to set: {can}");
         // Without a breakpoint the newest image is what there is to see.
         ide.configuration_done()?;
@@ -101,6 +102,7 @@ fn ide(host: &Host) -> Result<()> {
         let request = armed(host, before)?;
         ensure!(next(&mut ide)?.1["reason"] == "breakpoint");
         is_answered(request)?;
+        goes_back(&mut ide)?;
         ide.disconnect(true)?;
         host.wait_until("nobody traces the service", SOON, || {
             Ok(before.processes()[0].tracer()? == 0)
@@ -108,6 +110,32 @@ fn ide(host: &Host) -> Result<()> {
         session.stop(host)?;
         is_recorded(host, &session)
     })
+}
+
+/// From the sixth image of a session to the first and forward again, with the values of then.
+fn goes_back(ide: &mut Ide) -> Result<()> {
+    const KINDS: [&str; 6] =
+        ["pause", "breakpoint", "breakpoint", "breakpoint", "pause", "breakpoint"];
+    let mut kinds = Vec::new();
+    for _ in 0..5 {
+        ide.request("reverseContinue", json!({"threadId": 1}))?;
+        let (goroutine, event) = next(ide)?;
+        kinds.push(event["reason"].as_str().unwrap_or_default().to_owned());
+        if event["reason"] == "breakpoint" {
+            ensure!(value(ide, goroutine, "o.ID")? == "3");
+        }
+    }
+    ensure!(kinds.iter().rev().eq(&KINDS[..5]), "going back: {kinds:?}");
+    ide.request("stepBack", json!({"threadId": 1}))?;
+    let (goroutine, event) = next(ide)?;
+    ensure!(event["reason"] == "entry", "before the first: {event}");
+    ensure!(!ide.stack_trace(goroutine)?.is_empty(), "the first is not there any more");
+    for kind in &KINDS[1..] {
+        ide.resume(1)?;
+        let (_, event) = next(ide)?;
+        ensure!(event["reason"] == *kind, "going on: {event}");
+    }
+    Ok(())
 }
 
 /// A request to the service, once the line is armed: every thread is traced for that.

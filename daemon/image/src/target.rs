@@ -26,6 +26,8 @@ pub(crate) struct Target {
 /// The process as it was at one moment.
 pub(crate) struct Image {
     pub(crate) core: File,
+    /// Of memory, in it.
+    pub(crate) bytes: u64,
     pub(crate) pause: Duration,
     /// RFC 3339.
     pub(crate) time: String,
@@ -38,7 +40,7 @@ impl Image {
     /// One of nothing.
     pub(crate) fn for_tests() -> Self {
         let core = File::open("/dev/null").expect("it is there");
-        Self { core, pause: Duration::ZERO, time: String::new(), monotonic_ns: 0 }
+        Self { core, bytes: 0, pause: Duration::ZERO, time: String::new(), monotonic_ns: 0 }
     }
 }
 
@@ -165,7 +167,7 @@ impl Target {
             crate::milliseconds(written_in)
         );
         let monotonic_ns = monotonic.tv_sec * 1_000_000_000 + monotonic.tv_nsec;
-        Ok(Image { core, pause, time, monotonic_ns })
+        Ok(Image { core, bytes, pause, time, monotonic_ns })
     }
 }
 

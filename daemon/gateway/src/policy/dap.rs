@@ -50,7 +50,10 @@ pub(crate) fn on_core(verdict: Verdict, command: &str, arguments: &Arguments) ->
     let mut arguments = match (&verdict, command) {
         (Verdict::Forward, "attach") => arguments.clone(),
         (Verdict::Rewrite(kept, _), "attach") => kept.clone(),
-        (Verdict::Forward | Verdict::Rewrite(..), "continue" | "pause" | "restart") => {
+        (
+            Verdict::Forward | Verdict::Rewrite(..),
+            "continue" | "pause" | "restart" | "stepBack" | "reverseContinue",
+        ) => {
             return Verdict::Refuse(Refused::never(
                 "this is the core of a crash, which does not run",
             ));
@@ -114,6 +117,8 @@ fn decide(mode: Mode, command: &str, arguments: &Arguments) -> Result<Verdict, R
                 "the service belongs to systemd; use `systemctl restart` or `systemctl stop`",
             ));
         }
+        // Of images those that were seen before are kept.
+        "stepBack" | "reverseContinue" if mode == Mode::Observe => {}
         "stepBack" | "reverseContinue" | "restartFrame" | "goto" | "gotoTargets" => {
             return Err(Refused::never("a live process cannot go back"));
         }
@@ -176,8 +181,8 @@ fn breakpoints(arguments: &Arguments) -> Result<(), Refused> {
 pub(crate) fn cut_capabilities(mode: Mode, capabilities: &mut Map<String, Value>) -> bool {
     let before = capabilities.len();
     capabilities.retain(|name, _| {
-        let next_image = mode == Mode::Observe && name == "supportsRestartRequest";
-        (next_image || !NEVER.contains(&name.as_str()))
+        let of_images = ["supportsRestartRequest", "supportsStepBack"].contains(&name.as_str());
+        ((mode == Mode::Observe && of_images) || !NEVER.contains(&name.as_str()))
             && (mode >= Mode::Modify || !MODIFY_ONLY.contains(&name.as_str()))
     });
     capabilities.len() != before
@@ -201,9 +206,8 @@ pub(crate) fn meaning(command: &str, arguments: &Arguments) -> Meaning {
             if command == "readMemory" { "read-memory" } else { "write-memory" },
             word("memoryReference"),
         ),
-        "continue" | "next" | "stepIn" | "stepOut" | "pause" | "restart" => {
-            Meaning::new("run", command)
-        }
+        "continue" | "next" | "stepIn" | "stepOut" | "pause" | "restart" | "stepBack"
+        | "reverseContinue" => Meaning::new("run", command),
         "attach" | "disconnect" | "initialize" => Meaning::new("connection", command),
         "variables" => Meaning::new(
             "variables",
@@ -305,7 +309,7 @@ mod tests {
         let attach = json!({"mode": "remote", "stoponentry": false, "program": "/bin/sh"});
         let Verdict::Rewrite(arguments, _) = on("attach", attach) else { panic!("forwarded") };
         assert_eq!(Value::Object(arguments), json!({"mode": "remote", "stopOnEntry": true}));
-        for command in ["continue", "pause", "restart", "next"] {
+        for command in ["continue", "pause", "restart", "next", "reverseContinue"] {
             assert!(matches!(on(command, json!({})), Verdict::Refuse(_)), "{command}");
         }
         assert_eq!(on("threads", json!({})), Verdict::Forward);

@@ -8,6 +8,7 @@ use super::Office;
 use super::desk::{Order, Taken};
 use super::finder::Finder;
 use super::lines::{HitCondition, Line, Lines, LogMessage, MOST_LINES, Verdict, substitute};
+use super::past::{Past, Shown};
 use super::view::{Joined, View};
 use super::wire::{self, Request, event};
 use crate::milliseconds;
@@ -67,6 +68,7 @@ pub(super) fn serve(
         events,
         finder: Finder::new(folder.join("finder")),
         seen: None,
+        past: Past::default(),
         lines: Lines::default(),
         initialize: json!({}),
         attach: json!({}),
@@ -100,6 +102,7 @@ struct Ide {
     /// The dlv that finds lines in the program.
     finder: Finder,
     seen: Option<Seen>,
+    past: Past,
     lines: Lines,
     /// What the IDE has said to begin with, for each dlv.
     initialize: Value,
@@ -113,8 +116,8 @@ struct Ide {
 
 /// An image that the IDE looks at.
 struct Seen {
-    /// Kept: dlv ends with it.
-    _view: View,
+    /// dlv ends with it.
+    view: View,
     to_dlv: UnixStream,
     last_seq: u64,
     /// What dlv was asked in the IDE's name.
@@ -174,8 +177,12 @@ impl Ide {
             "configurationDone" => self.configured(&request)?,
             "continue" => {
                 self.send(&request.done(json!({ "allThreadsContinued": true })))?;
-                self.go_on()?;
+                match self.past.forward() {
+                    Some(shown) if self.course == Course::Stands => self.look_again(&shown)?,
+                    _ => self.go_on()?,
+                }
             }
+            "reverseContinue" | "stepBack" => self.go_back(&request)?,
             "pause" => {
                 self.send(&request.done(Value::Null))?;
                 if matches!(self.course, Course::Runs { .. }) {
@@ -218,7 +225,7 @@ impl Ide {
         self.say(
             "console",
             "mode observe: the service is not stopped. Breakpoints are lines at which an image of it is \
-             taken; `pause` takes one now, `continue` the next.",
+             taken; `pause` takes one now, `continue` the next, and reverse goes back to those that you have seen.",
         )?;
         self.course = Course::Runs { wants_one: false };
         if self.attach["stopOnEntry"] == true {
@@ -237,6 +244,34 @@ impl Ide {
             self.order_lines()
         }
         Ok(())
+    }
+
+    /// To the image that was shown before. At the earliest it stands where it is.
+    fn go_back(&mut self, request: &Request) -> io::Result<()> {
+        let Some(thread) = self.seen.as_ref().map(|seen| seen.view.goroutine) else {
+            let why = "the service runs and no image is looked at; `pause` takes one";
+            return self.send(&request.refused(why));
+        };
+        self.send(&request.done(Value::Null))?;
+        if let Some(shown) = self.past.back() {
+            return self.look_again(&shown);
+        }
+        self.say("console", "no earlier image is kept")?;
+        self.send(&stopped("entry", thread, &[]))
+    }
+
+    fn look_again(&mut self, shown: &Shown) -> io::Result<()> {
+        self.leave_the_image()?;
+        self.round += 1;
+        match View::open(&self.office, &self.folder.join("view"), &shown.image) {
+            Ok(view) => self.show(view, shown),
+            Err(refusal) => self.unreadable(&refusal),
+        }
+    }
+
+    fn unreadable(&mut self, refusal: &Refusal) -> io::Result<()> {
+        self.course = Course::Runs { wants_one: false };
+        self.say("important", &format!("the image cannot be read: {refusal}"))
     }
 
     fn order_one(&mut self) {
@@ -323,15 +358,19 @@ impl Ide {
             }
         };
         match self.look(&image, address) {
-            Ok(Some((view, verdict))) => self.show(view, &image, address, verdict),
+            Ok(Some((view, verdict))) => {
+                let places = verdict.stops.iter().filter_map(|id| self.lines.get(*id));
+                let places = places.map(|line| line.place.clone()).collect();
+                let (stops, is_hit) = (verdict.stops, address.is_some());
+                let shown = Shown { image, is_hit, stops, places };
+                self.past.add(shown.clone());
+                self.show(view, &shown)
+            }
             Ok(None) => {
                 self.order_lines();
                 Ok(())
             }
-            Err(refusal) => {
-                self.course = Course::Runs { wants_one: false };
-                self.say("important", &format!("the image cannot be read: {refusal}"))
-            }
+            Err(refusal) => self.unreadable(&refusal),
         }
     }
 
@@ -365,13 +404,7 @@ impl Ide {
         Ok(())
     }
 
-    fn show(
-        &mut self,
-        view: View,
-        image: &Image,
-        address: Option<u64>,
-        verdict: Verdict,
-    ) -> io::Result<()> {
+    fn show(&mut self, view: View, shown: &Shown) -> io::Result<()> {
         let joined = match view.join(&self.initialize, &self.attach) {
             Ok(joined) => joined,
             Err(error) => {
@@ -392,25 +425,25 @@ impl Ide {
             }
         });
         let goroutine = view.goroutine;
-        self.seen =
-            Some(Seen { _view: view, to_dlv: stream, last_seq: seq, asked: HashMap::new() });
+        self.seen = Some(Seen { view, to_dlv: stream, last_seq: seq, asked: HashMap::new() });
         self.course = Course::Stands;
-        let places = verdict.stops.iter().filter_map(|id| self.lines.get(*id));
-        let places: Vec<&str> = places.map(|line| line.place.as_str()).collect();
-        let at =
-            if places.is_empty() { String::new() } else { format!(" at {}", places.join(", ")) };
-        let said = format!(
-            "an image of {}{at}; the service stood still for {} ms",
-            image.time,
-            milliseconds(image.pause)
-        );
-        self.say("console", &said)?;
-        let reason = if address.is_some() { "breakpoint" } else { "pause" };
-        let body = json!({
-            "reason": reason, "description": NOT_STOPPED, "threadId": goroutine,
-            "allThreadsStopped": true, "hitBreakpointIds": verdict.stops,
-        });
-        self.send(&event("stopped", body))
+        let image = &shown.image;
+        let at = match shown.places.join(", ") {
+            places if places.is_empty() => String::new(),
+            places => format!(" at {places}"),
+        };
+        let which = match self.past.place() {
+            (number, all) if number < all => format!("image {number} of {all} that are kept,"),
+            _ => "an image".to_owned(),
+        };
+        let pause = milliseconds(image.pause);
+        let time = &image.time;
+        self.say(
+            "console",
+            &format!("{which} of {time}{at}; the service stood still for {pause} ms"),
+        )?;
+        let reason = if shown.is_hit { "breakpoint" } else { "pause" };
+        self.send(&stopped(reason, goroutine, &shown.stops))
     }
 
     fn set_lines(&mut self, request: &Request) -> io::Result<()> {
@@ -494,6 +527,14 @@ impl Ide {
     }
 }
 
+fn stopped(reason: &str, goroutine: i64, breakpoints: &[i64]) -> Value {
+    let body = json!({
+        "reason": reason, "description": NOT_STOPPED, "threadId": goroutine,
+        "allThreadsStopped": true, "hitBreakpointIds": breakpoints,
+    });
+    event("stopped", body)
+}
+
 /// What an IDE can do with images.
 fn capabilities() -> Value {
     json!({
@@ -509,5 +550,6 @@ fn capabilities() -> Value {
         "supportsDisassembleRequest": true,
         "supportsReadMemoryRequest": true,
         "supportsRestartRequest": true,
+        "supportsStepBack": true,
     })
 }

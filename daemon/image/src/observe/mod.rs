@@ -8,6 +8,7 @@ mod dap;
 mod desk;
 mod finder;
 mod lines;
+mod past;
 mod rpc;
 mod view;
 mod wire;

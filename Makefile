@@ -9,7 +9,7 @@ LIB = $(DESTDIR)$(PREFIX)/lib/godebug
 SHARE = $(DESTDIR)$(PREFIX)/share
 PROGRAMS = godebugd godebug-revoke godebug-toolchain godebug-gateway godebug-dlvctl godebug-image
 
-.PHONY: all check check-vm demo matrix known fuzz bench install deb image clean tools
+.PHONY: all check check-vm check-arm64 demo matrix known fuzz bench install deb image clean tools
 all:
 	$(CARGO) build --release --locked -p godebug -p godebug-gateway -p godebug-dlvctl -p godebug-image -p godebugctl
 
@@ -18,6 +18,9 @@ check:
 
 check-vm: deb
 	tests/check-vm
+
+check-arm64:
+	tests/arm64
 
 demo:
 	tests/demo

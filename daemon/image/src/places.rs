@@ -175,20 +175,24 @@ fn closest(wanted: &str, names: Vec<String>, part: fn(&str) -> &str) -> Vec<Stri
     near.into_iter().take(SUGGESTED).map(|(_, _, name)| name).collect()
 }
 
-/// How many letters have to be changed, added or left out (Levenshtein's).
+/// How many letters have to be changed, added, left out or swapped with the next (Damerau's, optimal string
+/// alignment): swapping two is one slip of the fingers.
 fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().take(64).collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (index, from) in a.chars().take(64).enumerate() {
-        let mut diagonal = row[0];
-        row[0] = index + 1;
-        for (column, to) in b.iter().enumerate() {
-            let changed = diagonal + usize::from(from != *to);
-            diagonal = row[column + 1];
-            row[column + 1] = changed.min(row[column] + 1).min(diagonal + 1);
+    let letters = |text: &str| text.chars().take(64).collect::<Vec<char>>();
+    let (a, b) = (letters(a), letters(b));
+    let mut before = Vec::new();
+    let mut last: Vec<usize> = (0..=b.len()).collect();
+    for (i, from) in a.iter().enumerate() {
+        let mut row = vec![i + 1];
+        for (j, to) in b.iter().enumerate() {
+            let changed = last[j] + usize::from(from != to);
+            let least = changed.min(row[j] + 1).min(last[j + 1] + 1);
+            let is_swapped = i > 0 && j > 0 && *from == b[j - 1] && a[i - 1] == *to;
+            row.push(if is_swapped { least.min(before[j - 1] + 1) } else { least });
         }
+        before = std::mem::replace(&mut last, row);
     }
-    row[b.len()]
+    last[b.len()]
 }
 
 #[cfg(test)]
@@ -202,7 +206,8 @@ mod tests {
         let found = closest("priceof", names.clone(), last_part);
         assert_eq!(found, ["main.priceOf", "sort.priceOff"]);
         assert_eq!(closest("nothinglikeit", names, last_part), Vec::<String>::new());
-        assert_eq!(distance("kitten", "sitting"), 3);
+        assert_eq!((distance("kitten", "sitting"), distance("mian.go", "main.go")), (3, 1));
+        assert_eq!((distance("", "ab"), distance("ab", ""), distance("ba", "ab")), (2, 2, 1));
     }
 
     fn location(function: &str, pcs: &[u64]) -> Location {

@@ -249,10 +249,11 @@ impl Threads<'_> {
         reached("put-back-all");
     }
 
-    /// The breakpoints go, whatever becomes of the threads.
+    /// The breakpoints go, whatever becomes of the threads. Not a second time: what stands there when nothing is
+    /// traced any more is not ours, and kernels with proc_mem.force_override=ptrace do not let it be written.
     pub(super) fn disarm(&mut self) {
-        self.is_planted = false;
-        if let Some(places) = &self.armed
+        let is_planted = std::mem::take(&mut self.is_planted);
+        if let Some(places) = self.armed.as_ref().filter(|_| is_planted)
             && let Err(error) = places.take_out()
         {
             eprintln!("a breakpoint of process {} cannot be taken out: {error}", self.pid);

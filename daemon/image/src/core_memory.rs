@@ -98,8 +98,24 @@ fn word32(bytes: &[u8], at: usize) -> u32 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+
+    /// A core with one stretch of memory.
+    pub(crate) fn core(from: u64, bytes: &[u8]) -> File {
+        let mut file = vec![0_u8; HEADER + PROGRAM_HEADER];
+        file[32..40].copy_from_slice(&64_u64.to_le_bytes());
+        file[56] = 1;
+        file[HEADER..HEADER + 4].copy_from_slice(&PT_LOAD.to_le_bytes());
+        let numbers = [(8, file.len() as u64), (16, from), (32, bytes.len() as u64)];
+        for (at, number) in numbers {
+            file[HEADER + at..HEADER + at + 8].copy_from_slice(&number.to_le_bytes());
+        }
+        file.extend(bytes);
+        let core = tempfile::tempfile().unwrap();
+        core.write_all_at(&file, 0).unwrap();
+        core
+    }
 
     #[test]
     fn memory_is_found_by_address_and_nothing_beside_it() {

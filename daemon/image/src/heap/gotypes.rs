@@ -127,6 +127,23 @@ impl<'a> Types<'a> {
         (!types.by_name.is_empty()).then_some(types)
     }
 
+    #[cfg(test)]
+    pub(super) fn for_tests(program: &'a Program<'a>, all: Range<u64>) -> Self {
+        let mut section = vec![0; usize::try_from(all.end - all.start).unwrap()];
+        program.read(all.start, &mut section).unwrap();
+        let (known, by_name) = (RefCell::default(), HashMap::new());
+        let mut types = Self { program, tables: all.clone(), all, section, known, by_name };
+        types.find_names();
+        types
+    }
+
+    /// Where there are some.
+    #[cfg(test)]
+    pub(super) fn all(&self) -> Vec<u64> {
+        let places = (self.all.start..self.all.end).step_by(8);
+        places.filter(|at| self.of(*at).is_some()).collect()
+    }
+
     fn find_names(&mut self) {
         let mut at = self.all.start.next_multiple_of(8);
         let mut by_name = HashMap::new();

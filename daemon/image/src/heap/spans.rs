@@ -98,6 +98,15 @@ impl Spans {
         Ok(spans)
     }
 
+    /// One span of objects of this size.
+    #[cfg(test)]
+    pub(super) fn for_tests(from: u64, bytes: u64, size: u64) -> Self {
+        let mut spans = Self { all: Vec::new(), objects: 0, has_headers: true, stacks: 0 };
+        spans.add(&[from, bytes / PAGE, bytes / size, size, bytes / size, 2, IN_USE], from);
+        spans.objects = bytes / size;
+        spans
+    }
+
     fn add(&mut self, values: &[u64], large_type: u64) {
         let &[from, pages, objects, size, allocated, class, state] = values else { return };
         let Some((bytes, to)) =

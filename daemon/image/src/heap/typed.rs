@@ -38,6 +38,8 @@ const PIECE: u64 = 64 << 10;
 const MOST_INNER: usize = 4_000_000;
 /// A map with more tables than this is none.
 const MOST_TABLES: u64 = 1 << 32;
+/// No struct is larger; an array is gone through by its elements.
+const LARGEST_VALUE: u64 = 16 << 20;
 /// Structs in structs. A program's own types end long before.
 const DEEPEST: u32 = 100;
 /// Objects of up to this size say nothing of themselves (internal/runtime/gc, `MinSizeForMallocHeader`).
@@ -164,6 +166,16 @@ impl<'a> Typed<'a> {
         let Some(of) = self.types.of(type_at) else { return };
         let Ok(size) = usize::try_from(of.size) else { return };
         if of.pointers == 0 || size == 0 {
+            return;
+        }
+        if let Shape::Array { of: element, count: each } = &of.shape {
+            let count =
+                count.saturating_mul(*each).min(self.types.of(*element).map_or(0, |element| {
+                    count.saturating_mul(of.size).checked_div(element.size).unwrap_or(0)
+                }));
+            return self.waiting.push(Waiting::Values { at, of: *element, count });
+        }
+        if of.size > LARGEST_VALUE {
             return;
         }
         let is_bucket = of.name.contains("map.bucket[");
@@ -415,4 +427,61 @@ fn whole_map(name: &str) -> String {
         .iter()
         .find_map(|part| own.strip_prefix(part))
         .map_or_else(|| name.to_owned(), |rest| format!("map[{rest}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::gotypes::Program;
+    use super::*;
+    use proptest::prelude::*;
+
+    const AT: u64 = 0x1_0000;
+    const NAME: u64 = 8;
+
+    #[test]
+    fn parts_of_maps_are_the_map() {
+        assert_eq!(whole_map("map.bucket[string]*main.order"), "map[string]*main.order");
+        assert_eq!(whole_map("noalg.map.group[int]bool"), "map[int]bool");
+        assert_eq!(whole_map("main.order"), "main.order");
+    }
+
+    /// Words as a program could have them, most of them addresses in this memory.
+    fn words() -> impl Strategy<Value = Vec<u64>> {
+        let word = prop_oneof![
+            4 => (0_u64..1024).prop_map(|index| AT + index * 8),
+            4 => (0_u64..40).prop_map(|size| size * 8),
+            1 => any::<u64>(),
+            // Alignments, a name of its own, and each of the kinds; and where the name is.
+            4 => (0_u64..27).prop_map(|kind| kind << 56 | 0x0008_0804_0000_0000),
+            3 => Just(NAME),
+        ];
+        proptest::collection::vec(word, 1024)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        /// What a program says of its types is no more to be trusted than the program.
+        #[test]
+        fn no_memory_makes_it_panic_or_go_round_in_circles(mut words in words()) {
+            words[1] = u64::from_le_bytes(*b"\0\x06main.T");
+            let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+            let core = crate::core_memory::tests::core(AT, &bytes);
+            let memory = Memory::of(&core).unwrap();
+            let program = Program { core: &memory, file: None };
+            let types = Types::for_tests(&program, AT..AT + 8192);
+            let spans = Spans::for_tests(AT, 8192, 48);
+            let mut typed = Typed::new(&types, &spans, &memory);
+            for at in types.all() {
+                typed.waiting.push(Waiting::Values { at: AT, of: at, count: 3 });
+                typed.follow_all();
+            }
+            typed.look_for_interfaces(AT, AT + 8192);
+            for object in spans.objects() {
+                typed.header(&object);
+                let label = typed.label(&object);
+                typed.name(label);
+            }
+        }
+    }
 }

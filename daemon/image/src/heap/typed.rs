@@ -445,6 +445,28 @@ mod tests {
         assert_eq!(whole_map("main.order"), "main.order");
     }
 
+    /// A struct that says of its first field that it is the same struct.
+    #[test]
+    fn a_struct_that_is_in_itself_ends() {
+        let mut words = vec![0_u64; 1024];
+        words[1] = u64::from_le_bytes(*b"\0\x06main.T");
+        let (own, fields) = (AT + 32 * 8, AT + 64 * 8);
+        (words[32], words[33], words[37]) = (64, 64, NAME);
+        words[34] = 25 << 56 | 0x0008_0804_0000_0000;
+        (words[39], words[40]) = (fields, 1);
+        words[65] = own;
+        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        let core = crate::core_memory::tests::core(AT, &bytes);
+        let memory = Memory::of(&core).unwrap();
+        let program = Program { core: &memory, file: None };
+        let types = Types::for_tests(&program, AT..AT + 8192);
+        assert_eq!(types.of(own).unwrap().shape, Shape::Struct(vec![(0, own)]));
+        let spans = Spans::for_tests(AT, 8192, 64);
+        let mut typed = Typed::new(&types, &spans, &memory);
+        typed.waiting.push(Waiting::Values { at: AT, of: own, count: 1 });
+        typed.follow_all();
+    }
+
     /// Words as a program could have them, most of them addresses in this memory.
     fn words() -> impl Strategy<Value = Vec<u64>> {
         let word = prop_oneof![

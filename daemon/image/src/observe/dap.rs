@@ -177,9 +177,10 @@ impl Ide {
             "configurationDone" => self.configured(&request)?,
             "continue" => {
                 self.send(&request.done(json!({ "allThreadsContinued": true })))?;
-                match self.past.forward() {
-                    Some(shown) if self.course == Course::Stands => self.look_again(&shown)?,
-                    _ => self.go_on()?,
+                let stands = self.course == Course::Stands;
+                match stands.then(|| self.past.forward()).flatten() {
+                    Some(shown) => self.look_again(&shown)?,
+                    None => self.go_on()?,
                 }
             }
             "reverseContinue" | "stepBack" => self.go_back(&request)?,

@@ -18,6 +18,7 @@ pub(crate) const ALL: &[Scenario] = &[
         .shared(),
     Scenario::new("permanent_copy_of_a_rule_is_taken_out_at_once", made_permanent).shared(),
     Scenario::new("flushed_ruleset_gets_its_fence_back", flushed).shared(),
+    Scenario::new("timeout_that_a_reload_left_behind_shuts_no_port", timeout_left_behind).shared(),
     Scenario::new("rule_that_no_ledger_knows_is_removed", orphaned_rule).shared(),
     Scenario::new("damaged_ledger_is_revoked_by_name", ledger_damaged).shared(),
     Scenario::new("what_cannot_be_undone_is_shown_and_tried_again", stuck).shared(),
@@ -123,6 +124,32 @@ fn flushed(host: &Host) -> Result<()> {
         let record = format!("the fence of session {} was removed by somebody", session.id);
         ensure!(records.contains(&record), "it is not in the record");
         host.ok("firewall-cmd --reload").map(drop)
+    })
+}
+
+/// firewalld forgets rules when it reloads, but not their timeouts: one of an earlier session would take away the rule of
+/// the next, which reads the same.
+fn timeout_left_behind(host: &Host) -> Result<()> {
+    const ZONES: &str = "org.fedoraproject.FirewallD1 /org/fedoraproject/FirewallD1 org.fedoraproject.FirewallD1.zone";
+    leaves_nothing(host, &["myapp"], |_| {
+        let session = Session::for_laptop(host, "myapp", "60s")?;
+        let rule = host.ok("firewall-cmd --list-rich-rules")?.trim().to_owned();
+        ensure!(rule.lines().count() == 1 && rule.contains("accept"), "{rule}");
+        session.stop(host)?;
+        let zone = host.ok("firewall-cmd --get-default-zone")?.trim().to_owned();
+        host.ok(&format!("busctl call {ZONES} addRichRule ssi {zone} '{rule}' 7"))?;
+        host.ok("firewall-cmd --reload")?;
+        ensure!(host.ok("firewall-cmd --list-rich-rules")?.trim().is_empty(), "a reload keeps it");
+        let later = rule.replace(&format!("port=\"{}\"", session.port), "port=\"9\"");
+        host.ok(&format!("busctl call {ZONES} addRichRule ssi {zone} '{later}' 8"))?;
+        let session = Session::for_laptop(host, "myapp", "60s")?;
+        host.wait_until("both times are over", SOON, || {
+            Ok(!host.ok("firewall-cmd --list-rich-rules")?.contains(&later))
+        })?;
+        let rules = host.ok("firewall-cmd --list-rich-rules")?;
+        ensure!(rules.contains(&rule), "the session's own rule is gone: {rules}");
+        ensure!(Laptop::connect(host, &session)?.rpc()?.state()?["Running"] == true);
+        session.stop(host)
     })
 }
 

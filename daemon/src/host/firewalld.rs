@@ -150,6 +150,10 @@ impl Firewalld {
 
     /// Adds a rule to the runtime configuration. A rule that is there already is a success.
     ///
+    /// A rule that firewalld loses by a reload leaves its timeout behind, which later takes away the next rule that reads
+    /// the same (firewall/server/firewalld.py: `removeRichRule` forgets a timeout only when there was a rule, and
+    /// `addRichRule` loses sight of the old one). So a rule with a timeout is added, removed and added.
+    ///
     /// # Errors
     /// When firewalld refuses or does not answer.
     pub async fn add(
@@ -160,6 +164,14 @@ impl Firewalld {
     ) -> Result<(), FirewalldError> {
         let seconds = timeout
             .map_or(0, |timeout| i32::try_from(timeout.as_secs().max(1)).unwrap_or(i32::MAX));
+        if seconds > 0 {
+            self.add_for(zone, rule, 0).await?;
+            absent_is_fine(within(self.zone.remove_rich_rule(zone, rule)).await)?;
+        }
+        self.add_for(zone, rule, seconds).await
+    }
+
+    async fn add_for(&self, zone: &str, rule: &str, seconds: i32) -> Result<(), FirewalldError> {
         match within(self.zone.add_rich_rule(zone, rule, seconds)).await {
             Err(FirewalldError::Refused(text)) if text.starts_with("ALREADY_ENABLED") => Ok(()),
             other => other.map(drop),

@@ -152,7 +152,8 @@ impl Firewalld {
     ///
     /// A rule that firewalld loses by a reload leaves its timeout behind, which later takes away the next rule that reads
     /// the same (firewall/server/firewalld.py: `removeRichRule` forgets a timeout only when there was a rule, and
-    /// `addRichRule` loses sight of the old one). So a rule with a timeout is added, removed and added.
+    /// `addRichRule` loses sight of the old one). So a rule with a timeout is added, removed and added;
+    /// for those milliseconds it has none, and ends by the ledger, the dead man and the fence alone.
     ///
     /// # Errors
     /// When firewalld refuses or does not answer.

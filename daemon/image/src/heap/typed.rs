@@ -163,17 +163,10 @@ impl<'a> Typed<'a> {
     }
 
     fn follow_values(&mut self, at: u64, type_at: u64, count: u64) {
-        let Some(of) = self.types.of(type_at) else { return };
+        let Some((type_at, of, count)) = self.elements(type_at, count) else { return };
         let Ok(size) = usize::try_from(of.size) else { return };
         if of.pointers == 0 || size == 0 {
             return;
-        }
-        if let Shape::Array { of: element, count: each } = &of.shape {
-            let count =
-                count.saturating_mul(*each).min(self.types.of(*element).map_or(0, |element| {
-                    count.saturating_mul(of.size).checked_div(element.size).unwrap_or(0)
-                }));
-            return self.waiting.push(Waiting::Values { at, of: *element, count });
         }
         if of.size > LARGEST_VALUE {
             return;
@@ -197,6 +190,20 @@ impl<'a> Typed<'a> {
             }
             index += many;
         }
+    }
+
+    /// What arrays consist of, and how many there are. Arrays in arrays, as deep as structs in structs.
+    fn elements(&self, mut at: u64, mut count: u64) -> Option<(u64, Rc<GoType>, u64)> {
+        for _ in 0..DEEPEST {
+            let of = self.types.of(at)?;
+            let Shape::Array { of: element, count: each } = of.shape else {
+                return Some((at, of, count));
+            };
+            let room = count.saturating_mul(of.size);
+            let fit = room.checked_div(self.types.of(element)?.size)?;
+            (at, count) = (element, count.saturating_mul(each).min(fit));
+        }
+        None
     }
 
     /// Where the pointers in a value of this type lead.
@@ -461,6 +468,27 @@ mod tests {
         let program = Program { core: &memory, file: None };
         let types = Types::for_tests(&program, AT..AT + 8192);
         assert_eq!(types.of(own).unwrap().shape, Shape::Struct(vec![(0, own)]));
+        let spans = Spans::for_tests(AT, 8192, 64);
+        let mut typed = Typed::new(&types, &spans, &memory);
+        typed.waiting.push(Waiting::Values { at: AT, of: own, count: 1 });
+        typed.follow_all();
+    }
+
+    /// An array that says of its element that it is the same array.
+    #[test]
+    fn an_array_that_is_in_itself_ends() {
+        let mut words = vec![0_u64; 1024];
+        words[1] = u64::from_le_bytes(*b"\0\x06main.T");
+        let own = AT + 32 * 8;
+        (words[32], words[33], words[37]) = (64, 64, NAME);
+        words[34] = 17 << 56 | 0x0008_0804_0000_0000;
+        (words[38], words[40]) = (own, 1);
+        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        let core = crate::core_memory::tests::core(AT, &bytes);
+        let memory = Memory::of(&core).unwrap();
+        let program = Program { core: &memory, file: None };
+        let types = Types::for_tests(&program, AT..AT + 8192);
+        assert_eq!(types.of(own).unwrap().shape, Shape::Array { of: own, count: 1 });
         let spans = Spans::for_tests(AT, 8192, 64);
         let mut typed = Typed::new(&types, &spans, &memory);
         typed.waiting.push(Waiting::Values { at: AT, of: own, count: 1 });

@@ -11,18 +11,15 @@ use tokio::process::Command;
 /// `systemctl stop` of a unit that systemd does not know (systemctl(1), exit status, LSB).
 const NOT_LOADED: i32 = 5;
 
-/// Stops a unit and waits until its job is done. A unit that is not there is a success.
+/// Stops a unit and waits until its job is done. A unit that is not there is a success. One that has
+/// failed goes by itself: all of a session's have `CollectMode=inactive-or-failed`.
 ///
 /// # Errors
 /// When systemd refuses, or after `timeout`.
 pub async fn stop(unit: &str, timeout: Duration) -> Result<(), SystemdError> {
     let output = run(&["stop", "--", unit], unit, timeout).await?;
     match output.status.code() {
-        Some(0 | NOT_LOADED) => {
-            // So that a unit that failed does not stay in memory; not being there is fine.
-            let _ = run(&["reset-failed", "--", unit], unit, timeout).await;
-            Ok(())
-        }
+        Some(0 | NOT_LOADED) => Ok(()),
         _ => Err(refused("to stop", unit, &output)),
     }
 }

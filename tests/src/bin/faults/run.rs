@@ -107,11 +107,13 @@ struct Shared<'a> {
     results: &'a mut Results,
     total: usize,
     done: usize,
-    failed: usize,
+    /// What was printed of those that failed, to be said again at the end.
+    failed: Vec<String>,
 }
 
 fn run(wanted: &Wanted, host: Host, cells: VecDeque<Cell>, results: &mut Results) -> Result<bool> {
-    let shared = Mutex::new(Shared { total: cells.len(), cells, results, done: 0, failed: 0 });
+    let shared =
+        Mutex::new(Shared { total: cells.len(), cells, results, done: 0, failed: Vec::new() });
     let began = Instant::now();
     std::thread::scope(|scope| {
         let mut threads = Vec::new();
@@ -125,13 +127,14 @@ fn run(wanted: &Wanted, host: Host, cells: VecDeque<Cell>, results: &mut Results
             .try_for_each(|thread| thread.join().map_err(|_| anyhow!("a thread panicked"))?)
     })?;
     let shared = shared.into_inner().unwrap_or_else(PoisonError::into_inner);
+    shared.failed.iter().for_each(|line| println!("{line}"));
     println!(
         "{} cells, {} failed, in {:.0} s",
         shared.total,
-        shared.failed,
+        shared.failed.len(),
         began.elapsed().as_secs_f32()
     );
-    Ok(shared.failed == 0)
+    Ok(shared.failed.is_empty())
 }
 
 fn locked<'a, 'b>(shared: &'a Mutex<Shared<'b>>) -> MutexGuard<'a, Shared<'b>> {
@@ -152,12 +155,13 @@ fn work(shared: &Mutex<Shared<'_>>, host: &mut Option<(bool, Host)>) -> Result<(
         let mut shared = locked(shared);
         shared.done += 1;
         let number = shared.done;
-        println!("{}", line(number, &shared, fault, &point, &outcome, began));
+        let line = line(number, &shared, fault, &point, &outcome, began);
+        println!("{line}");
         shared.results.add_cell(fault.name, &point, &outcome)?;
         if outcome == Outcome::Died {
             // Its host has no service any more.
         } else if matches!(outcome, Outcome::Failed(_)) {
-            shared.failed += 1;
+            shared.failed.push(line);
             let path = cell::journal(fault, &point);
             fs::create_dir_all(setup::output().join("journals"))?;
             match this.write_diagnosis(&path) {

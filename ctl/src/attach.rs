@@ -1,7 +1,7 @@
 //! `attach`: asks for a session, or for the plan of one, and hands it to the foreground or into a
 //! ticket.
 
-use crate::cli::{Attach, Claim};
+use crate::cli::{Attach, Claim, CoreDump};
 use crate::far::Host;
 use crate::keys::Key;
 use crate::manager::{answer, manager, manager_and_way};
@@ -186,6 +186,7 @@ impl Asking<'_> {
         })?;
         self.output.live(match (&self.arguments.exec, &self.arguments.dump) {
             (Some(_), _) => "starting…",
+            (_, Some(CoreDump { image: Some(_), .. })) => "opening…",
             (_, Some(_)) => "unpacking…",
             (None, None) => "attaching…",
         });

@@ -8,11 +8,11 @@ use godebug_api::audit::{Last, Moment};
 use godebug_api::chain::PublicKey;
 use godebug_api::delve::DelveVersion;
 use godebug_api::documents::SessionInfo;
-use godebug_api::image::{Count, Depth, Every, Patience, PauseLimit, Phrase};
+use godebug_api::image::{Count, Depth, Every, Keep, Patience, PauseLimit, Phrase};
 use godebug_api::rules::engine::Command as RuleCommand;
 use godebug_api::{
-    Absence, Cidr, FreezeLimit, GuestName, Mode, Pid, Reason, Refusal, SessionId, StartAt,
-    TargetName, Ttl, UnitName, UserName,
+    Absence, Cidr, FreezeLimit, GuestName, ImageName, Mode, Pid, Reason, Refusal, SessionId,
+    StartAt, TargetName, Ttl, UnitName, UserName,
 };
 use std::error::Error;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -401,10 +401,11 @@ impl Claim {
             max_pause: PauseLimit::default(),
             break_glass: false,
             exec: session.exec,
-            dump: session
-                .dump
-                .as_ref()
-                .map(|dump| CoreDump { pid: Some(dump.pid), executable: None }),
+            dump: session.dump.as_ref().map(|dump| CoreDump {
+                pid: Some(dump.pid),
+                image: dump.image.as_ref().map(|image| image.name.clone()),
+                executable: None,
+            }),
             way: self.way.clone(),
         }
     }
@@ -597,15 +598,18 @@ impl Exec {
 pub(crate) struct CoreDump {
     /// The latest, without one.
     pub(crate) pid: Option<Pid>,
+    /// Not a dump, but an image that is kept.
+    pub(crate) image: Option<ImageName>,
     pub(crate) executable: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Core {
-    /// The unit, with or without `.service`, for its latest dump; or the PID of the process that crashed
-    #[arg(value_name = "UNIT|PID")]
+    /// The unit, with or without `.service`, for its latest dump; the PID of the process that crashed; or an
+    /// image that `record` or `snapshot` has kept, such as 7f3k2m9q#3
+    #[arg(value_name = "UNIT|PID|IMAGE")]
     pub(crate) which: String,
-    /// List the dumps, the latest first, and read none
+    /// List the unit's dumps and the images that are kept, the latest first, and read none
     #[arg(long)]
     pub(crate) list: bool,
     /// The dump of the process that had this PID
@@ -630,7 +634,11 @@ pub(crate) struct Core {
 
 impl Core {
     /// What an `attach` of the same would be.
-    pub(crate) fn as_attach(&self, unit: &UnitName, pid: Option<Pid>) -> Attach {
+    pub(crate) fn as_attach(
+        &self,
+        unit: &UnitName,
+        which: (Option<Pid>, Option<ImageName>),
+    ) -> Attach {
         Attach {
             unit: unit.clone().into(),
             ttl: self.ttl,
@@ -643,7 +651,11 @@ impl Core {
             max_pause: PauseLimit::default(),
             break_glass: false,
             exec: None,
-            dump: Some(CoreDump { pid, executable: self.executable.clone() }),
+            dump: Some(CoreDump {
+                pid: which.0,
+                image: which.1,
+                executable: self.executable.clone(),
+            }),
             way: self.way.clone(),
         }
     }
@@ -672,6 +684,9 @@ pub(crate) struct Snapshot {
     /// How many frames of the stack
     #[arg(long, value_name = "N", default_value_t)]
     pub(crate) stack: Depth,
+    /// Keep the images that are shown for so long, to be opened with `core`
+    #[arg(long, value_name = "DURATION", num_args = 0..=1, default_missing_value = "30m")]
+    pub(crate) keep: Option<Keep>,
     #[command(flatten)]
     pub(crate) image: Image,
 }
@@ -698,6 +713,9 @@ pub(crate) struct Record {
     /// How many frames of the stack
     #[arg(long, value_name = "N", default_value = "1")]
     pub(crate) stack: Depth,
+    /// Keep the images that are shown for so long, to be opened with `core`
+    #[arg(long, value_name = "DURATION", num_args = 0..=1, default_missing_value = "30m")]
+    pub(crate) keep: Option<Keep>,
     #[command(flatten)]
     pub(crate) image: Image,
 }

@@ -202,7 +202,11 @@ fn announcement(session: &SessionInfo, port: &LocalPort) -> String {
          \x20 dlv connect {}      leave it with: exit -c",
         painted(BOLD, session.id.as_str()),
         session.target_name(),
-        if session.dump.is_some() { "core dump of process" } else { "process" },
+        match &session.dump {
+            None => "process",
+            Some(dump) if dump.image.is_some() => "image of process",
+            Some(_) => "core dump of process",
+        },
         session.pid,
         session.mode,
         session.expires_at.as_deref().unwrap_or("-"),

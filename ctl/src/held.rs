@@ -166,7 +166,10 @@ impl<'a> Held<'a> {
         }
         // Another host's processes cannot be seen from here.
         let target = match Host::chosen() {
-            _ if self.session.dump.is_some() => "core dump",
+            _ if let Some(dump) = &self.session.dump => match dump.image {
+                Some(_) => "image",
+                None => "core dump",
+            },
             None => live::target(self.session.pid),
             Some(host) => host.as_str(),
         };

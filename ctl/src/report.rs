@@ -10,7 +10,7 @@ use godebug_api::documents::{
 };
 use godebug_api::forecast::{megabytes, seconds};
 use godebug_api::{
-    Cidr, Forecast, Mode, PauseBudget, Refusal, StartAt, State, TargetName, UnitName,
+    Cidr, Dump, Forecast, Mode, PauseBudget, Refusal, StartAt, State, TargetName, UnitName,
 };
 use std::time::Duration;
 
@@ -229,6 +229,9 @@ pub(crate) fn frozen(session: &SessionInfo) -> Option<String> {
 fn process(session: &SessionInfo) -> String {
     match &session.dump {
         None => session.pid.to_string(),
+        Some(Dump { pid, time, image: Some(image), .. }) => {
+            format!("{pid}, in image {} of {}, at {}", image.name, safe(time), safe(&image.place))
+        }
         Some(dump) => format!("{}, which {} ended at {}", dump.pid, safe(&dump.signal), dump.time),
     }
 }

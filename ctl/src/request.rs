@@ -81,10 +81,11 @@ pub(crate) fn open_request(
         max_pause: arguments.max_pause,
         exec: arguments.exec,
         part: None,
-        dump: arguments
-            .dump
-            .as_ref()
-            .map(|dump| DumpRequest { pid: dump.pid, executable: dump.executable.is_some() }),
+        dump: arguments.dump.as_ref().map(|dump| DumpRequest {
+            pid: dump.pid,
+            image: dump.image.clone(),
+            executable: dump.executable.is_some(),
+        }),
     }
 }
 

@@ -14,7 +14,7 @@ use crate::sessions::stuck;
 use crate::signals::Signals;
 use crate::waiting::{self, Interrupted::TakesItBack};
 use godebug_api::bus::ManagerProxy;
-use godebug_api::documents::SessionInfo;
+use godebug_api::documents::{KeptDump, SessionInfo};
 use godebug_api::image::{Count, Every, ImageRequest, ImageTask, LONGEST_LINE, Line, Patience};
 use godebug_api::{CloseReason, Refusal, SessionId, State, TargetName};
 use std::fs::File;
@@ -26,6 +26,8 @@ use tokio::sync::mpsc;
 
 /// How long the end may take, once everything has been said.
 const END: Duration = Duration::from_secs(20);
+/// Whether it is over.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(50);
 
 pub(crate) async fn snapshot(output: &Output, arguments: &Snapshot) -> Result<(), Refusal> {
     let task = ImageTask::Snapshot {
@@ -35,6 +37,7 @@ pub(crate) async fn snapshot(output: &Output, arguments: &Snapshot) -> Result<()
         count: arguments.count,
         stack: arguments.stack,
         every: Every::default(),
+        keep: arguments.keep,
     };
     let request = request(task, &arguments.image, arguments.timeout);
     take(output, &arguments.unit, &request, Look::default()).await
@@ -48,6 +51,7 @@ pub(crate) async fn record(output: &Output, arguments: &Record) -> Result<(), Re
         count: Count::MOST,
         stack: arguments.stack,
         every: arguments.every,
+        keep: arguments.keep,
     };
     let request = request(task, &arguments.image, arguments.time);
     let look = Look { until_time_is_over: true, ..Look::default() };
@@ -95,6 +99,7 @@ async fn take(
     request: &ImageRequest,
     look: Look<'_>,
 ) -> Result<(), Refusal> {
+    let keeps = request.keep().is_some();
     let request = serde_json::to_string(request).map_err(|error| {
         Refusal::failed(format!("the request cannot be written: {error}"), "report this as a bug")
     })?;
@@ -132,8 +137,40 @@ async fn take(
             None => break told.outcome(),
         }
     };
-    let closed = end(&manager, &session.id).await;
+    let closed = match keeps {
+        false => end(&manager, &session.id).await,
+        true => end_and_keep(output, &manager, &session, shown.is_err()).await,
+    };
     shown.and(closed)
+}
+
+/// The same where images are kept: to stop a session that has ended would let them go.
+async fn end_and_keep(
+    output: &Output,
+    manager: &ManagerProxy<'static>,
+    session: &SessionInfo,
+    is_cut_short: bool,
+) -> Result<(), Refusal> {
+    let limit = tokio::time::Instant::now() + END;
+    let mut ended = session.clone();
+    while !is_cut_short
+        && !matches!(ended.state, State::Closed | State::Stuck)
+        && tokio::time::Instant::now() < limit
+    {
+        tokio::time::sleep(BETWEEN_LOOKS).await;
+        ended = answer(manager.get(session.id.as_str()).await)?;
+    }
+    let closed = match ended.state {
+        State::Closed | State::Stuck => how_it_ended(ended),
+        _ => end(manager, &session.id).await,
+    };
+    let all: Vec<KeptDump> = answer(manager.dumps(session.unit.as_str()).await)?;
+    let is_ours = |kept: &&KeptDump| {
+        kept.dump.image.as_ref().is_some_and(|image| image.name.session == session.id)
+    };
+    let kept: Vec<&KeptDump> = all.iter().filter(is_ours).collect();
+    output.note(&render::kept(&session.id, &kept));
+    closed
 }
 
 fn interrupted() -> Refusal {
@@ -235,7 +272,10 @@ async fn end(manager: &ManagerProxy<'static>, id: &SessionId) -> Result<(), Refu
             format!("see `godebugctl show {id}`"),
         ));
     };
-    let session: SessionInfo = answer(stopped)?;
+    how_it_ended(answer(stopped)?)
+}
+
+fn how_it_ended(session: SessionInfo) -> Result<(), Refusal> {
     if let Some(refusal) = stuck(&session) {
         return Err(refusal);
     }

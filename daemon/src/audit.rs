@@ -51,6 +51,10 @@ pub enum Kind {
     BreakGlass,
     /// Somebody else has looked at such a session afterwards.
     Reviewed,
+    /// A session has ended, and its images are there for a while.
+    ImagesKept,
+    /// They are not any more.
+    ImagesGone,
 }
 
 impl Kind {
@@ -73,6 +77,8 @@ impl Kind {
             Self::Dropped => "dropped",
             Self::BreakGlass => "break-glass",
             Self::Reviewed => "reviewed",
+            Self::ImagesKept => "images-kept",
+            Self::ImagesGone => "images-gone",
         }
     }
 
@@ -95,6 +101,8 @@ impl Kind {
             Self::Dropped => "5d9d1a52b7f94c1a9b3e1f0a6c3e5b0d",
             Self::BreakGlass => "5d9d1a52b7f94c1a9b3e1f0a6c3e5b0e",
             Self::Reviewed => "5d9d1a52b7f94c1a9b3e1f0a6c3e5b0f",
+            Self::ImagesKept => "5d9d1a52b7f94c1a9b3e1f0a6c3e5b22",
+            Self::ImagesGone => "5d9d1a52b7f94c1a9b3e1f0a6c3e5b23",
         }
     }
 }

@@ -52,6 +52,7 @@ impl Found {
             dump: self.dump.clone(),
             uid: self.uid,
             missing: self.file.as_ref().err().cloned(),
+            kept_until: None,
         }
     }
 }
@@ -148,6 +149,7 @@ fn found_in(line: &str) -> Option<Found> {
         unit: line.unit.parse().ok()?,
         uid: line.uid.parse().ok()?,
         dump: Dump {
+            image: None,
             pid: line.pid.parse().ok()?,
             time: clock::rfc3339(line.timestamp.parse::<u64>().ok()? / 1000),
             signal: crate::target::process::printable(&line.signal.unwrap_or_default()),

@@ -27,6 +27,7 @@ mod harness;
 mod hooks;
 mod hot;
 mod ides;
+mod kept;
 mod kinds;
 mod known;
 mod login;
@@ -52,6 +53,7 @@ fn main() {
         &[
             harness::ALL,
             attach::ALL,
+            kept::ALL,
             kinds::ALL,
             strangers::ALL,
             ends::ALL,

@@ -83,6 +83,9 @@ fn check(host: &Host, before: &Snapshot, targets: Targets) -> Result<()> {
     left.extend(firewall(host, &before.firewall)?);
     left.extend(files(host, &before.files));
     left.extend(watched(&before.processes, targets)?);
+    if let images @ 1.. = kept_images(host)? {
+        left.push(format!("{images} images, held by godebugd"));
+    }
     if left.is_empty() {
         return Ok(());
     }
@@ -96,6 +99,14 @@ pub(crate) fn units(host: &dyn Machine) -> Result<Vec<String>> {
          ls -d /run/systemd/transient/godebug-*@* 2>/dev/null || true"
     ))?;
     Ok(lines.lines().map(|line| format!("unit: {line}")).collect())
+}
+
+/// How many images godebugd holds, as the kernel tells.
+pub fn kept_images(host: &Host) -> Result<usize> {
+    let held = host
+        .ok("for one in $(pgrep -x godebugd); do readlink /proc/$one/fd/* 2>/dev/null; done | \
+         grep -c '^/memfd:image ' || true")?;
+    held.trim().parse().context("a number of images")
 }
 
 fn programs(host: &Host) -> Vec<String> {

@@ -1,6 +1,9 @@
 //! Hits and goroutines as a person reads them. Every name and value was chosen by somebody else.
 
 use crate::terminal::{BOLD, DIM, RED, YELLOW, painted, safe, shortened};
+use godebug_api::SessionId;
+use godebug_api::documents::KeptDump;
+use godebug_api::forecast::megabytes;
 use godebug_api::image::{Armed, Done, Frame, Goroutines, Group, Hit, Place, Value, WaitKind};
 
 /// No value takes more columns unless somebody asks for it with --json.
@@ -21,8 +24,9 @@ pub(crate) fn missed(done: &Done) -> String {
 }
 
 pub(crate) fn hit(hit: &Hit) -> String {
+    let number = hit.image.map(|number| painted(BOLD, &format!("#{number}  "))).unwrap_or_default();
     let mut text = format!(
-        "{}  goroutine {} at {}  {}\n",
+        "{number}{}  goroutine {} at {}  {}\n",
         safe(&hit.time),
         hit.goroutine,
         painted(BOLD, &place(&hit.location)),
@@ -33,6 +37,23 @@ pub(crate) fn hit(hit: &Hit) -> String {
     }
     text.push_str(&stack(&hit.stack, "    "));
     text
+}
+
+/// How to get at images that are kept, and be rid of them.
+pub(crate) fn kept(session: &SessionId, kept: &[&KeptDump]) -> String {
+    let Some(latest) = kept.first() else { return "no image is kept".to_owned() };
+    let number = latest.dump.image.as_ref().map_or(1, |image| image.name.number);
+    let bytes = kept.iter().map(|kept| kept.dump.stored_bytes).sum();
+    let until = latest.kept_until.as_deref().map(safe).unwrap_or_default();
+    let count = match kept.len() {
+        1 => "1 image is".to_owned(),
+        more => format!("{more} images are"),
+    };
+    format!(
+        "{count} kept until {until}, in memory ({})\n  a debugger opens one with  sudo godebugctl core {session}#{number}\n  \
+         they are dropped with      sudo godebugctl stop {session}",
+        megabytes(bytes)
+    )
 }
 
 fn value(value: &Value) -> String {
@@ -224,6 +245,7 @@ mod tests {
             location: frame(hostile).place,
             goroutine: 7,
             pause_ms: 0.5,
+            image: Some(3),
             stack: vec![frame(hostile)],
             variables: vec![
                 Value {

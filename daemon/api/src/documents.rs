@@ -4,8 +4,9 @@
 use crate::image::PauseLimit;
 use godebug_core::plan::Plan;
 use godebug_core::{
-    Absence, Approval, Cidr, CloseReason, Dump, Forecast, FreezeLimit, GuestName, Login, Mode,
-    Part, PauseBudget, Pid, Reason, Refusal, SessionId, StartAt, State, TargetName, Ttl, UnitName,
+    Absence, Approval, Cidr, CloseReason, Dump, Forecast, FreezeLimit, GuestName, ImageName, Login,
+    Mode, Part, PauseBudget, Pid, Reason, Refusal, SessionId, StartAt, State, TargetName, Ttl,
+    UnitName,
 };
 use serde::{Deserialize, Serialize};
 
@@ -72,6 +73,9 @@ pub struct DumpRequest {
     /// Of the process that had this number; without it the latest.
     #[serde(default)]
     pub pid: Option<Pid>,
+    /// Not a dump, but an image that a session has kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<ImageName>,
     /// The program that crashed comes along as a file descriptor, after the symbols if there are any.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub executable: bool,
@@ -88,6 +92,9 @@ pub struct KeptDump {
     /// Why it cannot be read; `None` when it is there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub missing: Option<String>,
+    /// Until when it is kept, where that is known: RFC 3339 in UTC.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept_until: Option<String>,
 }
 
 /// What whoever has asked brings along when the session is opened that others have consented to. Of

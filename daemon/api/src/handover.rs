@@ -3,6 +3,7 @@
 //! its configuration (a sealed memfd with its key), the target's `/proc/PID/status`, and its
 //! transcript.
 
+use crate::image::ImageNote;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
     SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg,
@@ -15,8 +16,11 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 /// Says which message it is, so that another program's socket is not taken for it.
 const GREETING: &[u8] = b"godebug-gateway 1";
 const GREETING_OF_DUMP: &[u8] = b"godebug-dump 1";
+const GREETING_OF_IMAGES: &[u8] = b"godebug-images 1";
 /// Longer ones are cut, and are none of these then.
 const LONGEST_GREETING: usize = 32;
+/// The same for what goes with an image.
+const LONGEST_NOTE: usize = 4096;
 
 /// The files that are handed over.
 #[derive(Debug)]
@@ -67,22 +71,99 @@ pub fn receive_dump(socket: BorrowedFd<'_>) -> io::Result<[OwnedFd; 2]> {
     receive(GREETING_OF_DUMP, socket)
 }
 
+/// For a unit that takes images which are to be kept: its end, which holds its configuration, and ours, to which it
+/// sends them.
+///
+/// # Errors
+/// When the kernel has no room for it.
+pub fn hand_over_for_images(configuration: BorrowedFd<'_>) -> io::Result<(OwnedFd, OwnedFd)> {
+    let (ours, theirs) = pair()?;
+    send_through(ours.as_fd(), GREETING_OF_IMAGES, &[configuration], SendFlags::empty())?;
+    Ok((theirs, ours))
+}
+
+/// The configuration.
+///
+/// # Errors
+/// When it is no such socket.
+pub fn receive_for_images(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let [configuration] = receive(GREETING_OF_IMAGES, socket)?;
+    Ok(configuration)
+}
+
+/// Gives an image away. Does not wait for whoever should take it.
+///
+/// # Errors
+/// When nobody takes it, or not quickly enough.
+pub fn send_image(
+    socket: BorrowedFd<'_>,
+    note: &ImageNote,
+    image: BorrowedFd<'_>,
+) -> io::Result<()> {
+    send_through(socket, &serde_json::to_vec(note)?, &[image], SendFlags::DONTWAIT)
+}
+
+/// The next image; `None` when no more will come.
+///
+/// # Errors
+/// When what comes is no image.
+pub fn receive_image(socket: BorrowedFd<'_>) -> io::Result<Option<(ImageNote, OwnedFd)>> {
+    let mut text = [0; LONGEST_NOTE];
+    let (length, files) = receive_any(socket, &mut text, RecvFlags::empty())?;
+    if length == 0 && files.is_empty() {
+        return Ok(None);
+    }
+    let note = serde_json::from_slice(text.get(..length).unwrap_or_default())?;
+    let [image]: [OwnedFd; 1] = files.try_into().map_err(|_| wrong())?;
+    Ok(Some((note, image)))
+}
+
+fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    Ok(socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?)
+}
+
 fn send(greeting: &[u8], files: &[BorrowedFd<'_>]) -> io::Result<OwnedFd> {
-    let (sender, receiver) =
-        socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+    let (sender, receiver) = pair()?;
+    send_through(sender.as_fd(), greeting, files, SendFlags::empty())?;
+    Ok(receiver)
+}
+
+fn send_through(
+    sender: BorrowedFd<'_>,
+    text: &[u8],
+    files: &[BorrowedFd<'_>],
+    flags: SendFlags,
+) -> io::Result<()> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     control.push(SendAncillaryMessage::ScmRights(files));
-    sendmsg(&sender, &[IoSlice::new(greeting)], &mut control, SendFlags::NOSIGNAL)?;
-    Ok(receiver)
+    sendmsg(sender, &[IoSlice::new(text)], &mut control, flags | SendFlags::NOSIGNAL)?;
+    Ok(())
 }
 
 fn receive<const N: usize>(greeting: &[u8], socket: BorrowedFd<'_>) -> io::Result<[OwnedFd; N]> {
     let mut text = [0; LONGEST_GREETING];
+    let (length, files) = receive_any(socket, &mut text, RecvFlags::DONTWAIT)?;
+    if text.get(..length) != Some(greeting) {
+        return Err(wrong());
+    }
+    files.try_into().map_err(|_| wrong())
+}
+
+fn wrong() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "it does not hold what it should")
+}
+
+/// A message with its files, whole or not at all.
+fn receive_any(
+    socket: BorrowedFd<'_>,
+    text: &mut [u8],
+    flags: RecvFlags,
+) -> io::Result<(usize, Vec<OwnedFd>)> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
-    let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
-    let received = recvmsg(socket, &mut [IoSliceMut::new(&mut text)], &mut control, flags)?;
+    let flags = RecvFlags::CMSG_CLOEXEC | flags;
+    let received = recvmsg(socket, &mut [IoSliceMut::new(text)], &mut control, flags)?;
     let files: Vec<OwnedFd> = control
         .drain()
         .filter_map(|message| match message {
@@ -91,13 +172,10 @@ fn receive<const N: usize>(greeting: &[u8], socket: BorrowedFd<'_>) -> io::Resul
         })
         .flatten()
         .collect();
-    let whole = !received.flags.contains(ReturnFlags::CTRUNC);
-    let said = text.get(..received.bytes).unwrap_or_default();
-    let wrong = || io::Error::new(io::ErrorKind::InvalidData, "it does not hold what it should");
-    if !whole || said != greeting {
+    if received.flags.intersects(ReturnFlags::CTRUNC | ReturnFlags::TRUNC) {
         return Err(wrong());
     }
-    files.try_into().map_err(|_| wrong())
+    Ok((received.bytes, files))
 }
 
 #[cfg(test)]
@@ -133,6 +211,27 @@ mod tests {
         assert_eq!(text(got.target_status), "status");
         assert_eq!(text(got.transcript), "transcript");
         assert!(Handover::from_socket(socket.as_fd()).is_err(), "there is only one message");
+    }
+
+    #[test]
+    fn images_come_with_what_is_said_of_them_until_nobody_sends_more() {
+        let (theirs, ours) = hand_over_for_images(file("configuration").as_fd()).unwrap();
+        assert_eq!(text(receive_for_images(theirs.as_fd()).unwrap()), "configuration");
+        let note = |number| ImageNote { number, time: "t".to_owned(), place: "p".to_owned() };
+        send_image(theirs.as_fd(), &note(1), file("first").as_fd()).unwrap();
+        send_image(theirs.as_fd(), &note(2), file("second").as_fd()).unwrap();
+        let received = |socket: &OwnedFd| receive_image(socket.as_fd()).unwrap();
+        let (first, image) = received(&ours).unwrap();
+        assert_eq!((first, text(image)), (note(1), "first".to_owned()));
+        // One without a file, or of something else, is none.
+        assert_eq!(received(&ours).unwrap().0, note(2));
+        send_through(theirs.as_fd(), b"{}", &[], SendFlags::empty()).unwrap();
+        assert!(receive_image(ours.as_fd()).is_err());
+        let long = ImageNote { place: "x".repeat(LONGEST_NOTE), ..note(3) };
+        send_image(theirs.as_fd(), &long, file("").as_fd()).unwrap();
+        assert!(receive_image(ours.as_fd()).is_err());
+        drop(theirs);
+        assert!(received(&ours).is_none());
     }
 
     #[test]

@@ -52,6 +52,9 @@ pub enum ImageTask {
         /// As often as once in this time.
         #[serde(default, rename = "every_ms")]
         every: Every,
+        /// For how long the images are kept after that, in seconds; without it they are not.
+        #[serde(default, rename = "keep_s", skip_serializing_if = "Option::is_none")]
+        keep: Option<Keep>,
     },
     /// What all goroutines are doing.
     Goroutines,
@@ -225,6 +228,10 @@ bounded!(
     /// For how many seconds a line is waited at.
     Patience, 1..=3600, 30, "it must be 1s to 1h"
 );
+bounded!(
+    /// For how many seconds images are kept after the last of them.
+    Keep, 1..=14_400, 1800, "it must be 1s to 4h"
+);
 impl Count {
     pub const MOST: Self = Self(1000);
 }
@@ -240,6 +247,7 @@ as_number!(Count, Depth);
 as_duration!(PauseLimit, 1_000_000);
 as_duration!(Every, 1_000_000);
 as_duration!(Patience, 1_000_000_000);
+as_duration!(Keep, 1_000_000_000);
 
 /// What the image's unit is told, on its standard input.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -270,7 +278,25 @@ pub enum ImageWork {
     },
 }
 
+impl ImageRequest {
+    /// For how long the images are to be kept, if they are.
+    pub fn keep(&self) -> Option<Keep> {
+        match &self.task {
+            ImageTask::Snapshot { keep, .. } => *keep,
+            ImageTask::Goroutines | ImageTask::Heap { .. } => None,
+        }
+    }
+}
+
 impl ImageWork {
+    /// For how long its images are to be kept, if they are.
+    pub fn keep(&self) -> Option<Keep> {
+        match self {
+            Self::Answer(request) => request.keep(),
+            Self::Serve { .. } => None,
+        }
+    }
+
     pub fn max_pause(&self) -> PauseLimit {
         match self {
             Self::Answer(request) => request.max_pause,
@@ -300,6 +326,17 @@ pub struct NewsAnswer {
     /// To ask with next.
     pub number: u64,
     pub news: Vec<News>,
+}
+
+/// What goes with an image that is kept, from the unit that took it to godebugd: beside its file, on the socket
+/// through which the unit got its configuration (`crate::handover`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImageNote {
+    pub number: u32,
+    /// RFC 3339 in UTC.
+    pub time: String,
+    pub place: String,
 }
 
 /// One line of an answer.
@@ -358,6 +395,9 @@ pub struct Hit {
     pub goroutine: i64,
     /// For how long the program stood still.
     pub pause_ms: f64,
+    /// The number by which the image is kept, if it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<u32>,
     pub stack: Vec<Frame>,
     /// The expressions that were asked for, else the arguments and locals of the first frame of the
     /// program's own code.

@@ -17,9 +17,10 @@ pub mod toolchain;
 
 pub use godebug_core::{
     Absence, Approval, BooleanName, Cidr, CloseReason, Code, ContainerName, Deadline, Dump,
-    Forecast, FreezeLimit, GuestName, HotLimit, Login, Mode, Now, Part, PauseBudget, Pid, Port,
-    ProcessState, Program, Reason, Refusal, SessionId, StartAt, State, TargetName, Ttl, UnitName,
-    UserName, WordError, chain, delve, forecast, hot, pause, plan, same_person,
+    Forecast, FreezeLimit, GuestName, HotLimit, ImageName, KeptImage, Login, Mode, Now, Part,
+    PauseBudget, Pid, Port, ProcessState, Program, Reason, Refusal, SessionId, StartAt, State,
+    TargetName, Ttl, UnitName, UserName, WordError, chain, delve, forecast, hot, pause, plan,
+    same_person,
 };
 
 /// The well-known bus name.

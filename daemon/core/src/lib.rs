@@ -26,7 +26,7 @@ pub mod words;
 
 pub use consent::{Approval, Login, same_person};
 pub use deadline::{Deadline, Now};
-pub use dump::Dump;
+pub use dump::{Dump, ImageName, KeptImage};
 pub use error::{Code, Refusal};
 pub use forecast::{Forecast, FreezeLimit};
 pub use hot::HotLimit;

@@ -238,11 +238,17 @@ fn reader(wanted: &Wanted, facts: &Facts, dump: &Dump) -> Step {
     Step {
         grant: Grant::debugger(&wanted.id, dump.pid),
         start: Start::Overlapping,
-        does: format!(
-            "unpack the core dump of process {} of {}, and let dlv {} ({}) read it, as nobody, on a Unix \
-             socket, without network",
-            dump.pid, facts.unit, facts.debugger.version, facts.debugger.path
-        ),
+        does: match &dump.image {
+            None => format!(
+                "unpack the core dump of process {} of {}, and let dlv {} ({}) read it, as nobody, on a Unix \
+                 socket, without network",
+                dump.pid, facts.unit, facts.debugger.version, facts.debugger.path
+            ),
+            Some(image) => format!(
+                "let dlv {} ({}) read image {} of process {} of {}, as nobody, on a Unix socket, without network",
+                facts.debugger.version, facts.debugger.path, image.name, dump.pid, facts.unit
+            ),
+        },
         undo: "end it; what was unpacked goes with it".to_owned(),
         ends_by_itself: "systemd's RuntimeMaxSec".to_owned(),
     }

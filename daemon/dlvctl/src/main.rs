@@ -7,6 +7,7 @@ mod as_user;
 mod detach;
 mod dlv;
 mod gateway;
+mod image;
 mod process;
 mod ready;
 mod summary;
@@ -23,6 +24,7 @@ const USAGE: &str = "\
 usage: godebug-dlvctl ready SOCKET PID DLV_PID [DLV_LOG [entry|main|nowhere|core]]
        godebug-dlvctl detach SOCKET PID [CONTROL_SOCKET]
        godebug-dlvctl unpack FOLDER LIMIT BUILD [vouched-for]
+       godebug-dlvctl read-image DLV PROGRAM [OPTION...]
        godebug-dlvctl as UID GID PROGRAM [ARGUMENT...]
 
 ready waits until the dlv that listens on SOCKET has attached to process PID and lets it run; or, for a
@@ -30,6 +32,7 @@ process that a SIGSTOP holds at its first instruction, until it stands where it 
 until dlv answers.
 detach clears every breakpoint, detaches dlv from PID and leaves PID running.
 unpack makes FOLDER/core and FOLDER/program of the dump and the program on standard input (a socket).
+read-image becomes a DLV that reads the image on standard input (a socket), with its program at PROGRAM.
 as runs PROGRAM as a user without a name, with no capability but CAP_SYS_PTRACE.";
 
 /// What it was asked to do.
@@ -38,6 +41,7 @@ enum Task {
     Ready { socket: PathBuf, target: Pid, dlv: Pid, log: Option<PathBuf>, start: Begins },
     Unpack { folder: PathBuf, limit: u64, expected: Expected },
     Detach { socket: PathBuf, target: Pid, control: Option<PathBuf> },
+    ReadImage { dlv: PathBuf, program: PathBuf, options: Vec<OsString> },
     As { uid: u32, gid: u32, command: Vec<OsString> },
 }
 
@@ -66,6 +70,11 @@ fn main() -> ExitCode {
             let summary = detach::detach(&socket, target, control.as_deref());
             eprintln!("{summary}");
             if summary.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
+        Ok(Task::ReadImage { dlv, program, options }) => {
+            let error = image::read(&dlv, &program, &options);
+            eprintln!("dlv cannot be given the image: {error}");
+            ExitCode::FAILURE
         }
         Ok(Task::As { uid, gid, command }) => {
             let error = as_user::run(uid, gid, &command);
@@ -107,6 +116,11 @@ fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Task, String> {
             Ok(Task::Unpack { folder: socket, limit, expected })
         }
         (Some("detach"), 3..=4) => Ok(Task::Detach { socket, target: pid(2)?, control: path(3) }),
+        (Some("read-image"), 3..) => Ok(Task::ReadImage {
+            dlv: socket,
+            program: path(2).unwrap_or_default(),
+            options: arguments[3..].to_vec(),
+        }),
         (Some("as"), 4..) => {
             let number = |index: usize| {
                 let text = arguments[index].to_str().unwrap_or("?");
@@ -114,10 +128,13 @@ fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Task, String> {
             };
             Ok(Task::As { uid: number(1)?, gid: number(2)?, command: arguments[3..].to_vec() })
         }
-        (Some("ready" | "detach" | "unpack" | "as"), count) => {
+        (Some("ready" | "detach" | "unpack" | "read-image" | "as"), count) => {
             Err(format!("wrong number of arguments: {}", count - 1))
         }
-        _ => Err("the first argument is \"ready\", \"detach\", \"unpack\" or \"as\"".to_owned()),
+        _ => {
+            Err("the first argument is \"ready\", \"detach\", \"unpack\", \"read-image\" or \"as\""
+                .to_owned())
+        }
     }
 }
 
@@ -151,5 +168,14 @@ mod tests {
             assert!(parsed(wrong).is_err(), "{wrong}");
         }
         assert!(parsed("detach /s 12 /c more").is_err());
+        assert_eq!(
+            parsed("read-image /dlv /program --listen=unix:/s"),
+            Ok(Task::ReadImage {
+                dlv: "/dlv".into(),
+                program: "/program".into(),
+                options: vec!["--listen=unix:/s".into()],
+            })
+        );
+        assert!(parsed("read-image /dlv").is_err());
     }
 }

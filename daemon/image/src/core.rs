@@ -87,7 +87,10 @@ fn write_without_memory(
     mappings: &[Mapping],
     segments: &mut [Segment],
 ) -> io::Result<File> {
-    let file = File::from(rustix::fs::memfd_create("image", MemfdFlags::CLOEXEC)?);
+    let file = File::from(rustix::fs::memfd_create(
+        "image",
+        MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING,
+    )?);
     let notes = notes(process, mappings);
     let headers = 64 + 56 * (segments.len() as u64 + 1);
     let mut offset = (headers + notes.len() as u64).next_multiple_of(PAGE);

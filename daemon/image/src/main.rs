@@ -1,7 +1,8 @@
 //! godebug-image: takes images of a running Go process, each in about a millisecond, and has dlv read
 //! them. Run in a unit of its own, as the target's user, with CAP_SYS_PTRACE and little else.
 //!
-//! What it is to do comes as a document on standard input (`image::ImageConfig`). Either what it finds goes
+//! What it is to do comes as a document on standard input (`image::ImageConfig`), or in a file that a socket there
+//! holds, through which images go back that are to be kept. Either what it finds goes
 //! to standard output, a line each (`image::Line`), refusals too; exit status: 0 when all was told, 3
 //! when nobody reads it any more. Or it serves debuggers on a socket, as dlv would.
 
@@ -11,6 +12,7 @@ mod delve;
 mod goroutines;
 mod headroom;
 mod heap;
+mod keeper;
 mod layout;
 mod memory;
 mod observe;
@@ -25,9 +27,13 @@ mod waits;
 
 use delve::Start;
 use godebug_api::image::{ImageConfig, ImageRequest, ImageTask, ImageWork, Line};
-use godebug_api::{Code, Refusal};
+use godebug_api::{Code, Refusal, handover};
+use keeper::Keeper;
 use report::Report;
+use rustix::fs::FileType;
+use std::fs::File;
 use std::io::Read;
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -102,7 +108,7 @@ fn answer(
             let all = heap::summary(&mut dlv, &target, &image, &config.unit, top)?;
             report.line(&Line::Heap(Box::new(all)))
         }
-        ImageTask::Snapshot { at, expressions, condition, count, stack, every } => {
+        ImageTask::Snapshot { at, expressions, condition, count, stack, every, keep } => {
             let wanted = snapshot::Wanted {
                 unit: &config.unit,
                 at,
@@ -113,6 +119,13 @@ fn answer(
                 every: *every,
                 patience: request.patience,
             };
+            let mut keeper = match keep {
+                Some(_) => Some(Keeper::new().map_err(|error| {
+                    Refusal::host(format!("images cannot be kept: {error}"), "")
+                })?),
+                None => None,
+            };
+            let report = snapshot::Found { report, keeper: keeper.as_mut() };
             snapshot::run(&wanted, &target, &mut wakeups, &start, report)
         }
     };
@@ -122,14 +135,23 @@ fn answer(
 
 fn configuration() -> Result<ImageConfig, Refusal> {
     let mut text = Vec::new();
-    std::io::stdin()
-        .take(LONGEST_CONFIGURATION)
-        .read_to_end(&mut text)
+    given()
+        .and_then(|file| file.take(LONGEST_CONFIGURATION).read_to_end(&mut text))
         .map_err(serde_json::Error::io)
         .and_then(|_| serde_json::from_slice(&text))
         .map_err(|error| {
             Refusal::usage(format!("the configuration is not understood: {error}"), "")
         })
+}
+
+/// The file on standard input, or that in the socket there.
+fn given() -> std::io::Result<File> {
+    let input = std::io::stdin();
+    let kind = FileType::from_raw_mode(rustix::fs::fstat(&input)?.st_mode);
+    match kind {
+        FileType::Socket => Ok(File::from(handover::receive_for_images(input.as_fd())?)),
+        _ => Ok(File::from(input.as_fd().try_clone_to_owned()?)),
+    }
 }
 
 /// Waits until the guard traces us: from then on our death, whoever causes it, is seen before the

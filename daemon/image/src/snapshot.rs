@@ -2,6 +2,7 @@
 
 use crate::delve::{Answerless, Delve, Start};
 use crate::goroutines::{evaluate, stack};
+use crate::keeper::Keeper;
 use crate::places;
 use crate::report::Report;
 use crate::target::{Image, Target};
@@ -63,6 +64,20 @@ struct Variables {
     all: Option<Vec<Variable>>,
 }
 
+/// Where what is found goes.
+pub(crate) struct Found<'a> {
+    pub(crate) report: &'a mut Report,
+    /// Who keeps the images, if somebody does.
+    pub(crate) keeper: Option<&'a mut Keeper>,
+}
+
+impl Found<'_> {
+    fn hit(&mut self, image: &Image, mut hit: Hit) -> Result<(), Refusal> {
+        hit.image = self.keeper.as_mut().and_then(|keeper| keeper.keep(image, &hit));
+        self.report.line(&Line::Hit(Box::new(hit)))
+    }
+}
+
 /// # Errors
 /// Why there is nothing, or no more, to see.
 pub(crate) fn run(
@@ -70,11 +85,11 @@ pub(crate) fn run(
     target: &Target,
     wakeups: &mut Wakeups,
     start: &Start<'_>,
-    report: &mut Report,
+    found: Found<'_>,
 ) -> Result<(), Refusal> {
     match wanted.at {
-        [] => now(wanted, target, wakeups, start, report),
-        _ => at_lines(wanted, target, wakeups, start, report),
+        [] => now(wanted, target, wakeups, start, found),
+        _ => at_lines(wanted, target, wakeups, start, found),
     }
 }
 
@@ -83,14 +98,14 @@ fn now(
     target: &Target,
     wakeups: &mut Wakeups,
     start: &Start<'_>,
-    report: &mut Report,
+    mut found: Found<'_>,
 ) -> Result<(), Refusal> {
     target.is_ready()?;
     let image = target.image(wakeups)?;
     let mut dlv = start.on(&target.executable, &image.core)?;
     let goroutine = worth_seeing(&mut dlv)?;
     if let Some(hit) = look(&mut dlv, &image, wanted, goroutine)? {
-        report.line(&Line::Hit(Box::new(hit)))?;
+        found.hit(&image, hit)?;
     }
     Ok(())
 }
@@ -136,15 +151,15 @@ fn at_lines(
     target: &Target,
     wakeups: &mut Wakeups,
     start: &Start<'_>,
-    report: &mut Report,
+    mut found: Found<'_>,
 ) -> Result<(), Refusal> {
     target.is_ready()?;
     let mut lines = Lines(Vec::new());
     for at in wanted.at {
-        let found = places::find(target, start, at)?;
-        let armed = Armed { location: at.to_string(), places: found.places };
-        report.line(&Line::Armed { armed })?;
-        lines.0.push(found.addresses);
+        let at_line = places::find(target, start, at)?;
+        let armed = Armed { location: at.to_string(), places: at_line.places };
+        found.report.line(&Line::Armed { armed })?;
+        lines.0.push(at_line.addresses);
     }
     let until = Instant::now() + wanted.patience.duration();
     let mut done = Done { hits: 0, dropped: 0, because: None };
@@ -164,7 +179,7 @@ fn at_lines(
         match look(&mut dlv, &image, wanted, goroutine)? {
             Some(hit) => {
                 done.hits += 1;
-                report.line(&Line::Hit(Box::new(hit)))?;
+                found.hit(&image, hit)?;
             }
             None => done.dropped += 1,
         }
@@ -174,7 +189,7 @@ fn at_lines(
             wakeups.sleep(next);
         }
     }
-    report.line(&Line::Done { done })
+    found.report.line(&Line::Done { done })
 }
 
 fn next_image(
@@ -221,6 +236,7 @@ fn look(
         location,
         goroutine,
         pause_ms: crate::milliseconds(image.pause),
+        image: None,
         stack: frames.iter().take(depth).map(StackFrame::frame).collect(),
         variables,
     }))

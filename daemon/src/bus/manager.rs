@@ -539,8 +539,18 @@ impl Manager {
         let allowed =
             authorize(connection, caller, Action::Read, unit.as_ref(), &[], which).await?;
         let (which, _) = allowed.into_inner();
-        let found = self.sessions.ask_log(move || Ok(dumps::find(&which, asker))).await??;
-        Ok(json(&found.iter().map(dumps::Found::document).collect::<Vec<_>>())?)
+        let kept = match &which {
+            Which::OfUnit(unit) => self.sessions.kept_images(unit, asker),
+            Which::Of(_) => Vec::new(),
+        };
+        let found = match self.sessions.ask_log(move || Ok(dumps::find(&which, asker))).await? {
+            // Where nothing keeps dumps there are images all the same.
+            Err(_) if !kept.is_empty() => Vec::new(),
+            found => found?,
+        };
+        Ok(json(
+            &kept.into_iter().chain(found.iter().map(dumps::Found::document)).collect::<Vec<_>>(),
+        )?)
     }
 
     async fn plan(

@@ -182,7 +182,9 @@ fn event_of(kind: Kind) -> Option<Event> {
         | Kind::Recovered
         | Kind::Mended
         | Kind::Dropped
-        | Kind::Reviewed => None,
+        | Kind::Reviewed
+        | Kind::ImagesKept
+        | Kind::ImagesGone => None,
     }
 }
 

@@ -54,6 +54,8 @@ pub struct ImageMaterial {
     pub config: godebug_api::image::ImageConfig,
     /// The end of the pipe that the unit writes to, if it answers through one.
     pub output: Option<std::os::fd::OwnedFd>,
+    /// A socket that holds the configuration, through which images come back that are to be kept.
+    pub handed: Option<std::os::fd::OwnedFd>,
 }
 
 pub struct SessionMaterial {
@@ -79,6 +81,8 @@ pub struct DumpMaterial {
     pub build: String,
     /// Somebody has brought the program along.
     pub vouched_for: bool,
+    /// It is an image: in memory, as dlv reads it, and never to be on a disk.
+    pub is_image: bool,
     /// In bytes, unpacked.
     pub largest: u64,
 }
@@ -268,7 +272,11 @@ impl RealHost {
         let failed = |error: std::io::Error| {
             Refusal::host(format!("what is to be done cannot be handed over: {error}"), "")
         };
-        let configuration = gateway::sealed_configuration(&image.config).map_err(failed)?;
+        let configuration = match &image.handed {
+            Some(socket) => socket.try_clone(),
+            None => gateway::sealed_configuration(&image.config),
+        };
+        let configuration = configuration.map_err(failed)?;
         let properties = units::image(units::ImageUnit {
             id: &image.id,
             target: &image.target,
@@ -683,8 +691,11 @@ fn debugger_failed(session: &SessionMaterial, error: &SystemdError) -> Refusal {
     let tail: String = tail.chars().filter(|c| !c.is_control()).collect();
     let said = if tail.is_empty() { String::new() } else { format!(" dlv said: {tail}") };
     let of = session.debugger.pid;
-    let message = match session.dump {
+    let message = match &session.dump {
         None => format!("dlv did not get hold of process {of}: {error}.{said}"),
+        Some(DumpMaterial { is_image: true, .. }) => {
+            format!("dlv did not get to read the image of process {of}: {error}.{said}")
+        }
         Some(_) => format!("dlv did not get to read the core dump of process {of}: {error}.{said}"),
     };
     Refusal::target(

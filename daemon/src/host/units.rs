@@ -240,7 +240,8 @@ fn rescuer(id: &SessionId, description: String, more_capabilities: u64) -> Prope
     properties
 }
 
-/// dlv on a core dump, as nobody, on a copy in its unit's own /var/tmp, which goes with the unit.
+/// dlv on a core dump, as nobody, on a copy in its unit's own /var/tmp, which goes with the unit. Of an image only the
+/// program is copied there: what was in the process's memory stays in memory.
 pub fn dump_reader(unit: &DebuggerUnit, dump: &DumpMaterial, given: OwnedFd) -> Properties {
     let files = SessionPaths::of(&unit.id);
     let text = |path: &Path| path.to_string_lossy().into_owned();
@@ -265,12 +266,23 @@ pub fn dump_reader(unit: &DebuggerUnit, dump: &DumpMaterial, given: OwnedFd) -> 
         "--api-version=2",
     ];
     let ready = [attendant.as_str(), "ready", &socket, &pid, "$MAINPID", &log, "core"];
-    let description = format!("godebug {}: dlv on a core dump of {}", unit.id, unit.target);
+    let what = if dump.is_image { "an image" } else { "a core dump" };
+    let description = format!("godebug {}: dlv on {what} of {}", unit.id, unit.target);
     let mut properties = common(&unit.id, description);
+    let read_image = [
+        attendant.as_str(),
+        "read-image",
+        unit.debugger.as_str(),
+        "/var/tmp/program",
+        listen.as_str(),
+    ];
+    match dump.is_image {
+        true => properties.push(("ExecStart", commands(&[&read_image]))),
+        false => properties
+            .extend([("ExecStartPre", commands(&[&unpack])), ("ExecStart", commands(&[&read]))]),
+    }
     properties.extend([
         ("Type", "exec".into()),
-        ("ExecStartPre", commands(&[&unpack])),
-        ("ExecStart", commands(&[&read])),
         ("ExecStartPost", commands(&[&ready])),
         ("TimeoutStartUSec", micros(UNPACK_TIMEOUT)),
         ("TimeoutStopUSec", micros(Duration::from_secs(5))),

@@ -1,19 +1,20 @@
-//! Sessions on a core dump: there is no process, so nothing is traced, frozen or guarded. dlv runs as
+//! Sessions on a core dump, or on an image that another has kept: there is no process, so nothing is traced, frozen or guarded. dlv runs as
 //! nobody, on a copy of the dump that its own unit unpacks and that goes with it.
 
 use super::life::{self, Life};
 use super::prepare::{self, Network, fitting};
+use super::recorded::OneImage;
 use super::{Begun, Sessions, new_id};
 use crate::authority::{Authorized, Caller, Permitted, rules};
 use crate::certificates;
 use crate::config::Config;
-use crate::dumps::{self, Found, Which};
+use crate::dumps::{self, Which};
 use crate::host::units::{self, DebuggerUnit, TargetUser};
 use crate::host::{DumpMaterial, Material, SessionMaterial};
 use crate::target::executable::{GoExecutable, SymbolFile};
 use godebug_api::documents::{DebugInformation, DumpRequest, OpenRequest};
 use godebug_api::rules::engine::{Consent, Permit};
-use godebug_api::{Deadline, Mode, PauseBudget, Port, Refusal, SessionId, UnitName, clock};
+use godebug_api::{Deadline, Dump, Mode, PauseBudget, Port, Refusal, SessionId, UnitName, clock};
 use godebug_core::Program;
 use godebug_core::ledger::Opened;
 use godebug_core::plan::{self, Facts, Wanted};
@@ -42,7 +43,7 @@ pub struct Brought {
 
 /// What was found out about a dump.
 struct Prepared {
-    found: Found,
+    dump: Dump,
     file: File,
     program: File,
     executable: GoExecutable,
@@ -116,6 +117,23 @@ impl Sessions {
         Ok(opened((&wanted, &facts), &dump, request, (caller, permit), config))
     }
 
+    async fn look_at(
+        &self,
+        (unit, asker): (&UnitName, u32),
+        wanted: DumpRequest,
+        brought: Brought,
+    ) -> Result<Prepared, Refusal> {
+        let (unit, sessions) = (unit.clone(), self.clone());
+        // Both read whole programs.
+        let looked = tokio::task::spawn_blocking(move || match &wanted.image {
+            Some(name) => {
+                sessions.kept_image(name, (&unit, asker)).and_then(|kept| image(kept, brought))
+            }
+            None => look((&unit, asker), &wanted, brought),
+        });
+        looked.await.map_err(|error| Refusal::failed(error.to_string(), ""))?
+    }
+
     async fn foresee_dump(
         &self,
         (unit, asker): (&UnitName, u32),
@@ -125,35 +143,39 @@ impl Sessions {
         id: SessionId,
     ) -> Result<(Prepared, Port, Facts, Wanted), Refusal> {
         prepare::within_the_rules(config, request)?;
-        let dump = prepare((unit, asker), &wanted, brought).await?;
+        let dump = self.look_at((unit, asker), wanted, brought).await?;
         let debugger = fitting(&dump.executable).await?;
         let network = prepare::network(self, config, request).await?;
         let Network { port, sources, firewall, confinement, booleans } = network;
         let wanted = Wanted { id, mode: Mode::Observe, ttl: request.ttl, port, sources };
         let facts = Facts {
             unit: unit.clone(),
-            pid: dump.found.dump.pid,
+            pid: dump.dump.pid,
             user: String::new(),
             debugger,
             firewall,
             confinement,
             booleans,
             exec: None,
-            dump: Some(dump.found.dump.clone()),
+            dump: Some(dump.dump.clone()),
             drains: false,
         };
         Ok((dump, port, facts, wanted))
     }
 }
 
-async fn prepare(
-    (unit, asker): (&UnitName, u32),
-    wanted: &DumpRequest,
-    brought: Brought,
-) -> Result<Prepared, Refusal> {
-    let (unit, wanted) = (unit.clone(), wanted.clone());
-    let looked = tokio::task::spawn_blocking(move || look((&unit, asker), &wanted, brought)).await;
-    looked.map_err(|error| Refusal::failed(error.to_string(), ""))?
+/// The image, with the program that ran.
+fn image(image: OneImage, brought: Brought) -> Result<Prepared, Refusal> {
+    if brought.executable.is_some() {
+        return Err(Refusal::usage("an image brings its program along", "leave --executable out"));
+    }
+    let OneImage { dump, file, program } = image;
+    let path = PathBuf::from(&dump.executable);
+    let executable = GoExecutable::read(&program, &path).map_err(|error| {
+        Refusal::target(format!("{} cannot be debugged with dlv: {error}", path.display()), "")
+    })?;
+    let symbols = symbols(&executable, brought.symbols)?;
+    Ok(Prepared { dump, file, program, executable, vouched_for: false, symbols })
 }
 
 fn look(
@@ -193,7 +215,7 @@ fn look(
         )
     })?;
     let symbols = symbols(&executable, brought.symbols)?;
-    Ok(Prepared { found, file, program, executable, vouched_for, symbols })
+    Ok(Prepared { dump: found.dump, file, program, executable, vouched_for, symbols })
 }
 
 fn program_at(path: &PathBuf) -> std::io::Result<File> {
@@ -264,7 +286,7 @@ fn opened(
         pause: None,
         rule: Some(permit.name()),
         program: Some(Program {
-            executable: dump.found.dump.executable.clone(),
+            executable: dump.dump.executable.clone(),
             build_id: executable.build_ids.gnu.clone().or_else(|| executable.build_ids.go.clone()),
             module: executable.module.clone(),
             vcs_revision: executable.vcs_revision().map(str::to_owned),
@@ -316,6 +338,7 @@ fn material(
                 program: dump.program,
                 build: build.join(","),
                 vouched_for: dump.vouched_for,
+                is_image: dump.dump.image.is_some(),
                 largest: room.saturating_sub(KEPT_FREE).min(LARGEST_CORE),
             }),
             gateway: life::gateway_config(

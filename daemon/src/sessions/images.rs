@@ -3,23 +3,24 @@
 
 use super::life::{Beginning, Life};
 use super::prepare::{has_symbols, is_still, new_id, not_twice};
+use super::recorded::Origin;
 use super::{Sessions, Symbols, fitting_debugger};
 use crate::authority::rules::{self, Denied};
 use crate::authority::{Authorized, Caller, Consented, Permitted};
 use crate::host::systemd::{Systemd, UnitFacts};
-use crate::host::{ImageMaterial, Material, confinement};
+use crate::host::{ImageMaterial, Material, confinement, gateway};
 use crate::target::find::{self, Target};
 use crate::target::process::{self, Process};
 use godebug_api::documents::{ImageForecast, SessionInfo};
-use godebug_api::image::{ImageConfig, ImageRequest, ImageTask, ImageWork, PauseLimit};
+use godebug_api::image::{ImageConfig, ImageRequest, ImageTask, ImageWork, Keep, PauseLimit};
 use godebug_api::rules::engine::{Consent, Permit, RedactRules};
 use godebug_api::{
-    Absence, Code, Deadline, Forecast, Mode, Pid, Refusal, SessionId, UnitName, clock,
+    Absence, Code, Deadline, Forecast, Mode, Pid, Refusal, SessionId, UnitName, clock, handover,
 };
 use godebug_core::delve::Debugger;
 use godebug_core::ledger::Opened;
 use godebug_core::plan::{self, Confinement};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 /// Beside the waiting at a line: for dlv to read the debug information, and to answer.
@@ -58,8 +59,13 @@ impl Sessions {
         };
         let opened = opened(&prepared, &request, (&caller, &permit), &id);
         let opened = Opened { approvals, ..opened };
-        let beginning = beginning(prepared, request, opened, writer.into());
+        let keep = request.keep();
+        let mut beginning = beginning(prepared, request, opened, writer.into());
+        let kept = keep.map(|keep| to_be_kept(&mut beginning, keep)).transpose()?;
         let (life, info, active) = Life::begin_with(self, beginning)?;
+        if let Some((origin, socket)) = kept {
+            self.keep_images(origin, socket);
+        }
         self.taken_up(&id);
         drop(one_at_a_time);
         tokio::spawn(life.run());
@@ -99,6 +105,7 @@ impl Sessions {
         is_still(unit, &target)?;
         not_twice(&self.list(), &target)?;
         find::traceable(&target)?;
+        can_be_kept(&target, request)?;
         let confinement = confinement::of_this_host()?;
         confinement::lets_debug(target.process.pid, target.unit.as_str(), confinement)?;
         can_be_copied(systemd, &target).await?;
@@ -122,6 +129,31 @@ fn hides_nothing(permit: &Permit, request: &ImageRequest) -> Result<(), Refusal>
         ),
         "use `godebugctl goroutines`, which shows no values, or `godebugctl attach`",
     ))
+}
+
+/// Who may open one is decided by its unit, which says nothing of a container in it.
+fn can_be_kept(target: &Target, request: &ImageRequest) -> Result<(), Refusal> {
+    match (&target.part, request.keep()) {
+        (Some(part), Some(_)) => Err(Refusal::refused(
+            format!("images of {part} cannot be kept: only those of a unit's own process can"),
+            "leave --keep out; `attach --mode observe` keeps the last images for its own time",
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// The unit gets its configuration through a socket then, and its images come back through it.
+fn to_be_kept(beginning: &mut Beginning, keep: Keep) -> Result<(Origin, OwnedFd), Refusal> {
+    let failed = |why: String| Refusal::host(format!("images cannot be kept: {why}"), "try again");
+    let missing = || failed("there is no process".to_owned());
+    let process = beginning.target.as_ref().ok_or_else(missing)?;
+    let origin = Origin::of(&beginning.session, process, keep)?;
+    let image = beginning.material.image.as_mut().ok_or_else(missing)?;
+    let socket = gateway::sealed_configuration(&image.config)
+        .and_then(|configuration| handover::hand_over_for_images(configuration.as_fd()));
+    let (theirs, ours) = socket.map_err(|error| failed(error.to_string()))?;
+    image.handed = Some(theirs);
+    Ok((origin, ours))
 }
 
 /// What an image needs of its target, beside what a debugger does.
@@ -334,6 +366,7 @@ fn beginning(
             work: ImageWork::Answer(request),
         },
         output: Some(output),
+        handed: None,
     };
     let plan = plan::image_plan(id, &session.unit, session.pid);
     let material = Material { deadline, session: None, image: Some(image) };

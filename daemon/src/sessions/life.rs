@@ -1012,6 +1012,7 @@ fn material(
                 },
             },
             output: None,
+            handed: None,
         }),
         session: Some(SessionMaterial {
             opened: session.clone(),

@@ -7,6 +7,7 @@ mod life;
 mod orphans;
 mod pending;
 mod prepare;
+mod recorded;
 
 pub use dumped::Brought;
 pub use images::foretell as foretell_image;
@@ -118,6 +119,8 @@ pub struct Shared {
     /// Those that wait for somebody's consent, and hold nothing.
     pending: Mutex<HashMap<SessionId, pending::Waiting>>,
     ended: Mutex<VecDeque<SessionInfo>>,
+    /// Images that outlive their sessions for a while.
+    recorded: Mutex<recorded::Recorded>,
     /// One session is prepared at a time up to its ledger, so that two do not choose one port.
     preparing: tokio::sync::Mutex<()>,
     /// One unit is started at a time, which may take as long as it takes to stop.
@@ -158,6 +161,7 @@ impl Sessions {
             live: Mutex::default(),
             pending: Mutex::default(),
             ended: Mutex::default(),
+            recorded: Mutex::default(),
             preparing: tokio::sync::Mutex::default(),
             launching: tokio::sync::Mutex::default(),
             reading: tokio::sync::Mutex::default(),
@@ -320,7 +324,7 @@ impl Sessions {
             .map_err(|error| failed(error.to_string()))
     }
 
-    /// Ends a session and waits until it is closed or stuck.
+    /// Ends a session and waits until it is closed or stuck. What one that has ended has kept is gone then.
     ///
     /// # Errors
     /// When there is none of that ID. A session that has ended already is a success.
@@ -336,7 +340,10 @@ impl Sessions {
         let found = unpoisoned(&self.0.live)
             .get(id)
             .map(|handle| (handle.commands.clone(), handle.info.clone()));
-        let Some((commands, mut info)) = found else { return self.get(id).await };
+        let Some((commands, mut info)) = found else {
+            self.drop_images(id, &detail);
+            return self.get(id).await;
+        };
         // A session that is just ending takes no command, and needs none.
         let _ = commands.send(Command::Stop { detail }).await;
         let over = |info: &SessionInfo| matches!(info.state, State::Closed | State::Stuck);
@@ -416,7 +423,9 @@ impl Sessions {
     /// Ends every session's watch on the bus name of its holder and so on: nothing to do here but
     /// to say how many there are.
     pub fn is_empty(&self) -> bool {
-        unpoisoned(&self.0.live).is_empty() && unpoisoned(&self.0.pending).is_empty()
+        unpoisoned(&self.0.live).is_empty()
+            && unpoisoned(&self.0.pending).is_empty()
+            && !self.keeps_images()
     }
 
     /// Takes over what an earlier godebugd has left: a session that lives is adopted, one that was

@@ -1,0 +1,427 @@
+//! Images that a session has kept, for `core SESSION#NUMBER`: held in memory by nobody but godebugd, and gone with
+//! their time, with `stop SESSION`, and with godebugd itself.
+//!
+//! They come from a process that has the rights of the service, so what it says of them is believed only
+//! for what is shown; how large they are, and that nobody can change them, the kernel is asked.
+
+use super::{Sessions, unpoisoned};
+use crate::audit::{self, Entry, Kind};
+use godebug_api::documents::KeptDump;
+use godebug_api::handover;
+use godebug_api::image::{ImageNote, Keep};
+use godebug_api::{Deadline, Dump, ImageName, KeptImage, Pid, Refusal, SessionId, UnitName, clock};
+use godebug_core::ledger::Opened;
+use rustix::fs::SealFlags;
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// So many of one session; the earliest go first.
+const MOST: usize = 50;
+/// So many of all of them: each is an open file of godebugd's.
+const MOST_IN_ALL: usize = 200;
+/// All that are held have no more than this together, beside the latest.
+const MOST_BYTES: u64 = 1 << 30;
+/// A clock can be set, and a host be suspended: the end is looked at again so often.
+const LOOK_AGAIN: Duration = Duration::from_secs(10);
+
+/// Whose images they are.
+#[derive(Debug)]
+pub(super) struct Origin {
+    pub(super) session: SessionId,
+    pub(super) unit: UnitName,
+    pub(super) pid: Pid,
+    /// Who has had them taken, and may open them.
+    pub(super) uid: u32,
+    pub(super) user: String,
+    /// The program that ran, whatever lies there by now, and where that is.
+    pub(super) program: File,
+    pub(super) executable: PathBuf,
+    pub(super) keep: Keep,
+}
+
+impl Origin {
+    /// # Errors
+    /// When the program cannot be opened.
+    pub(super) fn of(
+        session: &Opened,
+        process: &crate::target::process::Process,
+        keep: Keep,
+    ) -> Result<Self, Refusal> {
+        let failed = |error: &dyn std::fmt::Display| {
+            Refusal::target(
+                format!("the program of {} cannot be opened: {error}", session.unit),
+                "try again",
+            )
+        };
+        Ok(Self {
+            session: session.id.clone(),
+            unit: session.unit.clone(),
+            pid: session.pid,
+            uid: session.uid,
+            user: session.user.clone(),
+            program: process.open_exe().map_err(|error| failed(&error))?,
+            executable: process.exe_link().map_err(|error| failed(&error))?.0,
+            keep,
+        })
+    }
+}
+
+struct Held {
+    note: ImageNote,
+    file: File,
+    bytes: u64,
+}
+
+struct Record {
+    origin: Origin,
+    images: VecDeque<Held>,
+    until: Deadline,
+}
+
+/// All that are kept on this host, those of the earliest session first.
+#[derive(Default)]
+pub(super) struct Recorded(VecDeque<Record>);
+
+/// One of them, opened.
+#[derive(Debug)]
+pub(super) struct OneImage {
+    pub(super) dump: Dump,
+    pub(super) file: File,
+    pub(super) program: File,
+}
+
+impl Recorded {
+    /// Those that somebody may see: root all, others their own.
+    fn seen_by(&self, uid: u32) -> impl Iterator<Item = &Record> {
+        self.0.iter().filter(move |record| uid == 0 || record.origin.uid == uid)
+    }
+
+    fn add(&mut self, id: &SessionId, held: Held) {
+        let Some(record) = self.0.iter_mut().find(|record| record.origin.session == *id) else {
+            return;
+        };
+        record.until = Deadline::after(clock::now(), record.origin.keep.duration());
+        while record.images.len() >= MOST {
+            record.images.pop_front();
+        }
+        record.images.push_back(held);
+        self.make_room();
+    }
+
+    /// The earliest go, whoever's they are, but never the latest of all.
+    fn make_room(&mut self) {
+        let images = |recorded: &Self| {
+            let all = recorded.0.iter().flat_map(|record| &record.images);
+            all.fold((0, 0_u64), |(count, bytes), held| (count + 1, bytes + held.bytes))
+        };
+        let latest = self.0.back().and_then(|record| record.images.back());
+        let latest = latest.map_or(0, |held| held.bytes);
+        loop {
+            let (count, bytes) = images(self);
+            if count <= MOST_IN_ALL && bytes.saturating_sub(latest) <= MOST_BYTES {
+                return;
+            }
+            let first = self.0.iter_mut().find(|record| !record.images.is_empty());
+            let Some(first) = first else { return };
+            first.images.pop_front();
+        }
+    }
+}
+
+impl Record {
+    fn documents(&self) -> impl Iterator<Item = KeptDump> {
+        self.images.iter().rev().map(|held| KeptDump {
+            unit: self.origin.unit.clone(),
+            dump: self.dump(held),
+            uid: self.origin.uid,
+            missing: None,
+            kept_until: Some(clock::rfc3339(self.until.wall_ms)),
+        })
+    }
+
+    fn dump(&self, held: &Held) -> Dump {
+        let name = ImageName { session: self.origin.session.clone(), number: held.note.number };
+        Dump {
+            pid: self.origin.pid,
+            time: held.note.time.clone(),
+            signal: String::new(),
+            executable: self.origin.executable.display().to_string(),
+            stored_bytes: held.bytes,
+            image: Some(KeptImage { name, place: held.note.place.clone() }),
+        }
+    }
+}
+
+impl Sessions {
+    /// Keeps what comes through the socket, from now on until its time is over.
+    pub(super) fn keep_images(&self, origin: Origin, socket: OwnedFd) {
+        let id = origin.session.clone();
+        let until = Deadline::after(clock::now(), origin.keep.duration());
+        unpoisoned(&self.0.recorded).0.push_back(Record { origin, images: VecDeque::new(), until });
+        let sessions = self.clone();
+        let done = tokio::sync::oneshot::channel();
+        // A thread of its own, which ends with the unit that sends: recvmsg(2) with files is not for a runtime.
+        std::thread::spawn({
+            let (sessions, id) = (sessions.clone(), id.clone());
+            move || {
+                sessions.take_in(&id, &socket);
+                let _ = done.0.send(());
+            }
+        });
+        tokio::spawn(async move {
+            let _ = done.1.await;
+            sessions.let_images_go(&id).await;
+        });
+    }
+
+    fn take_in(&self, id: &SessionId, socket: &OwnedFd) {
+        loop {
+            let held = match handover::receive_image(socket.as_fd()) {
+                Ok(None) => return,
+                Ok(Some((note, file))) => held(note, file.into()),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => Err(error),
+            };
+            match held {
+                Ok(held) => unpoisoned(&self.0.recorded).add(id, held),
+                // Whoever sends one such may send more.
+                Err(error) => {
+                    tracing::warn!("what session {id} gives to be kept is no image: {error}");
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Waits for the end of their time, and lets them go.
+    async fn let_images_go(&self, id: &SessionId) {
+        self.record_kept(id);
+        loop {
+            let left = {
+                let recorded = unpoisoned(&self.0.recorded);
+                let Some(record) = recorded.0.iter().find(|record| record.origin.session == *id)
+                else {
+                    return;
+                };
+                match record.images.is_empty() {
+                    true => Duration::ZERO,
+                    false => record.until.remaining(clock::now()),
+                }
+            };
+            if left.is_zero() {
+                self.drop_images(id, "their time is over");
+                return;
+            }
+            tokio::time::sleep(left.min(LOOK_AGAIN)).await;
+        }
+    }
+
+    /// Lets the images of a session go that has ended. Whether there were any.
+    pub(super) fn drop_images(&self, id: &SessionId, why: &str) -> bool {
+        let gone = {
+            let mut recorded = unpoisoned(&self.0.recorded);
+            let at = recorded.0.iter().position(|record| record.origin.session == *id);
+            at.and_then(|at| recorded.0.remove(at))
+        };
+        match gone {
+            Some(record) if !record.images.is_empty() => {
+                let count = record.images.len();
+                note(
+                    &record.origin,
+                    Kind::ImagesGone,
+                    format!("the {count} images that session {id} has kept are gone: {why}"),
+                );
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn record_kept(&self, id: &SessionId) {
+        let recorded = unpoisoned(&self.0.recorded);
+        let Some(record) = recorded.0.iter().find(|record| record.origin.session == *id) else {
+            return;
+        };
+        let count = record.images.len();
+        if count > 0 {
+            let until = clock::rfc3339(record.until.wall_ms);
+            note(
+                &record.origin,
+                Kind::ImagesKept,
+                format!("{count} images of session {id} are kept until {until}"),
+            );
+        }
+    }
+
+    /// Whether any are kept.
+    pub(super) fn keeps_images(&self) -> bool {
+        !unpoisoned(&self.0.recorded).0.is_empty()
+    }
+
+    /// The images of a unit that somebody may open, the latest first.
+    pub fn kept_images(&self, unit: &UnitName, uid: u32) -> Vec<KeptDump> {
+        let recorded = unpoisoned(&self.0.recorded);
+        let mut all: Vec<KeptDump> = recorded
+            .seen_by(uid)
+            .filter(|record| record.origin.unit == *unit)
+            .flat_map(Record::documents)
+            .collect();
+        all.sort_by(|a, b| b.dump.time.cmp(&a.dump.time));
+        all
+    }
+
+    /// One image, for whoever may open it.
+    ///
+    /// # Errors
+    /// When it is not, or no longer, there for them.
+    pub(super) fn kept_image(
+        &self,
+        name: &ImageName,
+        (unit, uid): (&UnitName, u32),
+    ) -> Result<OneImage, Refusal> {
+        let gone = || {
+            Refusal::target(
+                format!("no image {name} of {unit} is kept"),
+                format!(
+                    "`godebugctl core {unit} --list` shows those that are; `record` and `snapshot` keep them with --keep"
+                ),
+            )
+        };
+        let recorded = unpoisoned(&self.0.recorded);
+        let record = recorded
+            .seen_by(uid)
+            .find(|record| record.origin.session == name.session && record.origin.unit == *unit)
+            .ok_or_else(gone)?;
+        let held =
+            record.images.iter().find(|held| held.note.number == name.number).ok_or_else(gone)?;
+        let copied = |file: &File| {
+            file.try_clone()
+                .map_err(|error| Refusal::host(format!("image {name}: {error}"), "try again"))
+        };
+        Ok(OneImage {
+            dump: record.dump(held),
+            file: copied(&held.file)?,
+            program: copied(&record.origin.program)?,
+        })
+    }
+}
+
+fn held(note: ImageNote, file: File) -> io::Result<Held> {
+    let wanted = SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK;
+    if !rustix::fs::fcntl_get_seals(&file)?.contains(wanted) {
+        return Err(io::Error::other("it could still be changed"));
+    }
+    let bytes = file.metadata()?.blocks() * 512;
+    // Terminals and records show both.
+    let is_plain = |text: &str| text.len() <= 1024 && !text.chars().any(char::is_control);
+    if note.number == 0 || !is_plain(&note.time) || !is_plain(&note.place) {
+        return Err(io::Error::other("what is said of it cannot be shown"));
+    }
+    Ok(Held { note, file, bytes })
+}
+
+fn note(origin: &Origin, kind: Kind, message: String) {
+    tracing::info!("{message}");
+    let mut entry = Entry::new(kind, origin.unit.as_str(), origin.uid, &origin.user, message);
+    entry.session = Some(origin.session.to_string());
+    if let Err(error) = audit::record(&entry) {
+        tracing::error!("the audit log does not take what became of the images: {error}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::fs::MemfdFlags;
+
+    fn sealed(bytes: usize) -> File {
+        let file = memory(bytes);
+        rustix::fs::fcntl_add_seals(&file, SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK)
+            .unwrap();
+        file
+    }
+
+    fn memory(bytes: usize) -> File {
+        use std::io::Write;
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        let mut file = File::from(rustix::fs::memfd_create("image", flags).unwrap());
+        file.write_all(&vec![1; bytes]).unwrap();
+        file
+    }
+
+    fn said(number: u32) -> ImageNote {
+        ImageNote {
+            number,
+            time: format!("2026-01-31T00:00:{number:02}Z"),
+            place: "main.f (a.go:1)".to_owned(),
+        }
+    }
+
+    fn record(id: &str, uid: u32, keep: u32) -> Record {
+        let origin = Origin {
+            session: id.parse().unwrap(),
+            unit: "a.service".parse().unwrap(),
+            pid: Pid::try_from(77).unwrap(),
+            uid,
+            user: "ann".to_owned(),
+            program: memory(1),
+            executable: PathBuf::from("/a"),
+            keep: Keep::try_from(keep).unwrap(),
+        };
+        let until = Deadline::after(clock::now(), origin.keep.duration());
+        Record { origin, images: VecDeque::new(), until }
+    }
+
+    fn numbers(recorded: &Recorded, id: &str) -> Vec<u32> {
+        let record = recorded.0.iter().find(|record| record.origin.session.as_str() == id).unwrap();
+        record.images.iter().map(|held| held.note.number).collect()
+    }
+
+    #[test]
+    fn what_could_still_be_changed_or_not_be_shown_is_no_image() {
+        assert!(held(said(1), sealed(10)).is_ok());
+        assert!(held(said(1), memory(10)).is_err());
+        assert!(held(said(1), File::open("/dev/null").unwrap()).is_err());
+        assert!(held(said(1), tempfile::tempfile().unwrap()).is_err());
+        assert!(held(said(0), sealed(10)).is_err());
+        let hostile = ImageNote { place: "\u{1b}[2J".to_owned(), ..said(1) };
+        assert!(held(hostile, sealed(10)).is_err());
+    }
+
+    #[test]
+    fn the_earliest_go_when_there_are_too_many_or_too_large_ones() {
+        let (first, second) = ("aaaaaaaa", "bbbbbbbb");
+        let mut recorded = Recorded(VecDeque::from([record(first, 0, 60), record(second, 0, 60)]));
+        for number in 1..=60 {
+            recorded.add(&first.parse().unwrap(), held(said(number), sealed(1)).unwrap());
+        }
+        assert_eq!((numbers(&recorded, first).len(), numbers(&recorded, first)[0]), (MOST, 11));
+        let large = |number| Held { bytes: 3 << 29, ..held(said(number), sealed(1)).unwrap() };
+        recorded.add(&second.parse().unwrap(), large(1));
+        assert_eq!(numbers(&recorded, first).len(), MOST);
+        recorded.add(&second.parse().unwrap(), large(2));
+        assert_eq!((numbers(&recorded, first), numbers(&recorded, second)), (vec![], vec![2]));
+        for id in ["cccccccc", "dddddddd", "eeeeeeee", "ffffffff", "gggggggg"] {
+            recorded.0.push_back(record(id, 0, 60));
+            for number in 1..=50 {
+                recorded.add(&id.parse().unwrap(), held(said(number), sealed(1)).unwrap());
+            }
+        }
+        assert_eq!(
+            (numbers(&recorded, "cccccccc").len(), numbers(&recorded, "dddddddd").len()),
+            (0, 50)
+        );
+    }
+
+    #[test]
+    fn images_are_seen_by_root_and_by_who_has_had_them_taken() {
+        let recorded = Recorded(VecDeque::from([record("aaaaaaaa", 1000, 60)]));
+        let seen = |uid| recorded.seen_by(uid).count();
+        assert_eq!((seen(0), seen(1000), seen(1001)), (1, 1, 0));
+    }
+}

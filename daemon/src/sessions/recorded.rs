@@ -15,7 +15,7 @@ use rustix::fs::SealFlags;
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -299,16 +299,22 @@ impl Sessions {
             .ok_or_else(gone)?;
         let held =
             record.images.iter().find(|held| held.note.number == name.number).ok_or_else(gone)?;
-        let copied = |file: &File| {
-            file.try_clone()
-                .map_err(|error| Refusal::host(format!("image {name}: {error}"), "try again"))
+        let again = |file: &File| {
+            opened_again(file).map_err(|error| {
+                Refusal::host(format!("image {name} cannot be opened: {error}"), "try again")
+            })
         };
         Ok(OneImage {
             dump: record.dump(held),
-            file: copied(&held.file)?,
-            program: copied(&record.origin.program)?,
+            file: again(&held.file)?,
+            program: again(&record.origin.program)?,
         })
     }
+}
+
+/// To be read only, and with a place of its own to read on from: several may look at one image at a time.
+fn opened_again(file: &File) -> io::Result<File> {
+    File::open(format!("/proc/self/fd/{}", file.as_raw_fd()))
 }
 
 fn held(note: ImageNote, file: File) -> io::Result<Held> {

@@ -11,8 +11,8 @@ use godebug_tests::{
 
 use crate::{
     on_vm::{
-        IN_TIME, attempts, came_out, crashed, debugged, nameless, observed, open, start_ticker,
-        started, told,
+        IN_TIME, attempts, came_out, crashed, debugged, kept, nameless, observed, open,
+        start_ticker, started, told,
     },
     support::{Laptop, Session, refused, text},
 };
@@ -33,6 +33,7 @@ fn images(vm: &Vm) -> Result<()> {
         start_ticker(vm)?;
         let before = VmSnapshot::take(vm, &["ticker"])?;
         observed(vm)?;
+        kept(vm)?;
         ensure!(!is_open(vm)?, "no session is open, the profile is");
         no_denials(vm)?;
         nothing_left_on(vm, &before)

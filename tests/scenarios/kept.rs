@@ -101,12 +101,7 @@ fn looks_like(host: &Host, image: &str, hit: &Value) -> Result<()> {
     let mut ide = laptop.dap()?;
     ide.attach()?;
     ide.configuration_done()?;
-    ide.wait_for_stop()?;
-    // dlv tells of a core that goroutine 1 stands, and marks the one that it is about.
-    let threads = ide.threads()?;
-    let marked = |one: &&Value| one["name"].as_str().is_some_and(|name| name.starts_with('*'));
-    let goroutine = threads.iter().find(marked).and_then(|one| one["id"].as_i64());
-    let goroutine = goroutine.with_context(|| format!("none is marked: {threads:?}"))?;
+    let (goroutine, _) = ide.wait_for_stop()?;
     ensure!(hit["goroutine"] == goroutine, "goroutine {goroutine} and not that of {hit}");
     let stack = ide.stack_trace(goroutine)?;
     ensure!(stack[0]["name"] == "main.finish", "{stack:?}");

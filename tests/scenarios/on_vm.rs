@@ -89,6 +89,37 @@ pub(crate) fn observed(vm: &Vm) -> Result<()> {
     session.stop(vm)
 }
 
+/// An image that was kept is opened when its session is over, and dropped.
+pub(crate) fn kept(vm: &Vm) -> Result<()> {
+    let line =
+        "godebugctl --json snapshot ticker --at main.tick --timeout 60s --max-pause 10s --keep";
+    let hit = vm.run(line)?.exits(0)?.json()?;
+    ensure!(hit["image"] == 1, "it is not kept: {hit}");
+    let list = vm.run("godebugctl --json core ticker --list")?.exits(0)?.json()?;
+    let image = list[0]["image"]["name"].as_str().context("it is not listed")?.to_owned();
+    let line = format!(
+        "rm -f /tmp/ticket; godebugctl --json core '{image}' --ttl 10m --detach --ticket /tmp/ticket \
+         --from {} --endpoint {}",
+        vm.laptop_address(),
+        vm.address()
+    );
+    let session = Session::of(vm.run(&line)?.exits(0)?.json()?)?;
+    let laptop = Laptop::connect(vm, &session)?;
+    let mut ide = laptop.dap()?;
+    ide.limit = IN_TIME;
+    ide.attach()?;
+    ide.configuration_done()?;
+    ide.wait_for_event_within("stopped", IN_TIME)?;
+    let goroutine = hit["goroutine"].as_i64().context("no goroutine")?;
+    let stack = ide.stack_trace(goroutine)?;
+    ensure!(stack[0]["name"] == "main.tick", "{stack:?}");
+    drop(ide);
+    session.stop(vm)?;
+    let recording = image.split('#').next().unwrap_or_default();
+    vm.ok(&format!("godebugctl stop {recording}"))?;
+    vm.ok("! readlink /proc/$(pgrep -x godebugd)/fd/* | grep -q memfd:image").map(drop)
+}
+
 /// A service that is started with a debugger on it, from its main function on.
 pub(crate) fn started(vm: &Vm) -> Result<()> {
     start_ticker(vm)?;

@@ -11,8 +11,8 @@ use godebug_tests::{
 
 use crate::{
     on_vm::{
-        IN_TIME, attempts, came_out, crashed, debugged, nameless, observed, open, start_ticker,
-        started, told,
+        IN_TIME, attempts, came_out, crashed, debugged, kept, nameless, observed, open,
+        start_ticker, started, told,
     },
     support::{Laptop, Session, refused, text},
 };
@@ -210,6 +210,7 @@ fn image(vm: &Vm) -> Result<()> {
         vm.ok(&format!("setsebool {GATE} on; setsebool {GATE} off"))?;
         vm.ok("grep -q 'bool=debugger_can_network' /var/log/audit/audit.log")?;
         observed(vm)?;
+        kept(vm)?;
         no_denials(vm)?;
         nothing_left_on(vm, &before)
     })

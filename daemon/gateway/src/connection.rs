@@ -149,6 +149,9 @@ async fn converse(
         transcript: Arc::clone(&shared.transcript),
         values: Arc::clone(&shared.values),
     };
+    if protocol == Protocol::Dap {
+        shared.keeper.learn_where_it_stands(&shared.debugger_socket).await;
+    }
     let mut screen = Screen::new(protocol, shared.mode, person);
     // Not before the client's first byte: dlv keeps a descriptor of every connection that says
     // nothing, and panics, with its breakpoints planted, when it has no more of them.

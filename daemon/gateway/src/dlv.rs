@@ -134,6 +134,12 @@ impl Dlv {
         state["Running"].as_bool().ok_or(DlvError::Unclear("State"))
     }
 
+    /// The goroutine that dlv takes for the one that it is about, if there is one.
+    pub(crate) async fn current_goroutine(&mut self) -> Result<Option<i64>, DlvError> {
+        let answer = self.call("State", json!({ "NonBlocking": true })).await?;
+        Ok(answer["State"]["currentGoroutine"]["id"].as_i64().filter(|id| *id > 0))
+    }
+
     pub(crate) async fn halt(&mut self) -> Result<(), DlvError> {
         self.call("Command", json!({ "name": "halt" })).await.map(drop)
     }

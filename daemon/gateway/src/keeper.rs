@@ -9,8 +9,9 @@ use crate::transcript::Entry;
 use godebug_api::hot::{Hit, Hot, HotMeter};
 use godebug_api::pause::{Due, Meter, PauseBudget, Spent};
 use godebug_api::{HotLimit, ProcessState};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
@@ -40,6 +41,8 @@ pub(crate) struct Keeper {
     let_go: AtomicU64,
     /// There is a core in the target's place.
     is_of_core: bool,
+    /// The goroutine that crashed, or that was at the line, once dlv has told.
+    stands_in: OnceLock<i64>,
     /// Until when the target may stand where it was started, with nobody there yet.
     awaits_until: Option<Instant>,
     /// How long it stood for images: all of them, and the longest.
@@ -58,6 +61,7 @@ impl Keeper {
             is_let_go: AtomicBool::new(false),
             let_go: AtomicU64::new(0),
             is_of_core: false,
+            stands_in: OnceLock::new(),
             awaits_until: None,
             images: Mutex::default(),
         }
@@ -74,6 +78,25 @@ impl Keeper {
 
     pub(crate) fn is_of_core(&self) -> bool {
         self.is_of_core
+    }
+
+    /// Asks dlv which goroutine a core is about. dlv itself tells IDEs that it is the first, whichever it is.
+    pub(crate) async fn learn_where_it_stands(&self, socket: &Path) {
+        if !self.is_of_core || self.stands_in.get().is_some() {
+            return;
+        }
+        let asked = async { Dlv::connect(socket).await?.current_goroutine().await };
+        match asked.await {
+            Ok(Some(goroutine)) => drop(self.stands_in.set(goroutine)),
+            Ok(None) => {}
+            // The IDE begins with the first then.
+            Err(error) => tracing::debug!(%error, "which goroutine the core is about"),
+        }
+    }
+
+    /// What an IDE is to show first, where that is known.
+    pub(crate) fn stands_in(&self) -> Option<i64> {
+        self.stands_in.get().copied()
     }
 
     /// The session is active: from now on its stops count.

@@ -416,7 +416,9 @@ impl Outward {
                 continue;
             }
             let changed = match protocol {
-                Protocol::Dap => cut(mode, frame.body).map(|message| message.to_string()),
+                Protocol::Dap => cut(mode, frame.body)
+                    .or_else(|| pointed_at(self.keeper.stands_in()?, frame.body))
+                    .map(|message| message.to_string()),
                 // Nothing that dlv says there depends on the mode.
                 Protocol::JsonRpc => {
                     self.events.heard(frame.body);
@@ -492,6 +494,21 @@ fn hide(values: &Values, protocol: Protocol, body: &[u8]) -> serde_json::Result<
     Ok(hid.then(|| message.to_string()))
 }
 
+/// The word that a core stands, about this goroutine.
+fn pointed_at(goroutine: i64, body: &[u8]) -> Option<Value> {
+    // All else is longer, or looked at for nothing.
+    const LONGEST: usize = 4096;
+    if body.len() > LONGEST {
+        return None;
+    }
+    let mut message: Value = serde_json::from_slice(body).ok()?;
+    let is_it = message["event"] == "stopped" && message["body"]["reason"] == "entry";
+    is_it.then(|| {
+        message["body"]["threadId"] = goroutine.into();
+        message
+    })
+}
+
 /// The message with the mode's capabilities, when it has more.
 fn cut(mode: Mode, body: &[u8]) -> Option<Value> {
     let (mut message, path) = dap::capabilities(body)?;
@@ -544,6 +561,16 @@ mod tests {
         let request =
             json!({"seq": seq, "type": "request", "command": command, "arguments": arguments});
         dap::framed(&request)
+    }
+
+    #[test]
+    fn an_ide_is_shown_the_goroutine_that_a_core_is_about() {
+        let stopped = |reason: &str| json!({"type": "event", "event": "stopped", "body": {"reason": reason, "threadId": 1}});
+        let body = stopped("entry").to_string();
+        let told = pointed_at(53, body.as_bytes()).unwrap();
+        assert_eq!((&told["body"]["threadId"], &told["event"]), (&json!(53), &json!("stopped")));
+        assert_eq!(pointed_at(53, stopped("breakpoint").to_string().as_bytes()), None);
+        assert_eq!(pointed_at(53, b"no message"), None);
     }
 
     #[test]

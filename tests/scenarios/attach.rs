@@ -253,9 +253,35 @@ fn stripped_with_symbols(host: &Host) -> Result<()> {
         ide.resume(thread)?;
         is_answered(request)?;
         session.stop(host)?;
+        image_of_stripped(host, symbols)?;
         symbols_by_build_id(host)
     })?;
     host.ok("systemctl stop stripped").map(drop)
+}
+
+/// The same on images: places are found by the symbols, and so are values, also in the image after that.
+fn image_of_stripped(host: &Host, symbols: &str) -> Result<()> {
+    let options = format!(
+        "--mode observe --max-pause 2s --ttl 60s --from {} --symbols {symbols}",
+        host.laptop_address()
+    );
+    let session = Session::open(host, "stripped", &options)?;
+    let laptop = Laptop::connect(host, &session)?;
+    let mut ide = laptop.dap()?;
+    ide.attach()?;
+    ide.set_function_breakpoints(&["main.priceOf"])?;
+    ide.configuration_done()?;
+    for _ in 0..2 {
+        let request = order(host, 8083)?;
+        let stop = ide.wait_for_event("stopped")?;
+        let thread = stop["threadId"].as_i64().context("no goroutine")?;
+        let stack = ide.stack_trace(thread)?;
+        ensure!(stack[0]["name"] == "main.priceOf", "{}", stack[0]);
+        ensure!(ide.evaluate(frame_number(&stack[0])?, "o.Customer")?.contains("customer-3"));
+        is_answered(request)?;
+        ide.resume(thread)?;
+    }
+    session.stop(host)
 }
 
 /// In a folder as distributions have it, and by debuginfod's client, which here is a script.

@@ -249,6 +249,10 @@ as_duration!(Every, 1_000_000);
 as_duration!(Patience, 1_000_000_000);
 as_duration!(Keep, 1_000_000_000);
 
+/// dlv looks for the name of the program, with this at its end; in an image's unit the program has this name.
+pub const PROGRAM: &str = "program";
+pub const SYMBOLS: &str = "program.debug";
+
 /// What the image's unit is told, on its standard input.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -259,6 +263,9 @@ pub struct ImageConfig {
     pub start_ticks: u64,
     /// The dlv that fits.
     pub debugger: String,
+    /// The folder with the program's debug information, as [`SYMBOLS`], where it has none itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub symbols: Option<PathBuf>,
     /// A guard watches over this process, and must be there before the target is touched.
     pub guarded: bool,
     pub work: ImageWork,

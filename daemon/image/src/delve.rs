@@ -1,13 +1,14 @@
 //! dlv, reading one core: a child of ours without capabilities, on a socket that only our unit sees.
 
 use godebug_api::Refusal;
+use godebug_api::image::PROGRAM;
 use godebug_dlvctl::rpc::{Connection, RpcError};
 use godebug_dlvctl::text::printable;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -28,6 +29,8 @@ pub(crate) struct Delve {
 /// How dlv is started; the folder is ours alone.
 pub(crate) struct Start<'a> {
     pub(crate) program: &'a str,
+    /// Where the debug information of the program is, if it has none itself.
+    pub(crate) symbols: Option<&'a Path>,
     pub(crate) folder: &'a Path,
     /// Whoever starts it lives as long as it does, and has given up what it must not have.
     pub(crate) by_this_thread: bool,
@@ -55,13 +58,15 @@ impl Start<'_> {
         }
     }
 
-    /// Telemetry off, and no folder of debug information but the program's own.
+    /// Telemetry off, and no folder of debug information but what was given.
     fn configure(&self) -> std::io::Result<File> {
         let telemetry = self.folder.join("go/telemetry");
         std::fs::create_dir_all(&telemetry)?;
         std::fs::create_dir_all(self.folder.join("dlv"))?;
         std::fs::write(telemetry.join("mode"), "off 1970-01-01\n")?;
-        std::fs::write(self.folder.join("dlv/config.yml"), "debug-info-directories: []\n")?;
+        let symbols = self.symbols.map(|folder| format!("\"{}\"", folder.display()));
+        let settings = format!("debug-info-directories: [{}]\n", symbols.unwrap_or_default());
+        std::fs::write(self.folder.join("dlv/config.yml"), settings)?;
         let path = self.folder.join("output");
         let _ = std::fs::remove_file(&path);
         File::options().read(true).append(true).create_new(true).open(path)
@@ -78,7 +83,9 @@ impl Start<'_> {
         let (executable, core) = (inherited(executable.as_fd())?, inherited(core.as_fd())?);
         let mut command = Command::new(self.program);
         command
-            .args(["core", &by_number(executable.as_fd()), &by_number(core.as_fd())])
+            .arg("core")
+            .arg(self.named(&executable)?)
+            .arg(by_number(core.as_fd()))
             // Several connections: the client's own beside ours.
             .args(["--headless", "--api-version=2", "--accept-multiclient"])
             .arg(format!("--listen=unix:{}", socket.display()))
@@ -112,6 +119,21 @@ impl Start<'_> {
     }
 }
 
+impl Start<'_> {
+    /// The program under the name by which dlv looks for its debug information; without any it needs none.
+    fn named(&self, executable: &OwnedFd) -> std::io::Result<PathBuf> {
+        let path = PathBuf::from(by_number(executable.as_fd()));
+        if self.symbols.is_none() {
+            return Ok(path);
+        }
+        let name = self.folder.join(PROGRAM);
+        // Of the dlv before: this one has its own number of it.
+        let _ = std::fs::remove_file(&name);
+        std::os::unix::fs::symlink(path, &name)?;
+        Ok(name)
+    }
+}
+
 fn rank_for_memory(pid: u32) -> std::io::Result<()> {
     // Opened and not created: security modules judge those differently.
     let mut file = File::options().write(true).open(format!("/proc/{pid}/oom_score_adj"))?;
@@ -125,7 +147,7 @@ pub(crate) fn give_up_privilege() {
 }
 
 /// A descriptor that a child inherits, for as long as this value is there.
-fn inherited(file: BorrowedFd<'_>) -> std::io::Result<std::os::fd::OwnedFd> {
+fn inherited(file: BorrowedFd<'_>) -> std::io::Result<OwnedFd> {
     let copy = file.try_clone_to_owned()?;
     rustix::io::fcntl_setfd(&copy, rustix::io::FdFlags::empty())?;
     Ok(copy)

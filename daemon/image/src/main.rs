@@ -91,7 +91,12 @@ fn answer(
     }
     let target = Target::open(config)?;
     let folder = folder()?;
-    let start = Start { program: &config.debugger, folder: &folder, by_this_thread: false };
+    let start = Start {
+        program: &config.debugger,
+        symbols: config.symbols.as_deref(),
+        folder: &folder,
+        by_this_thread: false,
+    };
     let done = match &request.task {
         ImageTask::Goroutines => {
             target.is_ready()?;

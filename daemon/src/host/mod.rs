@@ -21,7 +21,7 @@ use crate::{hooks, rescue, transcripts};
 use apparmor::Variant;
 use firewalld::Firewalld;
 use godebug_api::control::GatewayConfig;
-use godebug_api::image::ImageWork;
+use godebug_api::image::{ImageWork, SYMBOLS};
 use godebug_api::{Deadline, Port, Refusal, SessionId, clock, handover};
 use godebug_core::grant::{Grant, guard_unit, repair_unit};
 use godebug_core::ledger::Opened;
@@ -56,6 +56,8 @@ pub struct ImageMaterial {
     pub output: Option<std::os::fd::OwnedFd>,
     /// A socket that holds the configuration, through which images come back that are to be kept.
     pub handed: Option<std::os::fd::OwnedFd>,
+    /// A file with the target's debug information, where it has none itself.
+    pub symbols: Option<std::fs::File>,
 }
 
 pub struct SessionMaterial {
@@ -272,6 +274,9 @@ impl RealHost {
         let failed = |error: std::io::Error| {
             Refusal::host(format!("what is to be done cannot be handed over: {error}"), "")
         };
+        if let Some(file) = &image.symbols {
+            place_symbols(&SessionPaths::of(&image.id), file, SYMBOLS.as_ref()).map_err(failed)?;
+        }
         let configuration = match &image.handed {
             Some(socket) => socket.try_clone(),
             None => gateway::sealed_configuration(&image.config),
@@ -658,14 +663,7 @@ fn prepare_debugger_files(session: &SessionMaterial) -> std::io::Result<()> {
         // for programs without GNU's build ID too (pkg/proc/bininfo.go, openSeparateDebugInfo).
         let mut name = program.file_name().unwrap_or_default().to_owned();
         name.push(".debug");
-        std::fs::create_dir(paths.symbols())?;
-        let mut copy = std::fs::File::create(paths.symbols().join(name))?;
-        // Whoever compared the build IDs has moved the position that we share with them.
-        let mut file = file;
-        file.seek(SeekFrom::Start(0))?;
-        std::io::copy(&mut file, &mut copy)?;
-        copy.set_permissions(std::fs::Permissions::from_mode(0o644))?;
-        std::fs::set_permissions(paths.symbols(), std::fs::Permissions::from_mode(0o755))?;
+        place_symbols(&paths, file, &name)?;
         settings = format!("debug-info-directories: [\"{}\"]\n", paths.symbols().display());
     }
     std::fs::write(dlv.join("config.yml"), settings)?;
@@ -678,6 +676,21 @@ fn prepare_debugger_files(session: &SessionMaterial) -> std::io::Result<()> {
     std::os::unix::fs::fchown(&log, None, Some(group))?;
     log.set_permissions(std::fs::Permissions::from_mode(0o640))?;
     std::os::unix::fs::symlink("dlv/socket", paths.debugger_socket_link())
+}
+
+/// Puts debug information where only this session's debugger looks for it.
+fn place_symbols(
+    paths: &SessionPaths,
+    mut file: &std::fs::File,
+    name: &std::ffi::OsStr,
+) -> std::io::Result<()> {
+    std::fs::create_dir(paths.symbols())?;
+    let mut copy = std::fs::File::create(paths.symbols().join(name))?;
+    // Whoever compared the build IDs has moved the position that we share with them.
+    file.seek(SeekFrom::Start(0))?;
+    std::io::copy(&mut file, &mut copy)?;
+    copy.set_permissions(std::fs::Permissions::from_mode(0o644))?;
+    std::fs::set_permissions(paths.symbols(), std::fs::Permissions::from_mode(0o755))
 }
 
 fn debugger_failed(session: &SessionMaterial, error: &SystemdError) -> Refusal {

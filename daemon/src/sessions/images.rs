@@ -362,11 +362,13 @@ fn beginning(
             pid: target.process.pid,
             start_ticks: target.process.start_ticks,
             debugger: debugger.path,
+            symbols: None,
             guarded: true,
             work: ImageWork::Answer(request),
         },
         output: Some(output),
         handed: None,
+        symbols: None,
     };
     let plan = plan::image_plan(id, &session.unit, session.pid);
     let material = Material { deadline, session: None, image: Some(image) };

@@ -991,6 +991,10 @@ fn material(
 ) -> Material {
     let paths = SessionPaths::of(&session.id);
     let program = prepared.target.process.exe_link().map(|(path, _)| path).unwrap_or_default();
+    let (of_images, symbols) = match prepared.observes {
+        Some(_) => (symbols, None),
+        None => (None, symbols),
+    };
     Material {
         deadline,
         image: prepared.observes.map(|observes| ImageMaterial {
@@ -1005,6 +1009,7 @@ fn material(
                 pid: session.pid,
                 start_ticks: session.start_ticks,
                 debugger: session.debugger.clone(),
+                symbols: of_images.as_ref().map(|_| paths.symbols()),
                 guarded: true,
                 work: ImageWork::Serve {
                     socket: paths.debugger_socket(),
@@ -1013,6 +1018,7 @@ fn material(
             },
             output: None,
             handed: None,
+            symbols: of_images,
         }),
         session: Some(SessionMaterial {
             opened: session.clone(),

@@ -88,7 +88,6 @@ pub async fn prepare(
     let observes = match request.mode {
         Mode::Observe => {
             can_be_copied(host.systemd()?, &target).await?;
-            without_symbols(&target, symbols)?;
             let max_pause = request.max_pause;
             Some(Observes { max_pause, forecast: images::forecast(&target, max_pause)? })
         }
@@ -348,17 +347,6 @@ pub(super) fn within_the_rules(config: &Config, request: &OpenRequest) -> Result
         ));
     }
     Ok(())
-}
-
-/// dlv finds a separate file by the name of the program, which an image does not have.
-fn without_symbols(target: &Target, symbols: Symbols<'_>) -> Result<(), Refusal> {
-    if matches!(symbols, Symbols::None) {
-        return Ok(());
-    }
-    Err(Refusal::target(
-        format!("symbols from a file cannot be used with images of {}", target.unit),
-        "use --mode step, which takes them",
-    ))
 }
 
 fn pause_budget(config: &Config, request: &OpenRequest) -> PauseBudget {

@@ -2,7 +2,7 @@
 //! first question.
 
 use super::Office;
-use crate::delve::{Delve, Start};
+use crate::delve::Delve;
 use crate::places::{Found, find_with};
 use godebug_api::image::Phrase;
 use godebug_api::{Code, Refusal};
@@ -40,9 +40,8 @@ impl Finder {
         let dlv = match self.dlv.take() {
             Some(there) => there,
             None => {
-                let start =
-                    Start { program: &office.debugger, folder: &self.folder, by_this_thread: true };
-                start.on(&office.target.executable, &office.target.thin_core()?)?
+                let core = office.target.thin_core()?;
+                office.start(&self.folder).on(&office.target.executable, &core)?
             }
         };
         Ok(self.dlv.insert(dlv))

@@ -13,7 +13,7 @@ mod rpc;
 mod view;
 mod wire;
 
-use crate::delve::give_up_privilege;
+use crate::delve::{Start, give_up_privilege};
 use crate::target::Target;
 use crate::trace::Wakeups;
 use crate::{await_guard, folder};
@@ -44,8 +44,17 @@ pub(super) struct Office {
     pub(super) desk: Desk,
     pub(super) target: Target,
     pub(super) debugger: String,
+    pub(super) symbols: Option<PathBuf>,
     /// For the folders of the connections.
     pub(super) folder: PathBuf,
+}
+
+impl Office {
+    /// How a connection starts its dlv, in a folder of its own.
+    pub(super) fn start<'a>(&'a self, folder: &'a Path) -> Start<'a> {
+        let symbols = self.symbols.as_deref();
+        Start { program: &self.debugger, symbols, folder, by_this_thread: true }
+    }
 }
 
 /// Serves until it is told to end, or the target is gone.
@@ -63,7 +72,8 @@ pub(crate) fn serve(config: &ImageConfig, socket: &Path) -> Result<(), Refusal> 
         await_guard(&mut wakeups)?;
     }
     let (target, folder) = (Target::open(config)?, folder()?);
-    let office = Arc::new(Office { desk, target, debugger: config.debugger.clone(), folder });
+    let (debugger, symbols) = (config.debugger.clone(), config.symbols.clone());
+    let office = Arc::new(Office { desk, target, debugger, symbols, folder });
     let listener = listen(socket).map_err(failed)?;
     let servants = Arc::clone(&office);
     std::thread::spawn(move || accept(&listener, &servants));

@@ -3,7 +3,7 @@
 
 use super::Office;
 use super::wire;
-use crate::delve::{Delve, Start};
+use crate::delve::Delve;
 use crate::snapshot::{state, worth_seeing};
 use crate::target::Image;
 use godebug_api::Refusal;
@@ -26,8 +26,7 @@ impl View {
     /// # Errors
     /// When dlv does not read it.
     pub(super) fn open(office: &Office, folder: &Path, image: &Image) -> Result<Self, Refusal> {
-        let start = Start { program: &office.debugger, folder, by_this_thread: true };
-        let mut dlv = start.on(&office.target.executable, &image.core)?;
+        let mut dlv = office.start(folder).on(&office.target.executable, &image.core)?;
         let current = state(&mut dlv)?.current.map_or(0, |current| current.id);
         let goroutine = if current > 0 { current } else { worth_seeing(&mut dlv)? };
         Ok(Self { dlv, goroutine })

@@ -83,9 +83,7 @@ fn check(host: &Host, before: &Snapshot, targets: Targets) -> Result<()> {
     left.extend(firewall(host, &before.firewall)?);
     left.extend(files(host, &before.files));
     left.extend(watched(&before.processes, targets)?);
-    if let images @ 1.. = kept_images(host)? {
-        left.push(format!("{images} images, held by godebugd"));
-    }
+    left.extend(images(host)?);
     if left.is_empty() {
         return Ok(());
     }
@@ -102,11 +100,16 @@ pub(crate) fn units(host: &dyn Machine) -> Result<Vec<String>> {
 }
 
 /// How many images godebugd holds, as the kernel tells.
-pub fn kept_images(host: &Host) -> Result<usize> {
+pub fn kept_images(host: &dyn Machine) -> Result<usize> {
     let held = host
         .ok("for one in $(pgrep -x godebugd); do readlink /proc/$one/fd/* 2>/dev/null; done | \
          grep -c '^/memfd:image ' || true")?;
     held.trim().parse().context("a number of images")
+}
+
+pub(crate) fn images(host: &dyn Machine) -> Result<Option<String>> {
+    let count = kept_images(host)?;
+    Ok((count > 0).then(|| format!("{count} images, held by godebugd")))
 }
 
 fn programs(host: &Host) -> Vec<String> {

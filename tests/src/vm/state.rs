@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 use super::{Lsm, Vm};
 use crate::{
     machine::Machine,
-    nothing_left::{Firewall, differences, firewall, listeners, run_files, units},
+    nothing_left::{Firewall, differences, firewall, images, listeners, run_files, units},
 };
 
 /// What a machine was like before anybody debugged on it.
@@ -40,6 +40,7 @@ pub fn nothing_left_on(vm: &Vm, before: &VmSnapshot) -> Result<()> {
     let mut left = units(vm)?;
     left.extend(run_files(vm)?);
     left.extend(listeners(vm)?);
+    left.extend(images(vm)?);
     left.extend(firewall(vm, &before.firewall)?);
     let programs = vm.run("pgrep -a '^(dlv|godebug-gateway|godebug-revoke)'")?.stdout;
     left.extend(programs.lines().map(|line| format!("process {line}")));

@@ -18,6 +18,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// So many of one session; the earliest go first.
@@ -42,6 +43,8 @@ pub(super) struct Origin {
     pub(super) program: File,
     pub(super) executable: PathBuf,
     pub(super) keep: Keep,
+    /// The latest moment at which one can be taken.
+    pub(super) ends: Deadline,
 }
 
 impl Origin {
@@ -67,6 +70,7 @@ impl Origin {
             program: process.open_exe().map_err(|error| failed(&error))?,
             executable: process.exe_link().map_err(|error| failed(&error))?.0,
             keep,
+            ends: session.at_most_until,
         })
     }
 }
@@ -160,21 +164,26 @@ impl Record {
 impl Sessions {
     /// Keeps what comes through the socket, from now on until its time is over.
     pub(super) fn keep_images(&self, origin: Origin, socket: OwnedFd) {
-        let id = origin.session.clone();
+        let (id, ends) = (origin.session.clone(), origin.ends.remaining(clock::now()));
         let until = Deadline::after(clock::now(), origin.keep.duration());
         unpoisoned(&self.0.recorded).0.push_back(Record { origin, images: VecDeque::new(), until });
         let sessions = self.clone();
-        let done = tokio::sync::oneshot::channel();
+        let (socket, done) = (Arc::new(socket), tokio::sync::oneshot::channel());
         // A thread of its own, which ends with the unit that sends: recvmsg(2) with files is not for a runtime.
         std::thread::spawn({
-            let (sessions, id) = (sessions.clone(), id.clone());
+            let (sessions, id, socket) = (sessions.clone(), id.clone(), Arc::clone(&socket));
             move || {
                 sessions.take_in(&id, &socket);
                 let _ = done.0.send(());
             }
         });
         tokio::spawn(async move {
-            let _ = done.1.await;
+            let mut done = done.1;
+            // The unit may have given its end away, to somebody who keeps it: no image comes after the session's time.
+            if tokio::time::timeout(ends, &mut done).await.is_err() {
+                let _ = rustix::net::shutdown(&*socket, rustix::net::Shutdown::Both);
+                let _ = done.await;
+            }
             sessions.let_images_go(&id).await;
         });
     }
@@ -378,6 +387,7 @@ mod tests {
             program: memory(1),
             executable: PathBuf::from("/a"),
             keep: Keep::try_from(keep).unwrap(),
+            ends: Deadline::after(clock::now(), Duration::from_secs(60)),
         };
         let until = Deadline::after(clock::now(), origin.keep.duration());
         Record { origin, images: VecDeque::new(), until }

@@ -1,14 +1,17 @@
 //! What a rule of the host hides is shown to nobody, whatever they ask with, and the record says what was.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use godebug_tests::{Host, scenario::Scenario};
 use serde_json::{Value, json};
 
-use crate::support::{Laptop, Session, is_answered, leaves_nothing, order};
+use crate::support::{
+    Laptop, SOON, Session, is_answered, leaves_nothing, order, refused as refused_by_host, text,
+};
 
 pub(crate) const ALL: &[Scenario] = &[
     Scenario::new("ide_is_not_shown_what_a_rule_hides", in_an_ide).main(),
     Scenario::new("dlv_connect_is_not_shown_what_a_rule_hides", in_dlv),
+    Scenario::new("snapshot_does_not_show_what_a_rule_hides", in_a_snapshot).main(),
 ];
 
 const RULES: &str = "/etc/godebug/rules.d/10-hidden.toml";
@@ -19,7 +22,7 @@ name = "customers are nobody's business"
 effect = "allow"
 units = ["myapp"]
 users = ["root"]
-modes = ["step", "modify"]
+modes = ["observe", "step", "modify"]
 transcript_values = "full"
 redact = { names = ["customer", "label", "NUMBER"], patterns = ["450"] }
 "#;
@@ -131,5 +134,65 @@ fn in_dlv(host: &Host) -> Result<()> {
         drop(rpc);
         is_answered(request)?;
         session.stop(host)
+    })
+}
+
+/// One image at a line of an order that is asked for meanwhile.
+fn snapshot(host: &Host, words: &str) -> Result<Value> {
+    let line = format!(
+        "exec godebugctl --json snapshot myapp --max-pause 2s --timeout 60s --reason why {words}"
+    );
+    let mut waiting = host.spawn(&line)?;
+    crate::snapshot::is_armed(host, &waiting)?;
+    let answer = order(host, 8080)?;
+    let output = waiting.wait(SOON * 4)?.exits(0)?;
+    is_answered(answer)?;
+    serde_json::from_str(output.stdout.trim()).context("not one line")
+}
+
+fn in_a_snapshot(host: &Host) -> Result<()> {
+    has_the_rule(host)?;
+    leaves_nothing(host, &["myapp"], |_| {
+        let price = snapshot(host, "--at main.priceOf")?["variables"].to_string();
+        is_hidden("the order", &price)?;
+        ensure!(price.contains("Items") && price.contains("hidden by a rule"), "{price}");
+        ensure!(!price.contains("450"), "what a pattern fits is shown: {price}");
+        let finish = snapshot(host, "--at main.finish --if 'total > 0'")?["variables"].to_string();
+        is_hidden("the label", &finish)?;
+        ensure!(finish.contains("hidden by a rule") && finish.contains("1297"), "{finish}");
+        for words in
+            ["--expr o.Customer", "--if 'o.Customer == \"x\"'", "--expr '*(*string)(0xc0)'"]
+        {
+            let asked = host.run(&format!(
+                "godebugctl --json snapshot myapp --at main.priceOf --reason why {words}"
+            ))?;
+            let why = refused_by_host(asked, 3, "refused")?;
+            ensure!(why.contains("a rule of this host hides"), "{why}");
+        }
+        let shown = snapshot(host, "--at main.priceOf --expr o.ID --expr o.Tags")?;
+        let values = shown["variables"].to_string();
+        is_hidden("an expression", &values)?;
+        ensure!(values.contains(r#""value":"3""#) && values.contains("channel"), "{values}");
+
+        // What was looked at is written down, without what nobody is shown.
+        let list = host.run("godebugctl --json audit list --last 1")?.exits(0)?.json()?;
+        let id = text(&list["sessions"][0], "id")?;
+        let transcript = host.read_file(&format!("/var/log/godebug/sessions/{id}.jsonl"))?;
+        is_hidden("the transcript", &transcript)?;
+        for part in [
+            r#""operation":"snapshot","subject":"at main.priceOf""#,
+            r#""operation":"evaluate","subject":"o.Tags""#,
+            r#""event":"image","pause_ms":"#,
+            r#"{"name":"o.ID","value":"3"}"#,
+            r#""event":"ended","why":"all was shown""#,
+        ] {
+            ensure!(transcript.contains(part), "no {part} in:\n{transcript}");
+        }
+        let told = host.ok(&format!("godebugctl audit show {id}"))?;
+        ensure!(
+            told.contains("whole:") && told.contains("an image was taken at main.priceOf"),
+            "{told}"
+        );
+        Ok(())
     })
 }

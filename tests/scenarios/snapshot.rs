@@ -92,7 +92,7 @@ fn at_a_line(host: &Host) -> Result<()> {
 }
 
 /// Waits until the line is said to be armed, and is.
-fn is_armed(host: &Host, waiting: &Spawned) -> Result<()> {
+pub(crate) fn is_armed(host: &Host, waiting: &Spawned) -> Result<()> {
     host.wait_until("the line is waited at", SOON * 2, || {
         Ok(waiting.stderr().contains("waiting at ") && is_traced(host)?)
     })

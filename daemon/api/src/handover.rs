@@ -71,24 +71,51 @@ pub fn receive_dump(socket: BorrowedFd<'_>) -> io::Result<[OwnedFd; 2]> {
     receive(GREETING_OF_DUMP, socket)
 }
 
-/// For a unit that takes images which are to be kept: its end, which holds its configuration, and ours, to which it
-/// sends them.
-///
-/// # Errors
-/// When the kernel has no room for it.
-pub fn hand_over_for_images(configuration: BorrowedFd<'_>) -> io::Result<(OwnedFd, OwnedFd)> {
-    let (ours, theirs) = pair()?;
-    send_through(ours.as_fd(), GREETING_OF_IMAGES, &[configuration], SendFlags::empty())?;
-    Ok((theirs, ours))
+/// A socket between godebugd and a unit that takes images. The unit gets through it what it is given, and gives
+/// back through it those that are to be kept.
+#[derive(Debug)]
+pub struct ImageSocket {
+    /// The unit's end.
+    pub theirs: OwnedFd,
+    ours: OwnedFd,
 }
 
-/// The configuration.
+impl ImageSocket {
+    /// # Errors
+    /// When there are no more file descriptors.
+    pub fn new() -> io::Result<Self> {
+        let (ours, theirs) = pair()?;
+        Ok(Self { theirs, ours })
+    }
+
+    /// Another hold on our end, to which the unit gives images.
+    ///
+    /// # Errors
+    /// When there are no more file descriptors.
+    pub fn ours(&self) -> io::Result<OwnedFd> {
+        self.ours.try_clone()
+    }
+
+    /// Puts in what the unit is given: its configuration, and the transcript, open for appending.
+    ///
+    /// # Errors
+    /// When the kernel has no room for it.
+    pub fn hand_over(
+        &self,
+        configuration: BorrowedFd<'_>,
+        transcript: BorrowedFd<'_>,
+    ) -> io::Result<()> {
+        let files = [configuration, transcript];
+        send_through(self.ours.as_fd(), GREETING_OF_IMAGES, &files, SendFlags::empty())
+    }
+}
+
+/// Configuration and transcript.
 ///
 /// # Errors
 /// When it is no such socket.
-pub fn receive_for_images(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
-    let [configuration] = receive(GREETING_OF_IMAGES, socket)?;
-    Ok(configuration)
+pub fn receive_for_images(socket: BorrowedFd<'_>) -> io::Result<[OwnedFd; 2]> {
+    receive(GREETING_OF_IMAGES, socket)
 }
 
 /// Gives an image away. Does not wait for whoever should take it.
@@ -215,8 +242,15 @@ mod tests {
 
     #[test]
     fn images_come_with_what_is_said_of_them_until_nobody_sends_more() {
-        let (theirs, ours) = hand_over_for_images(file("configuration").as_fd()).unwrap();
-        assert_eq!(text(receive_for_images(theirs.as_fd()).unwrap()), "configuration");
+        let socket = ImageSocket::new().unwrap();
+        socket.hand_over(file("configuration").as_fd(), file("transcript").as_fd()).unwrap();
+        let ours = socket.ours().unwrap();
+        let theirs = socket.theirs;
+        let [configuration, transcript] = receive_for_images(theirs.as_fd()).unwrap();
+        assert_eq!(
+            (text(configuration), text(transcript)),
+            ("configuration".to_owned(), "transcript".to_owned())
+        );
         let note = |number| ImageNote { number, time: "t".to_owned(), place: "p".to_owned() };
         send_image(theirs.as_fd(), &note(1), file("first").as_fd()).unwrap();
         send_image(theirs.as_fd(), &note(2), file("second").as_fd()).unwrap();

@@ -1,6 +1,7 @@
 //! What is asked of an image of a process, and the lines that answer it. They go from the image's
 //! unit to the client as they are; godebugd passes the pipe on and reads nothing of it.
 
+use godebug_core::rules::{RedactRules, TranscriptValues};
 use godebug_core::{Part, Pid, Reason, Refusal, UnitName, WordError};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -269,6 +270,24 @@ pub struct ImageConfig {
     /// A guard watches over this process, and must be there before the target is touched.
     pub guarded: bool,
     pub work: ImageWork,
+    /// What nobody is shown. Where debuggers are served, the gateway hides it.
+    #[serde(default)]
+    pub redact: RedactRules,
+    /// What goes into the transcript that comes with this; nothing where debuggers are served, whose gateway writes it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub record: Option<ImageRecord>,
+}
+
+/// For the transcript of a session that takes images.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImageRecord {
+    /// Who looks.
+    pub client: String,
+    pub host: String,
+    pub boot: String,
+    /// What is kept of the values that are shown.
+    pub values: TranscriptValues,
 }
 
 /// What that unit does. No client can ask for the second: it is how a session of mode `observe` is made.

@@ -14,13 +14,14 @@ pub mod image;
 pub mod rules;
 pub mod ticket;
 pub mod toolchain;
+pub mod transcript;
 
 pub use godebug_core::{
     Absence, Approval, BooleanName, Cidr, CloseReason, Code, ContainerName, Deadline, Dump,
     Forecast, FreezeLimit, GuestName, HotLimit, ImageName, KeptImage, Login, Mode, Now, Part,
     PauseBudget, Pid, Port, ProcessState, Program, Reason, Refusal, SessionId, StartAt, State,
     TargetName, Ttl, UnitName, UserName, WordError, chain, delve, forecast, hot, pause, plan,
-    same_person,
+    redact, same_person,
 };
 
 /// The well-known bus name.

@@ -18,6 +18,7 @@ pub mod pause;
 pub mod plan;
 pub mod process_state;
 pub mod program;
+pub mod redact;
 pub mod rules;
 pub mod state;
 pub mod supported;

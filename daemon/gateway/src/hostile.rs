@@ -7,10 +7,10 @@
 use crate::expression;
 use crate::protocol::framing::{Framing, LONGEST_ANSWER, LONGEST_REQUEST};
 use crate::protocol::{Protocol, dap};
-use crate::redact::{HIDDEN, redactor};
 use crate::screen::{Person, Screen, Screened, Values};
 use godebug_api::Mode;
-use godebug_api::rules::engine::TranscriptValues;
+use godebug_api::redact::{HIDDEN, Redactor};
+use godebug_api::rules::engine::{RedactRules, TranscriptValues};
 use serde_json::{Map, Value, json};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -20,6 +20,15 @@ use std::time::{Duration, Instant};
 const SECONDS: u64 = 2;
 /// Inputs that are made of more are slow and find no more.
 const LONGEST_INPUT: usize = 64 << 10;
+
+fn redactor(patterns: &[&str]) -> Redactor {
+    let rules = RedactRules {
+        names: ["*password*", "token"].iter().map(|text| text.parse().unwrap()).collect(),
+        types: Vec::new(),
+        patterns: patterns.iter().map(|text| text.parse().unwrap()).collect(),
+    };
+    Redactor::new(rules).unwrap()
+}
 
 /// A stream of numbers that its seed repeats (xorshift64*).
 struct Chance(u64);
@@ -147,7 +156,7 @@ fn change(chance: &mut Chance, bytes: &mut Vec<u8>, corpus: &[&'static str]) {
 fn screen(protocol: Protocol, mode: Mode, hides: bool) -> Screen {
     let (mut person, _notices) = Person::for_tests(protocol);
     if hides {
-        let redactor = Some(redactor(&["*password*", "token"], &[], &["SECRET"]));
+        let redactor = Some(redactor(&["SECRET"]));
         person.values = Arc::new(Values { redactor, kept: TranscriptValues::Full });
     }
     Screen::new(protocol, mode, person)
@@ -422,7 +431,7 @@ fn variable(chance: &mut Chance, protocol: Protocol, depth: usize) -> Value {
 /// What has a hidden name is nowhere in what comes out, and a second time changes nothing more.
 #[test]
 fn hostile_values() {
-    let redactor = redactor(&["*password*", "token"], &[], &[]);
+    let redactor = redactor(&[]);
     fuzz("hidden values", |chance| {
         for protocol in [Protocol::Dap, Protocol::JsonRpc] {
             let mut message = json!({"body": [variable(chance, protocol, 4)], "result": null});

@@ -7,7 +7,7 @@
 //! A connection's way through the modules: `accept` (source, bounds) → `connection` (handshake,
 //! which of the `guests` it is, first byte) → `release` (dial; lets the target go when the last client has gone) → `relay` (bytes)
 //! → `screen` (messages of each `protocol`, held to the mode's `policy`, which reads every
-//! `expression`, and what is `shown` without what is to `redact`) → `transcript`. `keeper` lets the target
+//! `expression`, and what is `shown` without what `godebug_api::redact` hides) → `transcript`. `keeper` lets the target
 //! go when it has stood too long, `cooler` turns off a breakpoint that is hit too often (`stops` counts);
 //! they speak to the `clients`, each of whom has a `line`. `dlv` is the gateway's own questions. `control` is how root and dlv's attendant
 //! steer it, `gateway` holds what they all share and the deadline.
@@ -35,7 +35,6 @@ mod measure;
 pub mod notify;
 mod policy;
 mod protocol;
-mod redact;
 mod refusals;
 mod relay;
 mod release;

@@ -8,12 +8,12 @@ use crate::line::Line;
 use crate::policy::{self, Meaning, Refused, Verdict};
 use crate::protocol::framing::{Frame, Framing, LONGEST_ANSWER, LONGEST_REQUEST};
 use crate::protocol::{Protocol, dap, rpc};
-use crate::redact::Redactor;
 use crate::release::Hand;
 use crate::shown::{Questions, number_of};
 use crate::stops;
 use crate::transcript::{Entry, Outcome, Transcript};
 use godebug_api::Mode;
+use godebug_api::redact::Redactor;
 use godebug_api::rules::engine::TranscriptValues;
 use serde_json::{Value, json};
 use std::io;
@@ -302,7 +302,9 @@ impl Judge {
     ) -> Verdict {
         let Some(redactor) = &self.person.values.redactor else { return verdict };
         match (redactor.check(request, fields), &verdict) {
-            (Err(refused), Verdict::Forward | Verdict::Rewrite(..)) => Verdict::Refuse(refused),
+            (Err(why), Verdict::Forward | Verdict::Rewrite(..)) => {
+                Verdict::Refuse(Refused::never(why.to_string()))
+            }
             _ => verdict,
         }
     }
@@ -374,7 +376,7 @@ impl Judge {
         };
         self.person.transcript.record(&Entry::Operation {
             client: &self.person.name,
-            protocol: self.protocol,
+            protocol: self.protocol.name(),
             operation,
             subject,
             outcome,

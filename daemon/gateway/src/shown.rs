@@ -2,33 +2,19 @@
 //! of the host wants to have kept.
 
 use crate::protocol::Protocol;
-use godebug_api::chain::Hash;
 use godebug_api::rules::engine::TranscriptValues;
-use serde::{Deserialize, Serialize};
+use godebug_api::transcript::{Shown, shown};
+use serde::Deserialize;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Questions that are remembered until they are answered; an IDE has a handful open.
 const MOST_OPEN: usize = 256;
-/// Variables in one line of the transcript.
-const MOST_SHOWN: usize = 200;
-/// Characters of a value that are kept.
-const LONGEST: usize = 1000;
 
 /// The questions of one connection whose answers show values.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Questions(Arc<Mutex<BTreeMap<u64, String>>>);
-
-/// One variable that was shown.
-#[derive(Debug, PartialEq, Eq, Serialize)]
-pub(crate) struct Shown {
-    name: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    value: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    sha256: Option<String>,
-}
 
 impl Questions {
     /// Question `number` is for these.
@@ -71,8 +57,7 @@ impl Questions {
         {
             *name = Cow::Borrowed(&subject);
         }
-        all.truncate(MOST_SHOWN);
-        all.into_iter().map(|variable| variable.shown(keep)).collect()
+        shown(all.iter().map(|one| (&*one.name, &*one.value)), keep)
     }
 
     fn open(&self) -> MutexGuard<'_, BTreeMap<u64, String>> {
@@ -102,18 +87,6 @@ struct Variable<'a> {
     name: Cow<'a, str>,
     #[serde(borrow, default)]
     value: Cow<'a, str>,
-}
-
-impl Variable<'_> {
-    fn shown(self, keep: TranscriptValues) -> Shown {
-        let cut = |text: Cow<'_, str>| text.chars().take(LONGEST).collect::<String>();
-        let (value, sha256) = match keep {
-            TranscriptValues::None => (None, None),
-            TranscriptValues::Digest => (None, Some(Hash::of(self.value.as_bytes()).to_string())),
-            TranscriptValues::Full => (Some(cut(self.value)), None),
-        };
-        Shown { name: cut(self.name), value, sha256 }
-    }
 }
 
 #[derive(Deserialize)]

@@ -2,6 +2,7 @@
 
 use godebug_api::Refusal;
 use godebug_api::image::PROGRAM;
+use godebug_api::redact::Redactor;
 use godebug_dlvctl::rpc::{Connection, RpcError};
 use godebug_dlvctl::text::printable;
 use serde::Serialize;
@@ -205,6 +206,26 @@ impl Delve {
             RpcError::Refused { text, .. } => Answerless::Refused(text),
             other => Answerless::Broken(format!("{other}{}", last_words(&self.output))),
         })
+    }
+
+    /// One question whose answer is shown to somebody, without what is hidden from them.
+    ///
+    /// # Errors
+    /// As with `ask`.
+    pub(crate) fn ask_to_show<T: DeserializeOwned>(
+        &mut self,
+        method: &'static str,
+        question: impl Serialize,
+        redactor: Option<&Redactor>,
+    ) -> Result<T, Answerless> {
+        let Some(redactor) = redactor else { return self.ask(method, question) };
+        let mut answer: serde_json::Value =
+            self.ask(method, question).map_err(|why| match why {
+                Answerless::Refused(text) => Answerless::Refused(redactor.without_patterns(text)),
+                broken @ Answerless::Broken(_) => broken,
+            })?;
+        redactor.hide_in_rpc(&mut answer);
+        serde_json::from_value(answer).map_err(|error| Answerless::Broken(error.to_string()))
     }
 }
 

@@ -7,6 +7,7 @@ use crate::values::{LOAD, Location, StackFrame, Variable};
 use godebug_api::Refusal;
 use godebug_api::UnitName;
 use godebug_api::image::{Frame, Goroutines, Group};
+use godebug_api::redact::Redactor;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::collections::HashMap;
@@ -182,13 +183,14 @@ pub(crate) fn evaluate(
     goroutine: i64,
     frame: usize,
     expression: &str,
+    redactor: Option<&Redactor>,
 ) -> Result<Variable, crate::delve::Answerless> {
     let question = json!({
         "Scope": { "GoroutineID": goroutine, "Frame": frame },
         "Expr": expression,
         "Cfg": LOAD,
     });
-    let answer: Evaluated = dlv.ask("RPCServer.Eval", &question)?;
+    let answer: Evaluated = dlv.ask_to_show("RPCServer.Eval", &question, redactor)?;
     Ok(answer.variable.unwrap_or_default())
 }
 

@@ -1,10 +1,10 @@
 //! godebug-image: takes images of a running Go process, each in about a millisecond, and has dlv read
 //! them. Run in a unit of its own, as the target's user, with CAP_SYS_PTRACE and little else.
 //!
-//! What it is to do comes as a document on standard input (`image::ImageConfig`), or in a file that a socket there
-//! holds, through which images go back that are to be kept. Either what it finds goes
-//! to standard output, a line each (`image::Line`), refusals too; exit status: 0 when all was told, 3
-//! when nobody reads it any more. Or it serves debuggers on a socket, as dlv would.
+//! What it is to do is a document (`image::ImageConfig`). To answer one request it comes through a socket on
+//! standard input, with the transcript; images that are to be kept go back through that socket, and what is found
+//! goes to standard output, a line each (`image::Line`), refusals too; exit status: 0 when all was told, 3
+//! when nobody reads it any more. To serve debuggers on a socket, as dlv would, it is standard input itself.
 
 mod core;
 mod core_memory;
@@ -17,6 +17,7 @@ mod layout;
 mod memory;
 mod observe;
 mod places;
+mod record;
 mod report;
 mod routines;
 mod snapshot;
@@ -25,10 +26,12 @@ mod trace;
 mod values;
 mod waits;
 
-use delve::Start;
+use delve::{Delve, Start};
 use godebug_api::image::{ImageConfig, ImageRequest, ImageTask, ImageWork, Line};
+use godebug_api::redact::Redactor;
 use godebug_api::{Code, Refusal, handover};
 use keeper::Keeper;
+use record::Record;
 use report::Report;
 use rustix::fs::FileType;
 use std::fs::File;
@@ -37,7 +40,7 @@ use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
-use target::Target;
+use target::{Image, Target};
 use trace::Wakeups;
 
 /// godebugd knows it (sessions::life).
@@ -48,14 +51,14 @@ const GUARD_PATIENCE: Duration = Duration::from_secs(20);
 const LONGEST_CONFIGURATION: u64 = 256 * 1024;
 
 fn main() -> ExitCode {
-    let config = match configuration() {
-        Ok(config) => config,
+    let Given { config, transcript } = match given() {
+        Ok(given) => given,
         Err(error) => return tell(&mut Report::new(), error),
     };
     match &config.work {
         ImageWork::Answer(request) => {
             let mut report = Report::new();
-            match answer(&config, request, &mut report) {
+            match recorded(&config, transcript, request, &mut report) {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => tell(&mut report, error),
             }
@@ -80,6 +83,24 @@ fn tell(report: &mut Report, error: Refusal) -> ExitCode {
     }
 }
 
+/// Answers, and writes down what was asked and shown.
+fn recorded(
+    config: &ImageConfig,
+    transcript: Option<File>,
+    request: &ImageRequest,
+    report: &mut Report,
+) -> Result<(), Refusal> {
+    let (Some(transcript), Some(of)) = (transcript, &config.record) else {
+        return Err(Refusal::usage("there is nothing to write down what is shown", ""));
+    };
+    report.begin(Record::new(transcript, of), &request.task)?;
+    let answered = answer(config, request, report);
+    let why =
+        answered.as_ref().map_or_else(|refusal| refusal.message.as_str(), |()| "all was shown");
+    let ended = report.end(why);
+    answered.and(ended)
+}
+
 fn answer(
     config: &ImageConfig,
     request: &ImageRequest,
@@ -99,21 +120,18 @@ fn answer(
     };
     let done = match &request.task {
         ImageTask::Goroutines => {
-            target.is_ready()?;
-            let image = target.image(&mut wakeups)?;
-            let mut dlv = start.on(&target.executable, &image.core)?;
+            let (mut dlv, image) = now(&target, &start, &mut wakeups, report)?;
             let all = goroutines::summary(&mut dlv, &image, &config.unit)?;
             report.line(&Line::Goroutines(Box::new(all)))
         }
         ImageTask::Heap { top } => {
-            target.is_ready()?;
-            let image = target.image(&mut wakeups)?;
-            let mut dlv = start.on(&target.executable, &image.core)?;
+            let (mut dlv, image) = now(&target, &start, &mut wakeups, report)?;
             let top = usize::try_from(top.get()).unwrap_or(0);
             let all = heap::summary(&mut dlv, &target, &image, &config.unit, top)?;
             report.line(&Line::Heap(Box::new(all)))
         }
-        ImageTask::Snapshot { at, expressions, condition, count, stack, every, keep } => {
+        ImageTask::Snapshot { at, expressions, condition, count, stack, every, keep: _ } => {
+            let redactor = Redactor::new(config.redact.clone());
             let wanted = snapshot::Wanted {
                 unit: &config.unit,
                 at,
@@ -123,39 +141,65 @@ fn answer(
                 stack: *stack,
                 every: *every,
                 patience: request.patience,
+                redactor: redactor.as_ref(),
             };
-            let mut keeper = match keep {
-                Some(_) => Some(Keeper::new().map_err(|error| {
-                    Refusal::host(format!("images cannot be kept: {error}"), "")
-                })?),
-                None => None,
-            };
-            let report = snapshot::Found { report, keeper: keeper.as_mut() };
-            snapshot::run(&wanted, &target, &mut wakeups, &start, report)
+            let mut keeper = keeper(request)?;
+            let found = snapshot::Found { report, keeper: keeper.as_mut() };
+            snapshot::run(&wanted, &target, &mut wakeups, &start, found)
         }
     };
     let _ = std::fs::remove_dir_all(&folder);
     done
 }
 
-fn configuration() -> Result<ImageConfig, Refusal> {
-    let mut text = Vec::new();
-    given()
-        .and_then(|file| file.take(LONGEST_CONFIGURATION).read_to_end(&mut text))
-        .map_err(serde_json::Error::io)
-        .and_then(|_| serde_json::from_slice(&text))
-        .map_err(|error| {
-            Refusal::usage(format!("the configuration is not understood: {error}"), "")
-        })
+/// An image of the target as it is now, and a dlv that has it.
+fn now(
+    target: &Target,
+    start: &Start<'_>,
+    wakeups: &mut Wakeups,
+    report: &mut Report,
+) -> Result<(Delve, Image), Refusal> {
+    target.is_ready()?;
+    let image = target.image(wakeups)?;
+    report.image(&image, "")?;
+    let dlv = start.on(&target.executable, &image.core)?;
+    Ok((dlv, image))
 }
 
-/// The file on standard input, or that in the socket there.
-fn given() -> std::io::Result<File> {
+fn keeper(request: &ImageRequest) -> Result<Option<Keeper>, Refusal> {
+    let keeper = request.keep().map(|_| Keeper::new()).transpose();
+    keeper.map_err(|error| Refusal::host(format!("images cannot be kept: {error}"), ""))
+}
+
+/// What godebugd gives.
+struct Given {
+    config: ImageConfig,
+    /// Open for appending; none where the gateway writes it.
+    transcript: Option<File>,
+}
+
+fn given() -> Result<Given, Refusal> {
+    let mut text = Vec::new();
+    let read = files().and_then(|(file, transcript)| {
+        file.take(LONGEST_CONFIGURATION).read_to_end(&mut text)?;
+        Ok((serde_json::from_slice(&text)?, transcript))
+    });
+    let given = read.map(|(config, transcript)| Given { config, transcript });
+    given.map_err(|error| {
+        Refusal::usage(format!("the configuration is not understood: {error}"), "")
+    })
+}
+
+/// The file on standard input, or those in the socket there.
+fn files() -> std::io::Result<(File, Option<File>)> {
     let input = std::io::stdin();
     let kind = FileType::from_raw_mode(rustix::fs::fstat(&input)?.st_mode);
     match kind {
-        FileType::Socket => Ok(File::from(handover::receive_for_images(input.as_fd())?)),
-        _ => Ok(File::from(input.as_fd().try_clone_to_owned()?)),
+        FileType::Socket => {
+            let [configuration, transcript] = handover::receive_for_images(input.as_fd())?;
+            Ok((File::from(configuration), Some(File::from(transcript))))
+        }
+        _ => Ok((File::from(input.as_fd().try_clone_to_owned()?), None)),
     }
 }
 

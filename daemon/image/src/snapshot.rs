@@ -9,6 +9,7 @@ use crate::target::{Image, Target};
 use crate::trace::Wakeups;
 use crate::values::{LOAD, StackFrame, Variable};
 use godebug_api::image::{Armed, Count, Depth, Done, Every, Hit, Line, Patience, Phrase, Value};
+use godebug_api::redact::Redactor;
 use godebug_api::{Refusal, UnitName};
 use serde::Deserialize;
 use serde_json::json;
@@ -31,6 +32,8 @@ pub(crate) struct Wanted<'a> {
     pub(crate) stack: Depth,
     pub(crate) patience: Patience,
     pub(crate) every: Every,
+    /// What is not shown.
+    pub(crate) redactor: Option<&'a Redactor>,
 }
 
 #[derive(Deserialize)]
@@ -102,6 +105,7 @@ fn now(
 ) -> Result<(), Refusal> {
     target.is_ready()?;
     let image = target.image(wakeups)?;
+    found.report.image(&image, "")?;
     let mut dlv = start.on(&target.executable, &image.core)?;
     let goroutine = worth_seeing(&mut dlv)?;
     if let Some(hit) = look(&mut dlv, &image, wanted, goroutine)? {
@@ -131,17 +135,24 @@ pub(crate) fn state(dlv: &mut Delve) -> Result<State, Refusal> {
 }
 
 /// The lines that are armed: each with the addresses that it has.
-struct Lines(Vec<Vec<u64>>);
+struct Lines<'a>(Vec<(&'a Phrase, Vec<u64>)>);
 
-impl Lines {
+impl Lines<'_> {
     fn all(&self) -> Vec<u64> {
-        self.0.concat()
+        self.0.iter().flat_map(|(_, addresses)| addresses).copied().collect()
+    }
+
+    /// As whoever asked calls it.
+    fn name_of(&self, address: Option<u64>) -> &str {
+        let mut lines = self.0.iter();
+        let line = lines.find(|(_, all)| address.is_some_and(|address| all.contains(&address)));
+        line.map_or("", |(name, _)| name.as_str())
     }
 
     /// Those but the one that has this address; `None` when there are no others.
     fn others_than(&self, address: u64) -> Option<Vec<u64>> {
-        let others: Vec<u64> =
-            self.0.iter().filter(|line| !line.contains(&address)).flatten().copied().collect();
+        let others = self.0.iter().filter(|(_, line)| !line.contains(&address));
+        let others: Vec<u64> = others.flat_map(|(_, line)| line).copied().collect();
         (!others.is_empty()).then_some(others)
     }
 }
@@ -159,7 +170,7 @@ fn at_lines(
         let at_line = places::find(target, start, at)?;
         let armed = Armed { location: at.to_string(), places: at_line.places };
         found.report.line(&Line::Armed { armed })?;
-        lines.0.push(at_line.addresses);
+        lines.0.push((at, at_line.addresses));
     }
     let until = Instant::now() + wanted.patience.duration();
     let mut done = Done { hits: 0, dropped: 0, because: None };
@@ -173,6 +184,7 @@ fn at_lines(
             break;
         };
         last = address;
+        found.report.image(&image, lines.name_of(address))?;
         let mut dlv = start.on(&target.executable, &image.core)?;
         godebug_image::reached("read");
         let goroutine = state(&mut dlv)?.current.map_or(-1, |current| current.id);
@@ -193,7 +205,7 @@ fn at_lines(
 }
 
 fn next_image(
-    lines: &Lines,
+    lines: &Lines<'_>,
     last: Option<u64>,
     target: &Target,
     wakeups: &mut Wakeups,
@@ -224,11 +236,11 @@ fn look(
         _ => 0,
     };
     if let Some(condition) = wanted.condition
-        && !is_true(dlv, goroutine, frame, condition)?
+        && !is_true(dlv, goroutine, frame, condition, wanted.redactor)?
     {
         return Ok(None);
     }
-    let variables = values(dlv, goroutine, frame, wanted.expressions)?;
+    let variables = values(dlv, goroutine, frame, wanted)?;
     let location = frames.get(frame).map(|frame| frame.location.place()).unwrap_or_default();
     Ok(Some(Hit {
         time: image.time.clone(),
@@ -247,6 +259,7 @@ fn is_true(
     goroutine: i64,
     frame: usize,
     condition: &Phrase,
+    redactor: Option<&Redactor>,
 ) -> Result<bool, Refusal> {
     let refused = |why: String| {
         Refusal::usage(
@@ -254,7 +267,8 @@ fn is_true(
             "use what is known at that line: arguments, locals, package variables",
         )
     };
-    let value = evaluate(dlv, goroutine, frame, condition.as_str()).map_err(|why| match why {
+    let value = evaluate(dlv, goroutine, frame, condition.as_str(), redactor);
+    let value = value.map_err(|why| match why {
         Answerless::Refused(why) => refused(why),
         broken @ Answerless::Broken(_) => broken.into(),
     })?;
@@ -271,23 +285,24 @@ fn values(
     dlv: &mut Delve,
     goroutine: i64,
     frame: usize,
-    expressions: &[Phrase],
+    wanted: &Wanted<'_>,
 ) -> Result<Vec<Value>, Refusal> {
     let mut values = Vec::new();
-    for expression in expressions {
-        let value = match evaluate(dlv, goroutine, frame, expression.as_str()) {
+    for expression in wanted.expressions {
+        let value = match evaluate(dlv, goroutine, frame, expression.as_str(), wanted.redactor) {
             Ok(value) => value.shown(),
             Err(Answerless::Refused(why)) => Value::unreadable(why),
             Err(broken) => return Err(broken.into()),
         };
         values.push(Value { name: expression.to_string(), ..value });
     }
-    if !expressions.is_empty() {
+    if !wanted.expressions.is_empty() {
         return Ok(values);
     }
     for method in ["RPCServer.ListFunctionArgs", "RPCServer.ListLocalVars"] {
         let scope = json!({ "GoroutineID": goroutine, "Frame": frame });
-        match dlv.ask::<Variables>(method, json!({ "Scope": scope, "Cfg": LOAD })) {
+        let question = json!({ "Scope": scope, "Cfg": LOAD });
+        match dlv.ask_to_show::<Variables>(method, question, wanted.redactor) {
             // Results without a name are nothing that a person would look for.
             Ok(found) => values.extend(
                 found

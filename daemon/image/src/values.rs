@@ -1,6 +1,7 @@
 //! dlv's answers, as far as they matter here, and its values in one line, as its terminal shows them.
 
 use godebug_api::image::{Frame, Place, Value};
+use godebug_api::redact::HIDDEN;
 use serde::{Deserialize, Serialize};
 use std::fmt::Write;
 
@@ -168,6 +169,10 @@ impl Variable {
 
     fn write(&self, out: &mut String, top: bool) {
         if out.len() > LONGEST {
+            return;
+        }
+        if self.value == HIDDEN {
+            out.push_str(HIDDEN);
             return;
         }
         if !self.unreadable.is_empty() {
@@ -379,6 +384,14 @@ mod tests {
         let lost = json!({"name": "x", "type": "int", "kind": 2, "unreadable": "gone"});
         let lost = serde_json::from_value::<Variable>(lost).unwrap().shown();
         assert_eq!(lost.unreadable.as_deref(), Some("gone"));
+    }
+
+    #[test]
+    fn what_is_hidden_is_said_to_be_whatever_kind_of_value_it_is() {
+        for kind in [1, 2, 18, 19, 20, 21, 22, 23, 24, 25, 26] {
+            let hidden = json!({"type": "t", "kind": kind, "value": HIDDEN, "children": []});
+            assert_eq!(shown(hidden), HIDDEN, "{kind}");
+        }
     }
 
     #[test]

@@ -21,6 +21,7 @@ use crate::{hooks, rescue, transcripts};
 use apparmor::Variant;
 use firewalld::Firewalld;
 use godebug_api::control::GatewayConfig;
+use godebug_api::handover::ImageSocket;
 use godebug_api::image::{ImageWork, SYMBOLS};
 use godebug_api::{Deadline, Port, Refusal, SessionId, clock, handover};
 use godebug_core::grant::{Grant, guard_unit, repair_unit};
@@ -54,8 +55,8 @@ pub struct ImageMaterial {
     pub config: godebug_api::image::ImageConfig,
     /// The end of the pipe that the unit writes to, if it answers through one.
     pub output: Option<std::os::fd::OwnedFd>,
-    /// A socket that holds the configuration, through which images come back that are to be kept.
-    pub handed: Option<std::os::fd::OwnedFd>,
+    /// By which it gets the configuration and the transcript, if it answers, and images come back that are to be kept.
+    pub socket: Option<ImageSocket>,
     /// A file with the target's debug information, where it has none itself.
     pub symbols: Option<std::fs::File>,
 }
@@ -277,11 +278,15 @@ impl RealHost {
         if let Some(file) = &image.symbols {
             place_symbols(&SessionPaths::of(&image.id), file, SYMBOLS.as_ref()).map_err(failed)?;
         }
-        let configuration = match &image.handed {
-            Some(socket) => socket.try_clone(),
-            None => gateway::sealed_configuration(&image.config),
+        let configuration = gateway::sealed_configuration(&image.config).map_err(failed)?;
+        let input = match &image.socket {
+            None => configuration,
+            Some(socket) => {
+                let transcript = new_transcript(&image.id)?;
+                let handed = socket.hand_over(configuration.as_fd(), transcript.as_fd());
+                handed.and_then(|()| socket.theirs.try_clone()).map_err(failed)?
+            }
         };
-        let configuration = configuration.map_err(failed)?;
         let properties = units::image(units::ImageUnit {
             id: &image.id,
             target: &image.target,
@@ -289,7 +294,7 @@ impl RealHost {
             at_most: image.at_most,
             target_is_starting: image.target_is_starting,
             confinement: image.confinement,
-            configuration: configuration.into(),
+            input: input.into(),
             output: match &image.output {
                 Some(pipe) => Some(pipe.try_clone().map_err(failed)?.into()),
                 None => None,
@@ -329,12 +334,7 @@ impl RealHost {
         port: Port,
         session: &SessionMaterial,
     ) -> Result<(), Refusal> {
-        let transcript = transcripts::create(&session.gateway.id).map_err(|error| {
-            Refusal::host(
-                format!("the transcript cannot be written, so nothing is opened: {error}"),
-                "make room in /var/log/godebug, then try again",
-            )
-        })?;
+        let transcript = new_transcript(&session.gateway.id)?;
         let status = session.target_status.as_ref().map_err(|error| {
             Refusal::target(format!("the target cannot be looked at: {error}"), "try again")
         })?;
@@ -624,6 +624,16 @@ pub fn let_go_before_dlv() -> Refusal {
         "the process that was caught at its start has been let go before dlv could take it",
         "try again",
     )
+}
+
+/// What is done in a session is written there; without it nothing is opened.
+fn new_transcript(id: &SessionId) -> Result<std::fs::File, Refusal> {
+    transcripts::create(id).map_err(|error| {
+        Refusal::host(
+            format!("the transcript cannot be written, so nothing is opened: {error}"),
+            "make room in /var/log/godebug, then try again",
+        )
+    })
 }
 
 fn read_back_profile(profile: &str, id: &SessionId) -> (String, Option<String>) {

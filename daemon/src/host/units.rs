@@ -386,8 +386,8 @@ pub struct ImageUnit<'a> {
     pub at_most: Duration,
     pub target_is_starting: bool,
     pub confinement: Confinement,
-    /// The sealed memfd with what it is to do.
-    pub configuration: OwnedFd,
+    /// The sealed memfd with what it is to do, or the socket that holds it.
+    pub input: OwnedFd,
     /// The pipe to whoever asked; `None` for one that serves debuggers on a socket.
     pub output: Option<OwnedFd>,
 }
@@ -413,7 +413,7 @@ pub fn image(unit: ImageUnit<'_>) -> Properties {
         ("UMask", 0o077_u32.into()),
         // A core of what holds the core of the target would be one of the target.
         ("LimitCORE", 0_u64.into()),
-        ("StandardInputFileDescriptor", Variant::Fd(unit.configuration.into())),
+        ("StandardInputFileDescriptor", Variant::Fd(unit.input.into())),
         // Else what it says of itself would go to the client too: systemd compares the two settings
         // and duplicates the descriptor when they are the same (exec-invoke.c, setup_output).
         ("StandardOutput", "null".into()),

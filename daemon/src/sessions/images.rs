@@ -1,26 +1,31 @@
 //! Sessions that take images: what is found out before, and the unit that then does it all and writes
 //! to whoever asked. No byte of an answer passes through godebugd.
 
-use super::life::{Beginning, Life};
+use super::life::{Beginning, Life, kernel_says};
 use super::prepare::{has_symbols, is_still, new_id, not_twice};
 use super::recorded::Origin;
 use super::{Sessions, Symbols, fitting_debugger};
 use crate::authority::rules::{self, Denied};
 use crate::authority::{Authorized, Caller, Consented, Permitted};
+use crate::config::Config;
 use crate::host::systemd::{Systemd, UnitFacts};
-use crate::host::{ImageMaterial, Material, confinement, gateway};
+use crate::host::{ImageMaterial, Material, confinement};
 use crate::target::find::{self, Target};
 use crate::target::process::{self, Process};
 use godebug_api::documents::{ImageForecast, SessionInfo};
-use godebug_api::image::{ImageConfig, ImageRequest, ImageTask, ImageWork, Keep, PauseLimit};
-use godebug_api::rules::engine::{Consent, Permit, RedactRules};
+use godebug_api::handover::ImageSocket;
+use godebug_api::image::{
+    ImageConfig, ImageRecord, ImageRequest, ImageTask, ImageWork, Keep, PauseLimit,
+};
+use godebug_api::redact::Redactor;
+use godebug_api::rules::engine::{Consent, Permit};
 use godebug_api::{
-    Absence, Code, Deadline, Forecast, Mode, Pid, Refusal, SessionId, UnitName, clock, handover,
+    Absence, Code, Deadline, Forecast, Mode, Pid, Refusal, SessionId, UnitName, clock,
 };
 use godebug_core::delve::Debugger;
 use godebug_core::ledger::Opened;
 use godebug_core::plan::{self, Confinement};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 /// Beside the waiting at a line: for dlv to read the debug information, and to answer. Where faults are injected many
@@ -48,7 +53,7 @@ impl Sessions {
         let one_at_a_time = self.0.preparing.lock().await;
         let prepared = self.prepare_images(unit, &allowed.get().what).await?;
         let (Permitted { what: request, permit, consented }, caller) = allowed.into_inner();
-        hides_nothing(&permit, &request)?;
+        asks_for_nothing_hidden(&permit, &request)?;
         // Counted once more where no other session can begin in between.
         let running = rules::running(&self.list(), &prepared.target.unit, caller.uid);
         permit.room_for_one_more(running).map_err(Denied::from)?;
@@ -61,8 +66,9 @@ impl Sessions {
         let opened = opened(&prepared, &request, (&caller, &permit), &id);
         let opened = Opened { approvals, ..opened };
         let keep = request.keep();
-        let mut beginning = beginning(prepared, request, opened, writer.into());
-        let kept = keep.map(|keep| to_be_kept(&mut beginning, keep)).transpose()?;
+        let beginning =
+            beginning(prepared, request, (opened, &Config::load()?.under(&permit)), writer.into())?;
+        let kept = keep.map(|keep| to_be_kept(&beginning, keep)).transpose()?;
         let (life, info, active) = Life::begin_with(self, beginning)?;
         if let Some((origin, socket)) = kept {
             self.keep_images(origin, socket);
@@ -92,7 +98,7 @@ impl Sessions {
         (caller, permit): (&Caller, &Permit),
     ) -> Result<Opened, Refusal> {
         let prepared = self.prepare_images(unit, request).await?;
-        hides_nothing(permit, request)?;
+        asks_for_nothing_hidden(permit, request)?;
         Ok(opened(&prepared, request, (caller, permit), &new_id()?))
     }
 
@@ -117,19 +123,19 @@ impl Sessions {
     }
 }
 
-/// What an image shows goes to the client as dlv renders it, so where a rule hides values none is shown.
-fn hides_nothing(permit: &Permit, request: &ImageRequest) -> Result<(), Refusal> {
-    let shows_values = matches!(request.task, ImageTask::Snapshot { .. });
-    if !shows_values || permit.policy.redact == RedactRules::default() {
-        return Ok(());
-    }
-    Err(Refusal::refused(
-        format!(
-            "the rule {} hides some variables, and a snapshot cannot hide them yet",
-            permit.name()
-        ),
-        "use `godebugctl goroutines`, which shows no values, or `godebugctl attach`",
-    ))
+/// What the rule hides is hidden where values are read (`ImageConfig::redact`); that an expression would read it is said
+/// before anything is done.
+fn asks_for_nothing_hidden(permit: &Permit, request: &ImageRequest) -> Result<(), Refusal> {
+    let ImageTask::Snapshot { expressions, condition, .. } = &request.task else { return Ok(()) };
+    let Some(redactor) = Redactor::new(permit.policy.redact.clone()) else { return Ok(()) };
+    expressions.iter().chain(condition).try_for_each(|expression| {
+        redactor.check_text(expression.as_str()).map_err(|why| {
+            Refusal::refused(
+                format!("{expression} is not read: {why}"),
+                format!("leave it out; the rule is {}", permit.name()),
+            )
+        })
+    })
 }
 
 /// Who may open one is decided by its unit, which says nothing of a container in it.
@@ -143,17 +149,15 @@ fn can_be_kept(target: &Target, request: &ImageRequest) -> Result<(), Refusal> {
     }
 }
 
-/// The unit gets its configuration through a socket then, and its images come back through it.
-fn to_be_kept(beginning: &mut Beginning, keep: Keep) -> Result<(Origin, OwnedFd), Refusal> {
+/// They come back through the socket by which the unit gets its configuration.
+fn to_be_kept(beginning: &Beginning, keep: Keep) -> Result<(Origin, OwnedFd), Refusal> {
     let failed = |why: String| Refusal::host(format!("images cannot be kept: {why}"), "try again");
     let missing = || failed("there is no process".to_owned());
     let process = beginning.target.as_ref().ok_or_else(missing)?;
     let origin = Origin::of(&beginning.session, process, keep)?;
-    let image = beginning.material.image.as_mut().ok_or_else(missing)?;
-    let socket = gateway::sealed_configuration(&image.config)
-        .and_then(|configuration| handover::hand_over_for_images(configuration.as_fd()));
-    let (theirs, ours) = socket.map_err(|error| failed(error.to_string()))?;
-    image.handed = Some(theirs);
+    let image = beginning.material.image.as_ref().ok_or_else(missing)?;
+    let socket = image.socket.as_ref().ok_or_else(missing)?;
+    let ours = socket.ours().map_err(|error| failed(error.to_string()))?;
     Ok((origin, ours))
 }
 
@@ -346,9 +350,17 @@ fn opened(
 fn beginning(
     prepared: Prepared,
     request: ImageRequest,
-    session: Opened,
+    (session, config): (Opened, &Config),
     output: OwnedFd,
-) -> Beginning {
+) -> Result<Beginning, Refusal> {
+    let socket = ImageSocket::new()
+        .map_err(|error| Refusal::host(format!("no socket can be made: {error}"), "try again"))?;
+    let record = ImageRecord {
+        client: session.user.clone(),
+        host: kernel_says("hostname"),
+        boot: kernel_says("random/boot_id"),
+        values: config.transcript_values,
+    };
     let Prepared { target, debugger, confinement, .. } = prepared;
     let (id, deadline, lasts) = (&session.id, session.at_most_until, lasts(&request));
     let image = ImageMaterial {
@@ -366,12 +378,14 @@ fn beginning(
             symbols: None,
             guarded: true,
             work: ImageWork::Answer(request),
+            redact: config.redact.clone(),
+            record: Some(record),
         },
         output: Some(output),
-        handed: None,
+        socket: Some(socket),
         symbols: None,
     };
     let plan = plan::image_plan(id, &session.unit, session.pid);
     let material = Material { deadline, session: None, image: Some(image) };
-    Beginning { session, target: Some(target.process), plan, material, work: None }
+    Ok(Beginning { session, target: Some(target.process), plan, material, work: None })
 }

@@ -18,6 +18,7 @@ use futures_util::StreamExt;
 use godebug_api::control::{GatewayConfig, Reply, Request};
 use godebug_api::documents::{Opened as OpenedDocument, SessionInfo, ShareRequest};
 use godebug_api::image::{ImageConfig, ImageWork};
+use godebug_api::rules::engine::RedactRules;
 use godebug_api::{
     CloseReason, Deadline, Mode, PauseBudget, Port, Refusal, SessionId, StartAt, State, Ttl, clock,
 };
@@ -1015,9 +1016,12 @@ fn material(
                     socket: paths.debugger_socket(),
                     max_pause: observes.max_pause,
                 },
+                // The gateway's.
+                redact: RedactRules::default(),
+                record: None,
             },
             output: None,
-            handed: None,
+            socket: None,
             symbols: of_images,
         }),
         session: Some(SessionMaterial {
@@ -1083,7 +1087,7 @@ pub(super) fn gateway_config(
 }
 
 /// A name that the kernel gives; empty when it gives none, since it only helps to tell hosts apart.
-fn kernel_says(what: &str) -> String {
+pub(super) fn kernel_says(what: &str) -> String {
     let text = std::fs::read_to_string(format!("/proc/sys/kernel/{what}")).unwrap_or_default();
     text.trim_end().to_owned()
 }

@@ -12,7 +12,7 @@ use godebug_api::image::{ImageNote, Keep};
 use godebug_api::{Deadline, Dump, ImageName, KeptImage, Pid, Refusal, SessionId, UnitName, clock};
 use godebug_core::ledger::Opened;
 use rustix::fs::SealFlags;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -114,26 +114,44 @@ impl Recorded {
             record.images.pop_front();
         }
         record.images.push_back(held);
-        self.make_room();
+        self.make_room(id);
     }
 
-    /// The earliest go, whoever's they are, but never the latest of all.
-    fn make_room(&mut self) {
-        let images = |recorded: &Self| {
-            let all = recorded.0.iter().flat_map(|record| &record.images);
-            all.fold((0, 0_u64), |(count, bytes), held| (count + 1, bytes + held.bytes))
-        };
-        let latest = self.0.back().and_then(|record| record.images.back());
-        let latest = latest.map_or(0, |held| held.bytes);
-        loop {
-            let (count, bytes) = images(self);
-            if count <= MOST_IN_ALL && bytes.saturating_sub(latest) <= MOST_BYTES {
-                return;
-            }
-            let first = self.0.iter_mut().find(|record| !record.images.is_empty());
-            let Some(first) = first else { return };
-            first.images.pop_front();
+    /// The earliest go of the person who has most, but never the latest of all, which this session has just kept.
+    fn make_room(&mut self, latest_of: &SessionId) {
+        while let Some(uid) = self.who_has_too_much(latest_of) {
+            let images_but_the_latest = |record: &Record| {
+                record.images.len() - usize::from(record.origin.session == *latest_of)
+            };
+            let theirs = self
+                .0
+                .iter_mut()
+                .find(|record| record.origin.uid == uid && images_but_the_latest(record) > 0);
+            let Some(theirs) = theirs else { return };
+            theirs.images.pop_front();
         }
+    }
+
+    /// Whoever has most beside the latest image, where all together have more than they may.
+    fn who_has_too_much(&self, latest_of: &SessionId) -> Option<u32> {
+        let (mut count, mut bytes) = (0, 0_u64);
+        let mut of_each: BTreeMap<u32, (u64, usize)> = BTreeMap::new();
+        for record in &self.0 {
+            let is_latest = record.origin.session == *latest_of;
+            let all = record.images.len();
+            for held in record.images.iter().take(all - usize::from(is_latest && all > 0)) {
+                let theirs = of_each.entry(record.origin.uid).or_default();
+                *theirs = (theirs.0 + held.bytes, theirs.1 + 1);
+                (count, bytes) = (count + 1, bytes + held.bytes);
+            }
+        }
+        // With the latest there is one more.
+        let most = match (bytes > MOST_BYTES, count >= MOST_IN_ALL) {
+            (true, _) => of_each.iter().max_by_key(|(_, (bytes, _))| *bytes),
+            (_, true) => of_each.iter().max_by_key(|(_, (_, count))| *count),
+            _ => None,
+        };
+        most.map(|(uid, _)| *uid)
     }
 }
 
@@ -209,7 +227,11 @@ impl Sessions {
 
     /// Waits for the end of their time, and lets them go.
     async fn let_images_go(&self, id: &SessionId) {
-        self.record_kept(id);
+        if let Err(error) = self.record_kept(id) {
+            tracing::error!("the audit log does not take that images are kept: {error}");
+            self.drop_images(id, "the audit log does not take that they are kept");
+            return;
+        }
         loop {
             let left = {
                 let recorded = unpoisoned(&self.0.recorded);
@@ -240,31 +262,34 @@ impl Sessions {
         match gone {
             Some(record) if !record.images.is_empty() => {
                 let count = record.images.len();
-                note(
-                    &record.origin,
-                    Kind::ImagesGone,
-                    format!("the {count} images that session {id} has kept are gone: {why}"),
-                );
+                let message =
+                    format!("the {count} images that session {id} has kept are gone: {why}");
+                tracing::info!("{message}");
+                if let Err(error) = audit::record(&entry(&record.origin, Kind::ImagesGone, message))
+                {
+                    tracing::error!("the audit log does not take that images are gone: {error}");
+                }
                 true
             }
             _ => false,
         }
     }
 
-    fn record_kept(&self, id: &SessionId) {
-        let recorded = unpoisoned(&self.0.recorded);
-        let Some(record) = recorded.0.iter().find(|record| record.origin.session == *id) else {
-            return;
+    /// # Errors
+    /// When the audit log does not take it.
+    fn record_kept(&self, id: &SessionId) -> io::Result<()> {
+        let entry = {
+            let recorded = unpoisoned(&self.0.recorded);
+            let record = recorded.0.iter().find(|record| record.origin.session == *id);
+            let Some(record) = record.filter(|record| !record.images.is_empty()) else {
+                return Ok(());
+            };
+            let (count, until) = (record.images.len(), clock::rfc3339(record.until.wall_ms));
+            let message = format!("{count} images of session {id} are kept until {until}");
+            entry(&record.origin, Kind::ImagesKept, message)
         };
-        let count = record.images.len();
-        if count > 0 {
-            let until = clock::rfc3339(record.until.wall_ms);
-            note(
-                &record.origin,
-                Kind::ImagesKept,
-                format!("{count} images of session {id} are kept until {until}"),
-            );
-        }
+        tracing::info!("{}", entry.message);
+        audit::record(&entry)
     }
 
     /// Whether any are kept.
@@ -340,13 +365,10 @@ fn held(note: ImageNote, file: File) -> io::Result<Held> {
     Ok(Held { note, file, bytes })
 }
 
-fn note(origin: &Origin, kind: Kind, message: String) {
-    tracing::info!("{message}");
+fn entry(origin: &Origin, kind: Kind, message: String) -> Entry {
     let mut entry = Entry::new(kind, origin.unit.as_str(), origin.uid, &origin.user, message);
     entry.session = Some(origin.session.to_string());
-    if let Err(error) = audit::record(&entry) {
-        tracing::error!("the audit log does not take what became of the images: {error}");
-    }
+    entry
 }
 
 #[cfg(test)]
@@ -432,6 +454,21 @@ mod tests {
             (numbers(&recorded, "cccccccc").len(), numbers(&recorded, "dddddddd").len()),
             (0, 50)
         );
+        // Somebody who has few keeps them.
+        recorded.0.push_front(record("hhhhhhhh", 1000, 60));
+        for number in 1..=3 {
+            recorded.add(&"hhhhhhhh".parse().unwrap(), held(said(number), sealed(1)).unwrap());
+        }
+        assert_eq!(numbers(&recorded, "hhhhhhhh"), [1, 2, 3]);
+        assert_eq!(numbers(&recorded, "dddddddd").len(), 47);
+        recorded.0.push_front(record("jjjjjjjj", 1001, 60));
+        recorded.add(&"jjjjjjjj".parse().unwrap(), large(1));
+        recorded.add(&"dddddddd".parse().unwrap(), held(said(1), sealed(1)).unwrap());
+        assert!(
+            numbers(&recorded, "jjjjjjjj").is_empty(),
+            "it has most, and is no longer the latest"
+        );
+        assert_eq!(numbers(&recorded, "hhhhhhhh"), [1, 2, 3]);
     }
 
     #[test]

@@ -151,7 +151,7 @@ fn holds(
     if condition.is_empty() {
         return Ok(Ok(true));
     }
-    let value = match evaluate(dlv, goroutine, 0, condition) {
+    let value = match evaluate(dlv, goroutine, 0, condition, None) {
         Ok(value) => value,
         Err(Answerless::Refused(why)) => return Ok(Err(why)),
         Err(broken) => return Err(broken.into()),
@@ -267,7 +267,8 @@ impl LogMessage {
         for part in &self.0 {
             match part {
                 Part::Text(plain) => text.push_str(plain),
-                Part::Expression(expression) => match evaluate(dlv, goroutine, 0, expression) {
+                Part::Expression(expression) => match evaluate(dlv, goroutine, 0, expression, None)
+                {
                     Ok(value) => {
                         let shown = value.shown();
                         match shown.unreadable {

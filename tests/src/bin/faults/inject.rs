@@ -59,7 +59,8 @@ pub(crate) fn godebugd_masked(scene: &mut Scene) -> Result<Effect> {
 }
 
 pub(crate) fn godebugd_unmasked(scene: &mut Scene) -> Result<()> {
-    scene.let_godebugd_come_back()
+    scene.let_godebugd_come_back()?;
+    must(scene, "systemctl start godebugd")
 }
 
 pub(crate) fn kill_godebugd(scene: &mut Scene) -> Result<()> {

@@ -2,6 +2,7 @@
 //! its breakpoint, held at a point, let go.
 
 use std::{
+    collections::BTreeSet,
     fs,
     net::TcpStream,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -202,13 +203,13 @@ impl<'a> Scene<'a> {
         }
     }
 
-    /// Whether a session has taken nothing: no unit, no rule, and a ledger that says so.
+    /// Whether a session has nothing, not yet or no more: no unit, no rule, and a ledger that says so.
     pub(crate) fn has_only_a_folder(&self) -> Result<bool> {
         let Some(id) = self.sessions().pop() else { return Ok(false) };
         let path = self.host.path(&format!("/run/godebug/{id}/ledger"));
         // Without a ledger, or with half a first line, nothing has begun.
         let ledger = fs::read_to_string(path).unwrap_or_default();
-        if ledger.contains(r#""record":"done""#) {
+        if has_taken(&ledger) {
             return Ok(false);
         }
         let units =
@@ -291,4 +292,17 @@ pub(crate) fn send(process: &Process, signal: Signal) -> Result<()> {
         Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
         Err(error) => Err(error).with_context(|| format!("signalling {}", process.name)),
     }
+}
+
+/// Whether a step was taken that is not said to be undone.
+fn has_taken(ledger: &str) -> bool {
+    let mut taken = BTreeSet::new();
+    for record in ledger.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()) {
+        let _ = match record["record"].as_str() {
+            Some("done") => taken.insert(record["step"].as_u64()),
+            Some("undone") => taken.remove(&record["step"].as_u64()),
+            _ => false,
+        };
+    }
+    !taken.is_empty()
 }

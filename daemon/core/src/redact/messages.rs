@@ -9,7 +9,7 @@ const MAP: u64 = 21;
 
 impl Redactor {
     /// Hides what is to be hidden in one message of DAP. True when something was.
-    pub(crate) fn hide_in_dap(&self, message: &mut Value) -> bool {
+    pub fn hide_in_dap(&self, message: &mut Value) -> bool {
         match message {
             Value::Array(all) => {
                 all.iter_mut().map(|one| self.hide_in_dap(one)).fold(false, either)
@@ -72,7 +72,7 @@ impl Redactor {
     }
 
     /// The same for one message of JSON-RPC.
-    pub(crate) fn hide_in_rpc(&self, message: &mut Value) -> bool {
+    pub fn hide_in_rpc(&self, message: &mut Value) -> bool {
         match message {
             Value::Array(all) => {
                 all.iter_mut().map(|one| self.hide_in_rpc(one)).fold(false, either)

@@ -1,5 +1,5 @@
-//! Hides the values of variables that a rule of the host names, on their way to the client, in both
-//! protocols: by the variable's name, by its type, and by what the value looks like.
+//! Hides the values of variables that a rule of the host names, on their way to whoever asked, in both of
+//! dlv's protocols: by the variable's name, by its type, and by what the value looks like.
 //!
 //! What cannot be told by name is not read at all while something is hidden: memory by its address, and
 //! expressions that make a pointer of a number. A value that the program itself keeps under another name
@@ -8,20 +8,24 @@
 mod messages;
 mod rendering;
 
-use crate::policy::Refused;
-use godebug_api::rules::engine::RedactRules;
+use crate::rules::RedactRules;
 use serde_json::{Map, Value};
 
 /// What stands in the place of a value.
-pub(crate) const HIDDEN: &str = "‹hidden by a rule of this host›";
+pub const HIDDEN: &str = "‹hidden by a rule of this host›";
 
 /// The rules, ready to be applied.
 #[derive(Debug)]
-pub(crate) struct Redactor(RedactRules);
+pub struct Redactor(RedactRules);
+
+/// A request that would read what is hidden.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct ReadsHidden(String);
 
 impl Redactor {
     /// `None` when nothing is to be hidden.
-    pub(crate) fn new(rules: RedactRules) -> Option<Self> {
+    pub fn new(rules: RedactRules) -> Option<Self> {
         (rules != RedactRules::default()).then_some(Self(rules))
     }
 
@@ -40,7 +44,7 @@ impl Redactor {
     }
 
     /// `text` without what one of the patterns fits.
-    fn without_patterns(&self, text: String) -> String {
+    pub fn without_patterns(&self, text: String) -> String {
         self.0.patterns.iter().fold(text, |text, pattern| match pattern.is_in(&text) {
             true => pattern.replaced(&text, HIDDEN).into_owned(),
             false => text,
@@ -51,12 +55,13 @@ impl Redactor {
     ///
     /// # Errors
     /// Why it is refused.
-    pub(crate) fn check(&self, request: &str, fields: &Map<String, Value>) -> Result<(), Refused> {
+    pub fn check(&self, request: &str, fields: &Map<String, Value>) -> Result<(), ReadsHidden> {
         const BY_ADDRESS: [&str; 3] = ["readMemory", "writeMemory", "RPCServer.ExamineMemory"];
         if BY_ADDRESS.contains(&request) {
-            return Err(Refused::never(
+            return Err(ReadsHidden(
                 "a rule of this host hides some variables, and memory that is read by its address \
-                 has no names",
+                 has no names"
+                    .to_owned(),
             ));
         }
         // What shapes the view, and where the sources are, is no expression.
@@ -76,7 +81,7 @@ impl Redactor {
         fields.iter().try_for_each(|(name, value)| self.check_value(name, value))
     }
 
-    fn check_value(&self, field: &str, value: &Value) -> Result<(), Refused> {
+    fn check_value(&self, field: &str, value: &Value) -> Result<(), ReadsHidden> {
         // Places in the source, not in the program's data.
         const PLACES: [&str; 6] = ["source", "file", "path", "name", "functionName", "LocExpr"];
         match value {
@@ -93,26 +98,30 @@ impl Redactor {
         }
     }
 
-    /// Any word in it may be a variable's; rather one too many.
-    fn check_text(&self, text: &str) -> Result<(), Refused> {
+    /// The same for one expression: any word in it may be a variable's; rather one too many.
+    ///
+    /// # Errors
+    /// Why it is refused.
+    pub fn check_text(&self, text: &str) -> Result<(), ReadsHidden> {
         let is_of_word = |c: char| c.is_alphanumeric() || c == '_';
         if let Some(word) =
             text.split(|c| !is_of_word(c)).find(|word| !word.is_empty() && self.hides_name(word))
         {
             let word: String = word.chars().take(60).collect();
-            return Err(Refused::never(format!("a rule of this host hides `{word}`")));
+            return Err(ReadsHidden(format!("a rule of this host hides `{word}`")));
         }
         let is_of_type = |c: char| is_of_word(c) || matches!(c, '.' | '/');
         if let Some(name) =
             text.split(|c| !is_of_type(c)).find(|name| name.contains('.') && self.hides_type(name))
         {
             let name: String = name.chars().take(60).collect();
-            return Err(Refused::never(format!("a rule of this host hides what is a `{name}`")));
+            return Err(ReadsHidden(format!("a rule of this host hides what is a `{name}`")));
         }
         if text.contains("(*") && text.replace(char::is_whitespace, "").contains(")(") {
-            return Err(Refused::never(
+            return Err(ReadsHidden(
                 "a rule of this host hides some variables, and an expression that makes a pointer \
-                 of something else could read them by another name",
+                 of something else could read them by another name"
+                    .to_owned(),
             ));
         }
         Ok(())
@@ -120,7 +129,7 @@ impl Redactor {
 }
 
 #[cfg(test)]
-pub(crate) fn redactor(names: &[&str], types: &[&str], patterns: &[&str]) -> Redactor {
+fn redactor(names: &[&str], types: &[&str], patterns: &[&str]) -> Redactor {
     let rules = RedactRules {
         names: names.iter().map(|text| text.parse().unwrap()).collect(),
         types: types.iter().map(|text| text.parse().unwrap()).collect(),

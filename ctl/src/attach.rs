@@ -23,7 +23,7 @@ use std::pin::pin;
 
 pub(crate) async fn attach(output: &Output, arguments: &Attach) -> Result<(), Refusal> {
     if arguments.dry_run {
-        symbols::open(arguments).await?;
+        debug_information(arguments).await?;
         return dry_run(output, arguments).await;
     }
     open(output, arguments, None).await
@@ -58,7 +58,7 @@ pub(crate) async fn open(
         ));
     }
     // Whatever can fail here fails before the host is changed.
-    let mut files: Vec<OwnedFd> = symbols::open(arguments).await?.into_iter().collect();
+    let mut files: Vec<OwnedFd> = debug_information(arguments).await?.into_iter().collect();
     files.extend(executable.map(open_symbols).transpose()?);
     if let Some(path) = &arguments.way.ticket {
         tickets::check_place(path)?;
@@ -94,6 +94,10 @@ pub(crate) async fn open(
         return detach::hand_out(output, arguments, &manager, &opened, &key).await;
     }
     foreground::hold(output, arguments, manager, signals, opened, &key, port).await
+}
+
+async fn debug_information(arguments: &Attach) -> Result<Option<OwnedFd>, Refusal> {
+    symbols::open(arguments.way.symbols.as_deref(), &arguments.unit, arguments.pid).await
 }
 
 async fn dry_run(output: &Output, arguments: &Attach) -> Result<(), Refusal> {

@@ -761,6 +761,10 @@ pub(crate) struct Image {
     /// at once, and somebody has to look at it afterwards
     #[arg(long, requires = "reason")]
     pub(crate) break_glass: bool,
+    /// A file with the debug information of a stripped program, whose build ID must match; or a folder
+    /// in which it lies by build ID, such as /usr/lib/debug; or `debuginfod`, to ask the site's server
+    #[arg(long, value_name = "PATH")]
+    pub(crate) symbols: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

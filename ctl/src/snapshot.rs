@@ -12,6 +12,7 @@ use crate::manager::{answer, manager};
 use crate::output::{Output, ended_early};
 use crate::sessions::stuck;
 use crate::signals::Signals;
+use crate::symbols;
 use crate::waiting::{self, Interrupted::TakesItBack};
 use godebug_api::bus::ManagerProxy;
 use godebug_api::documents::{KeptDump, SessionInfo};
@@ -40,7 +41,7 @@ pub(crate) async fn snapshot(output: &Output, arguments: &Snapshot) -> Result<()
         keep: arguments.keep,
     };
     let request = request(task, &arguments.image, arguments.timeout);
-    take(output, &arguments.unit, &request, Look::default()).await
+    take(output, (&arguments.unit, &arguments.image), &request, Look::default()).await
 }
 
 pub(crate) async fn record(output: &Output, arguments: &Record) -> Result<(), Refusal> {
@@ -55,20 +56,20 @@ pub(crate) async fn record(output: &Output, arguments: &Record) -> Result<(), Re
     };
     let request = request(task, &arguments.image, arguments.time);
     let look = Look { until_time_is_over: true, ..Look::default() };
-    take(output, &arguments.unit, &request, look).await
+    take(output, (&arguments.unit, &arguments.image), &request, look).await
 }
 
 pub(crate) async fn goroutines(output: &Output, arguments: &Goroutines) -> Result<(), Refusal> {
     let request = request(ImageTask::Goroutines, &arguments.image, Patience::default());
     let flame = arguments.flame.as_deref();
     let look = Look { full: arguments.full, flame, ..Look::default() };
-    take(output, &arguments.unit, &request, look).await
+    take(output, (&arguments.unit, &arguments.image), &request, look).await
 }
 
 pub(crate) async fn heap(output: &Output, arguments: &Heap) -> Result<(), Refusal> {
     let task = ImageTask::Heap { top: arguments.top };
     let request = request(task, &arguments.image, Patience::default());
-    take(output, &arguments.unit, &request, Look::default()).await
+    take(output, (&arguments.unit, &arguments.image), &request, Look::default()).await
 }
 
 /// How what is found is looked at.
@@ -88,6 +89,7 @@ fn request(task: ImageTask, image: &Image, patience: Patience) -> ImageRequest {
         max_pause: image.max_pause,
         patience,
         break_glass: image.break_glass,
+        symbols: image.symbols.is_some(),
         part: None,
     }
 }
@@ -95,10 +97,11 @@ fn request(task: ImageTask, image: &Image, patience: Patience) -> ImageRequest {
 /// Has the images taken, and shows every line as it comes. Done when the session is closed.
 async fn take(
     output: &Output,
-    unit: &TargetName,
+    (unit, image): (&TargetName, &Image),
     request: &ImageRequest,
     look: Look<'_>,
 ) -> Result<(), Refusal> {
+    let symbols = symbols::open(image.symbols.as_deref(), unit, image.pid).await?;
     let keeps = request.keep().is_some();
     let request = serde_json::to_string(request).map_err(|error| {
         Refusal::failed(format!("the request cannot be written: {error}"), "report this as a bug")
@@ -107,7 +110,7 @@ async fn take(
     let manager = manager().await?;
     output.live("looking…");
     let opened = tokio::select! {
-        opened = manager.snapshot(&unit, &request) => opened,
+        opened = manager.snapshot(&unit, &request, files(symbols.as_ref())?) => opened,
         () = signals.next() => return Err(interrupted()),
     };
     output.clear();
@@ -117,7 +120,7 @@ async fn take(
     if session.state == State::PendingApproval {
         let id = session.id.clone();
         waiting::until_approved(output, &manager, &mut signals, session, TakesItBack).await?;
-        let (taken, answers) = manager.claim_images(id.as_str()).await?;
+        let (taken, answers) = manager.claim_images(id.as_str(), files(symbols.as_ref())?).await?;
         (session, pipe) = (answer(Ok(taken))?, answers);
     }
     let mut lines = lines(pipe.into());
@@ -171,6 +174,14 @@ async fn end_and_keep(
     let kept: Vec<&KeptDump> = all.iter().filter(is_ours).collect();
     output.note(&render::kept(&session.id, &kept));
     closed
+}
+
+/// A file for one call; it may be needed for a second one.
+fn files(symbols: Option<&OwnedFd>) -> Result<Vec<zbus::OwnedFd>, Refusal> {
+    let copy = symbols.map(|file| file.try_clone()).transpose().map_err(|error| {
+        Refusal::failed(format!("the symbols file cannot be handed over: {error}"), "try again")
+    })?;
+    Ok(copy.into_iter().map(zbus::OwnedFd::from).collect())
 }
 
 fn interrupted() -> Refusal {

@@ -1,11 +1,10 @@
 //! `--symbols`: the debug information of a stripped program: a file, a folder in which it lies by build ID, or
 //! what the site's debuginfod has.
 
-use crate::cli::Attach;
 use crate::manager::{answer, manager};
 use crate::request::open_symbols;
 use godebug_api::documents::Inspection;
-use godebug_api::{Pid, Refusal};
+use godebug_api::{Pid, Refusal, TargetName};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -17,21 +16,25 @@ const DEBUGINFOD: &str = "debuginfod";
 ///
 /// # Errors
 /// When there is none.
-pub(crate) async fn open(arguments: &Attach) -> Result<Option<OwnedFd>, Refusal> {
-    let Some(path) = arguments.way.symbols.as_deref() else { return Ok(None) };
+pub(crate) async fn open(
+    path: Option<&Path>,
+    unit: &TargetName,
+    pid: Option<Pid>,
+) -> Result<Option<OwnedFd>, Refusal> {
+    let Some(path) = path else { return Ok(None) };
     let found = if path.is_dir() {
-        let id = build_id(arguments).await?;
+        let id = build_id(unit, pid).await?;
         in_folder(path, &id)?
     } else if path == Path::new(DEBUGINFOD) && !path.exists() {
-        from_debuginfod(&build_id(arguments).await?)?
+        from_debuginfod(&build_id(unit, pid).await?)?
     } else {
         path.to_owned()
     };
     open_symbols(&found).map(Some)
 }
 
-async fn build_id(arguments: &Attach) -> Result<String, Refusal> {
-    let (unit, pid) = (arguments.unit.to_string(), arguments.pid.map_or(0, Pid::get));
+async fn build_id(unit: &TargetName, pid: Option<Pid>) -> Result<String, Refusal> {
+    let (unit, pid) = (unit.to_string(), pid.map_or(0, Pid::get));
     let target: Inspection = answer(manager().await?.inspect(&unit, pid).await)?;
     let id = target.build_id.filter(|id| id.len() > 2 && id.bytes().all(|b| b.is_ascii_hexdigit()));
     id.ok_or_else(|| {

@@ -231,9 +231,9 @@ fn images(host: &Host) -> Result<()> {
         ensure!(seen[0]["mode"] == "observe" && seen[0]["reason"] == "all stand", "{seen:?}");
         let why = refused(claim(host, "dev", &id)?, 2, "usage").context("taken up as a session")?;
         ensure!(why.contains("about images"), "{why}");
-        let other = "busctl call org.godebug1 /org/godebug1 org.godebug1.Manager ClaimImages s";
-        ensure!(!host.run_as("lea", &format!("{other} {id}"))?.success(), "taken up by another");
-        ensure!(!host.run_as("dev", &format!("{other} {id}"))?.success(), "taken up unapproved");
+        let other = "busctl call org.godebug1 /org/godebug1 org.godebug1.Manager ClaimImages sah";
+        ensure!(!host.run_as("lea", &format!("{other} {id} 0"))?.success(), "taken up by another");
+        ensure!(!host.run_as("dev", &format!("{other} {id} 0"))?.success(), "taken up unapproved");
         refused(ctl(host, "dev", &format!("approve {id}"))?, 3, "refused")?;
         ctl(host, "lea", &format!("approve {id}"))?.exits(0)?;
         let shown = looking.wait(SOON)?.exits(0)?.json()?;

@@ -19,6 +19,7 @@ pub(crate) const ALL: &[Scenario] = &[
     Scenario::new("goroutines_in_a_deadlock_are_named", deadlock).main().shared(),
     Scenario::new("heap_tells_who_holds_the_memory", heap).main().shared(),
     Scenario::new("snapshot_that_cannot_be_is_refused_with_a_remedy", cannot_be).shared(),
+    Scenario::new("snapshot_of_a_stripped_program_has_its_symbols", stripped).main().shared(),
     Scenario::new("snapshot_is_not_for_everybody", not_for_everybody).main().shared(),
     Scenario::new("snapshot_whose_client_vanishes_leaves_nothing", client_vanishes).shared(),
     Scenario::new("hot_service_survives_an_image_that_is_killed", killed).main().shared(),
@@ -92,14 +93,47 @@ fn at_a_line(host: &Host) -> Result<()> {
 }
 
 /// Waits until the line is said to be armed, and is.
+fn stripped(host: &Host) -> Result<()> {
+    start(host, "stripped")?;
+    leaves_nothing(host, &["stripped"], |_| {
+        let bare = host.run("godebugctl --json snapshot stripped")?;
+        let why = refused(bare, 4, "target")?;
+        ensure!(why.contains("--symbols FILE"), "{why}");
+        let other =
+            host.run("godebugctl --json goroutines stripped --symbols /opt/samples/shop")?;
+        let why = refused(other, 4, "target")?;
+        ensure!(why.contains("another build"), "{why}");
+
+        let symbols = "--symbols /opt/samples/shop-stripped.debug-full";
+        let words = format!("stripped {symbols} --at main.priceOf --expr o.Customer --timeout 60s");
+        let mut waiting =
+            host.spawn(&format!("exec godebugctl --json snapshot {words} {PATIENT}"))?;
+        is_armed_in(host, "stripped", &waiting)?;
+        is_answered(order(host, 8083)?)?;
+        let output = waiting.wait(SOON * 4)?.exits(0)?;
+        let hit: Value = serde_json::from_str(output.stdout.trim()).context("not one line")?;
+        ensure!(hit["variables"][0]["value"] == "\"customer-3\"", "{hit}");
+        let all =
+            host.run(&format!("godebugctl --json goroutines stripped {symbols} {PATIENT}"))?;
+        let all = all.exits(0)?.json()?;
+        ensure!(all["groups"].to_string().contains("main.main"), "{all}");
+        Ok(())
+    })?;
+    host.ok("systemctl stop stripped").map(drop)
+}
+
 pub(crate) fn is_armed(host: &Host, waiting: &Spawned) -> Result<()> {
+    is_armed_in(host, "myapp", waiting)
+}
+
+fn is_armed_in(host: &Host, unit: &str, waiting: &Spawned) -> Result<()> {
     host.wait_until("the line is waited at", SOON * 2, || {
-        Ok(waiting.stderr().contains("waiting at ") && is_traced(host)?)
+        Ok(waiting.stderr().contains("waiting at ") && is_traced(host, unit)?)
     })
 }
 
-fn is_traced(host: &Host) -> Result<bool> {
-    let service = host.unit_processes("myapp")?;
+fn is_traced(host: &Host, unit: &str) -> Result<bool> {
+    let service = host.unit_processes(unit)?;
     Ok(service.first().context("no process")?.tracer()? != 0)
 }
 
@@ -362,7 +396,7 @@ fn client_vanishes(host: &Host) -> Result<()> {
             is_armed(host, &waiting)?;
             host.ok(&format!("kill -{signal} $(pidof godebugctl)"))?;
             waiting.wait(SOON)?;
-            host.wait_until("nobody traces the service", SOON, || Ok(!is_traced(host)?))?;
+            host.wait_until("nobody traces the service", SOON, || Ok(!is_traced(host, "myapp")?))?;
             all_gone(host)?;
             is_answered(order(host, 8080)?)?;
         }

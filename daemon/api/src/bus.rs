@@ -32,16 +32,22 @@ pub trait Manager {
     #[zbus(allow_interactive_auth)]
     fn deny(&self, id: &str, reason: &str) -> Result<String, BusError>;
 
-    /// Takes images of `unit`'s process; `request` is an `ImageRequest`. Answers the `SessionInfo` and
+    /// Takes images of `unit`'s process; `request` is an `ImageRequest`, `files` holds the symbols file or
+    /// nothing. Answers the `SessionInfo` and
     /// a pipe with the lines that are found (`image::Line`); the session ends when it is done, or when
     /// the asker leaves the bus. Where others have to consent, it is that of a request that waits, and the
     /// pipe is empty.
     #[zbus(allow_interactive_auth)]
-    fn snapshot(&self, unit: &str, request: &str) -> Result<(String, OwnedFd), BusError>;
+    fn snapshot(
+        &self,
+        unit: &str,
+        request: &str,
+        files: Vec<OwnedFd>,
+    ) -> Result<(String, OwnedFd), BusError>;
 
     /// Takes up a request for images that others have consented to, as `snapshot` would.
     #[zbus(allow_interactive_auth)]
-    fn claim_images(&self, id: &str) -> Result<(String, OwnedFd), BusError>;
+    fn claim_images(&self, id: &str, files: Vec<OwnedFd>) -> Result<(String, OwnedFd), BusError>;
 
     /// The core dumps of a unit, or of the process that had a PID: an array of `KeptDump`.
     fn dumps(&self, which: &str) -> Result<String, BusError>;

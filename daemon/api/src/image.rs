@@ -30,6 +30,9 @@ pub struct ImageRequest {
     /// Without the consent of others that the rule wants, as an alarm.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub break_glass: bool,
+    /// A file with the program's debug information comes along.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub symbols: bool,
     /// Where in the unit the target is. Filled in by godebugd; whatever a client says is not used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub part: Option<Part>,

@@ -233,11 +233,12 @@ impl Manager {
         &self,
         connection: &Connection,
         caller: Caller,
-        unit: &str,
-        request: &str,
+        (unit, request): (&str, &str),
+        files: Vec<OwnedFd>,
     ) -> Result<(String, OwnedFd), Denied> {
         let Place { unit, part } = self.place(unit, &caller).await?;
         let request = ImageRequest { part, ..parse_document(request, "request")? };
+        let symbols = symbols(request.symbols, files)?;
         let details = [
             ("mode", Mode::Observe.to_string()),
             ("reason", request.reason.as_ref().map(ToString::to_string).unwrap_or_default()),
@@ -250,9 +251,9 @@ impl Manager {
         let allowed =
             authorize_session(connection, caller, &wish, running, &details, request).await?;
         let (session, answer) = match allowed {
-            Answer::Granted(allowed) => self.sessions.take_images(&unit, allowed).await?,
+            Answer::Granted(allowed) => self.sessions.take_images(&unit, allowed, symbols).await?,
             Answer::NeedsConsent(allowed) => {
-                let waits = self.sessions.ask_for_images(&unit, allowed).await?;
+                let waits = self.sessions.ask_for_images(&unit, allowed, symbols).await?;
                 // Nothing comes: whoever asks takes it up when it is approved.
                 let (nothing, _) = std::io::pipe().map_err(|error| {
                     Refusal::failed(format!("no pipe can be made: {error}"), "")
@@ -268,17 +269,19 @@ impl Manager {
         connection: &Connection,
         caller: Caller,
         request: &Request,
+        files: Vec<OwnedFd>,
     ) -> Result<(String, OwnedFd), Denied> {
         let Request { images, info, vouched_for, .. } = request;
         let Some(images) = images else {
             let message = format!("request {} is not about images", info.id);
             return Err(Refusal::usage(message, format!("godebugctl claim {}", info.id)).into());
         };
+        let symbols = symbols(images.symbols, files)?;
         let wish = self.wish_of_images(&info.unit, images).await?;
         let (running, asked) = (|| self.sessions.list(), (info, vouched_for.as_ref()));
         let allowed =
             authorize_claim(connection, caller, &wish, asked, running, images.clone()).await?;
-        let (session, answer) = self.sessions.take_images(&info.unit, allowed).await?;
+        let (session, answer) = self.sessions.take_images(&info.unit, allowed, symbols).await?;
         Ok((json(&session)?, answer.into()))
     }
 
@@ -491,19 +494,21 @@ impl Manager {
         &self,
         unit: &str,
         request: &str,
+        files: Vec<OwnedFd>,
         #[zbus(header)] header: Header<'_>,
         #[zbus(connection)] connection: &Connection,
     ) -> Result<(String, OwnedFd), BusError> {
         let _busy = self.activity.begin();
         let caller = Caller::with_login(&header, connection).await?;
         let who = who(&caller);
-        let taken = self.try_snapshot(connection, caller, unit, request).await;
+        let taken = self.try_snapshot(connection, caller, (unit, request), files).await;
         Ok(taken.map_err(|denied| record_refusal(unit, who, denied))?)
     }
 
     async fn claim_images(
         &self,
         id: &str,
+        files: Vec<OwnedFd>,
         #[zbus(header)] header: Header<'_>,
         #[zbus(connection)] connection: &Connection,
     ) -> Result<(String, OwnedFd), BusError> {
@@ -511,7 +516,7 @@ impl Manager {
         let caller = Caller::with_login(&header, connection).await?;
         let who = who(&caller);
         let asked = self.sessions.request(&parse_id(id)?)?;
-        let taken = self.try_claim_images(connection, caller, &asked).await;
+        let taken = self.try_claim_images(connection, caller, &asked, files).await;
         Ok(taken.map_err(|denied| record_refusal(asked.info.unit.as_str(), who, denied))?)
     }
 

@@ -10,6 +10,7 @@ use crate::authority::{Authorized, Caller, Consented, Permitted};
 use crate::config::Config;
 use crate::host::systemd::{Systemd, UnitFacts};
 use crate::host::{ImageMaterial, Material, confinement};
+use crate::paths::SessionPaths;
 use crate::target::find::{self, Target};
 use crate::target::process::{self, Process};
 use godebug_api::documents::{ImageForecast, SessionInfo};
@@ -25,6 +26,7 @@ use godebug_api::{
 use godebug_core::delve::Debugger;
 use godebug_core::ledger::Opened;
 use godebug_core::plan::{self, Confinement};
+use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
@@ -38,6 +40,8 @@ struct Prepared {
     debugger: Debugger,
     forecast: Forecast,
     confinement: Confinement,
+    /// With the target's debug information, where it has none itself.
+    symbols: Option<File>,
 }
 
 impl Sessions {
@@ -49,9 +53,10 @@ impl Sessions {
         &self,
         unit: &UnitName,
         allowed: Authorized<Permitted<ImageRequest>>,
+        symbols: Option<File>,
     ) -> Result<(SessionInfo, OwnedFd), Denied> {
         let one_at_a_time = self.0.preparing.lock().await;
-        let prepared = self.prepare_images(unit, &allowed.get().what).await?;
+        let prepared = self.prepare_images(unit, &allowed.get().what, symbols).await?;
         let (Permitted { what: request, permit, consented }, caller) = allowed.into_inner();
         asks_for_nothing_hidden(&permit, &request)?;
         // Counted once more where no other session can begin in between.
@@ -94,10 +99,10 @@ impl Sessions {
     pub(super) async fn foreseen(
         &self,
         unit: &UnitName,
-        request: &ImageRequest,
+        (request, symbols): (&ImageRequest, Option<File>),
         (caller, permit): (&Caller, &Permit),
     ) -> Result<Opened, Refusal> {
-        let prepared = self.prepare_images(unit, request).await?;
+        let prepared = self.prepare_images(unit, request, symbols).await?;
         asks_for_nothing_hidden(permit, request)?;
         Ok(opened(&prepared, request, (caller, permit), &new_id()?))
     }
@@ -106,6 +111,7 @@ impl Sessions {
         &self,
         unit: &UnitName,
         request: &ImageRequest,
+        symbols: Option<File>,
     ) -> Result<Prepared, Refusal> {
         let systemd = self.shared().host.systemd()?;
         let target = find::find(systemd, unit, request.part.as_ref(), request.pid).await?;
@@ -117,9 +123,9 @@ impl Sessions {
         confinement::lets_debug(target.process.pid, target.unit.as_str(), confinement)?;
         can_be_copied(systemd, &target).await?;
         let debugger = fitting_debugger(&target).await?;
-        has_symbols(&target, Symbols::None)?;
+        has_symbols(&target, symbols.as_ref().map_or(Symbols::None, Symbols::InFile))?;
         let forecast = forecast(&target, request.max_pause)?;
-        Ok(Prepared { target, debugger, forecast, confinement })
+        Ok(Prepared { target, debugger, forecast, confinement, symbols })
     }
 }
 
@@ -361,7 +367,7 @@ fn beginning(
         boot: kernel_says("random/boot_id"),
         values: config.transcript_values,
     };
-    let Prepared { target, debugger, confinement, .. } = prepared;
+    let Prepared { target, debugger, confinement, symbols, .. } = prepared;
     let (id, deadline, lasts) = (&session.id, session.at_most_until, lasts(&request));
     let image = ImageMaterial {
         id: id.clone(),
@@ -375,7 +381,7 @@ fn beginning(
             pid: target.process.pid,
             start_ticks: target.process.start_ticks,
             debugger: debugger.path,
-            symbols: None,
+            symbols: symbols.as_ref().map(|_| SessionPaths::of(id).symbols()),
             guarded: true,
             work: ImageWork::Answer(request),
             redact: config.redact.clone(),
@@ -383,7 +389,7 @@ fn beginning(
         },
         output: Some(output),
         socket: Some(socket),
-        symbols: None,
+        symbols,
     };
     let plan = plan::image_plan(id, &session.unit, session.pid);
     let material = Material { deadline, session: None, image: Some(image) };

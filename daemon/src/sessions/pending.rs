@@ -94,9 +94,10 @@ impl Sessions {
         &self,
         unit: &UnitName,
         allowed: Authorized<Unconsented<ImageRequest>>,
+        symbols: Option<File>,
     ) -> Result<SessionInfo, Refusal> {
         let Unconsented { what: images, permit, approvals } = allowed.get();
-        let opened = self.foreseen(unit, images, (allowed.caller(), permit)).await?;
+        let opened = self.foreseen(unit, (images, symbols), (allowed.caller(), permit)).await?;
         let request = OpenRequest {
             ttl: Ttl::try_from(images.patience.duration())
                 .map_err(|error| Refusal::usage(error.to_string(), "give a longer --timeout"))?,
@@ -108,7 +109,7 @@ impl Sessions {
             hold: true,
             absence: Absence::default(),
             endpoint_host: None,
-            symbols: false,
+            symbols: images.symbols,
             max_freeze: FreezeLimit::default(),
             accept_freeze: false,
             pause: None,

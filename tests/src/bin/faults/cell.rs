@@ -163,6 +163,7 @@ fn await_end(
     point: &Point,
     released: f64,
 ) -> Result<Option<f64>> {
+    let mut bare_since = None;
     loop {
         scene.note_deadline();
         let quiet = seen(scene)?;
@@ -170,7 +171,12 @@ fn await_end(
         if quiet.is_none() {
             return Ok(Some(now));
         }
-        if fault.daemon_is_gone && now > released + 1000.0 && scene.has_only_a_folder()? {
+        // The dead man leaves it so too, for the moment before he takes the folder.
+        bare_since = match fault.daemon_is_gone && scene.has_only_a_folder()? {
+            true => bare_since.or(Some(now)),
+            false => None,
+        };
+        if bare_since.is_some_and(|since| now > since + 1500.0) {
             return Ok(None);
         }
         let due = match scene.deadline {

@@ -30,8 +30,9 @@ fn crash(host: &Host) -> Result<bool> {
     host.ok(&format!(
         "cp /opt/samples/shop {PROGRAM} && mkdir -p {FOLDER} && chown shop {FOLDER}"
     ))?;
-    let pid = run(host)?;
-    host.ok(&format!("kill -ABRT {pid}"))?;
+    run(host)?;
+    // Nobody answers: a goroutine has panicked, and there is no program any more.
+    host.run("curl -s -m 20 http://127.0.0.1:8097/crash")?;
     host.wait_until("it has crashed", SOON, || {
         Ok(host.ok("systemctl show --value -p ActiveState crasher")?.trim() != "active")
     })?;
@@ -110,12 +111,18 @@ fn looked_into(host: &Host) -> Result<()> {
         let mut ide = laptop.dap()?;
         ide.attach()?;
         ide.configuration_done()?;
-        // Else an IDE shows a program that runs.
-        ide.wait_for_stop()?;
+        // It begins with the goroutine that panicked, not with the main one.
+        let (crashed, _) = ide.wait_for_stop()?;
+        let stack = ide.stack_trace(crashed)?;
+        let settle = stack.iter().find(|frame| frame["name"] == "main.settle");
+        let settle = settle.with_context(|| format!("not in goroutine {crashed}: {stack:?}"))?;
+        let frame = settle["id"].as_i64().context("a frame without a number")?;
+        ensure!(ide.evaluate(frame, "o.Customer")?.contains("customer-3"), "{settle}");
         let threads = ide.threads()?;
-        let first = threads[0]["id"].as_i64().context("no goroutines")?;
-        let stack = ide.stack_trace(first)?;
-        ensure!(!stack.is_empty(), "{threads:?}");
+        ensure!(
+            threads.iter().any(|one| one["name"].to_string().contains("main.main")),
+            "{threads:?}"
+        );
         drop(ide);
         let shown = host.ok(&format!("godebugctl show {}", session.id))?;
         ensure!(shown.contains("SIGABRT"), "{shown}");

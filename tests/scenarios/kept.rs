@@ -1,6 +1,6 @@
 //! Images that a recording has kept are opened later, one by one, when the service has long gone on, or is gone.
 
-use crate::support::{Laptop, SOON, Session, leaves_nothing, refused, start};
+use crate::support::{Laptop, SOON, Session, is_answered, leaves_nothing, order, refused, start};
 use anyhow::{Context, Result, ensure};
 use godebug_tests::{Host, nothing_left::kept_images, scenario::Scenario};
 use serde_json::Value;
@@ -151,6 +151,46 @@ fn for_a_time(host: &Host) -> Result<()> {
         let recording = image.split('#').next().unwrap_or_default();
         let trail = host.ok(&format!("godebugctl audit show {recording}"))?;
         ensure!(trail.contains("their time is over"), "{trail}");
+        Ok(())
+    })
+}
+
+/// Takes standard input of the process that takes images, keeps it, and says so.
+const GRAB: &str = r#"
+import ctypes, time, glob
+call = ctypes.CDLL(None, use_errno=True).syscall
+for path in glob.glob("/proc/[0-9]*/comm"):
+    if open(path).read() == "godebug-image\n":
+        pid = int(path.split("/")[2])
+        process = call(434, pid, 0)
+        mine = call(438, process, 0, 0)
+        print("held" if mine >= 0 else "errno %d" % ctypes.get_errno(), flush=True)
+        time.sleep(600)
+print("no process")
+"#;
+
+fn held_open(host: &Host) -> Result<()> {
+    start(host, "myapp")?;
+    leaves_nothing(host, &["myapp"], |_| {
+        let line = format!(
+            "exec godebugctl --json snapshot myapp --at main.priceOf --timeout 60s --keep 8s {PATIENT}"
+        );
+        let mut waiting = host.spawn(&line)?;
+        crate::snapshot::is_armed(host, &waiting)?;
+        // Root can do this; the service cannot, which has not the rights of the process that takes images.
+        let grab = format!("exec python3 -c '{GRAB}'");
+        let as_service =
+            host.run_as("shop", &grab.replace("time.sleep(600)", "raise SystemExit"))?;
+        ensure!(as_service.stdout.contains("errno 1"), "{as_service}");
+        let holder = host.spawn(&grab)?;
+        host.wait_until("the socket is held", SOON, || Ok(holder.stdout().contains("held")))?;
+        is_answered(order(host, 8080)?)?;
+        waiting.wait(SOON * 4)?.exits(0)?;
+        ensure!(kept_images(host)? == 1, "it is not kept");
+        host.wait_until("its time is over", Duration::from_secs(30), || {
+            Ok(kept_images(host)? == 0)
+        })?;
+        drop(holder);
         Ok(())
     })
 }

@@ -1,9 +1,9 @@
 //! What scenarios on virtual machines have in common, whichever security module is enforced there.
 
-use std::time::Duration;
+use std::{net::TcpStream, time::Duration};
 
 use anyhow::{Context, Result, ensure};
-use godebug_tests::{Machine, Vm};
+use godebug_tests::{Machine, Vm, dap::DapClient};
 use serde_json::Value;
 
 use crate::support::{Laptop, Session};
@@ -89,6 +89,28 @@ pub(crate) fn observed(vm: &Vm) -> Result<()> {
     session.stop(vm)
 }
 
+/// A session for the laptop, with time for a machine that is emulated.
+fn opened(vm: &Vm, words: &str) -> Result<Session> {
+    let line = format!(
+        "rm -f /tmp/ticket; godebugctl --json {words} --ttl 10m --detach --ticket /tmp/ticket \
+         --from {} --endpoint {}",
+        vm.laptop_address(),
+        vm.address()
+    );
+    Session::of(vm.run(&line)?.exits(0)?.json()?)
+}
+
+/// An IDE at what has crashed, or was kept.
+fn looking<'a>(vm: &'a Vm, session: &Session) -> Result<(Laptop<'a>, DapClient<TcpStream>)> {
+    let laptop = Laptop::connect(vm, session)?;
+    let mut ide = laptop.dap()?;
+    ide.limit = IN_TIME;
+    ide.attach()?;
+    ide.configuration_done()?;
+    ide.wait_for_event_within("stopped", IN_TIME)?;
+    Ok((laptop, ide))
+}
+
 /// An image that was kept is opened when its session is over, and dropped.
 pub(crate) fn kept(vm: &Vm) -> Result<()> {
     let line =
@@ -97,19 +119,8 @@ pub(crate) fn kept(vm: &Vm) -> Result<()> {
     ensure!(hit["image"] == 1, "it is not kept: {hit}");
     let list = vm.run("godebugctl --json core ticker --list")?.exits(0)?.json()?;
     let image = list[0]["image"]["name"].as_str().context("it is not listed")?.to_owned();
-    let line = format!(
-        "rm -f /tmp/ticket; godebugctl --json core '{image}' --ttl 10m --detach --ticket /tmp/ticket \
-         --from {} --endpoint {}",
-        vm.laptop_address(),
-        vm.address()
-    );
-    let session = Session::of(vm.run(&line)?.exits(0)?.json()?)?;
-    let laptop = Laptop::connect(vm, &session)?;
-    let mut ide = laptop.dap()?;
-    ide.limit = IN_TIME;
-    ide.attach()?;
-    ide.configuration_done()?;
-    ide.wait_for_event_within("stopped", IN_TIME)?;
+    let session = opened(vm, &format!("core '{image}'"))?;
+    let (_laptop, mut ide) = looking(vm, &session)?;
     let goroutine = hit["goroutine"].as_i64().context("no goroutine")?;
     let stack = ide.stack_trace(goroutine)?;
     ensure!(stack[0]["name"] == "main.tick", "{stack:?}");
@@ -123,13 +134,7 @@ pub(crate) fn kept(vm: &Vm) -> Result<()> {
 /// A service that is started with a debugger on it, from its main function on.
 pub(crate) fn started(vm: &Vm) -> Result<()> {
     start_ticker(vm)?;
-    let line = format!(
-        "rm -f /tmp/ticket; godebugctl --json exec ticker --ttl 10m --detach --ticket /tmp/ticket \
-         --from {} --endpoint {}",
-        vm.laptop_address(),
-        vm.address()
-    );
-    let session = Session::of(vm.run(&line)?.exits(0)?.json()?)?;
+    let session = opened(vm, "exec ticker")?;
     // It stood at main: this is its first.
     debugged_after(vm, &session, 0)?;
     session.stop(vm)?;
@@ -148,19 +153,8 @@ pub(crate) fn crashed(vm: &Vm) -> Result<()> {
         let listed = vm.run("coredumpctl --no-pager list COREDUMP_UNIT=crasher.service")?;
         Ok(listed.stdout.contains("present"))
     })?;
-    let line = format!(
-        "rm -f /tmp/ticket; godebugctl --json core crasher --ttl 10m --detach --ticket /tmp/ticket \
-         --from {} --endpoint {}",
-        vm.laptop_address(),
-        vm.address()
-    );
-    let session = Session::of(vm.run(&line)?.exits(0)?.json()?)?;
-    let laptop = Laptop::connect(vm, &session)?;
-    let mut ide = laptop.dap()?;
-    ide.limit = IN_TIME;
-    ide.attach()?;
-    ide.configuration_done()?;
-    ide.wait_for_event_within("stopped", IN_TIME)?;
+    let session = opened(vm, "core crasher")?;
+    let (_laptop, mut ide) = looking(vm, &session)?;
     let threads = ide.threads()?;
     ensure!(
         threads.iter().any(|thread| thread["name"].to_string().contains("main.main")),

@@ -76,7 +76,7 @@ impl Sessions {
         let kept = keep.map(|keep| to_be_kept(&beginning, keep)).transpose()?;
         let (life, info, active) = Life::begin_with(self, beginning)?;
         if let Some((origin, socket)) = kept {
-            self.keep_images(origin, socket);
+            self.keep_images(origin, socket, info.clone());
         }
         self.taken_up(&id);
         drop(one_at_a_time);

@@ -6,7 +6,7 @@
 
 use super::{Sessions, unpoisoned};
 use crate::audit::{self, Entry, Kind};
-use godebug_api::documents::KeptDump;
+use godebug_api::documents::{KeptDump, SessionInfo};
 use godebug_api::handover;
 use godebug_api::image::{ImageNote, Keep};
 use godebug_api::{Deadline, Dump, ImageName, KeptImage, Pid, Refusal, SessionId, UnitName, clock};
@@ -20,6 +20,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::watch;
 
 /// So many of one session; the earliest go first.
 const MOST: usize = 50;
@@ -43,8 +44,6 @@ pub(super) struct Origin {
     pub(super) program: File,
     pub(super) executable: PathBuf,
     pub(super) keep: Keep,
-    /// The latest moment at which one can be taken.
-    pub(super) ends: Deadline,
 }
 
 impl Origin {
@@ -70,7 +69,6 @@ impl Origin {
             program: process.open_exe().map_err(|error| failed(&error))?,
             executable: process.exe_link().map_err(|error| failed(&error))?.0,
             keep,
-            ends: session.at_most_until,
         })
     }
 }
@@ -180,9 +178,14 @@ impl Record {
 }
 
 impl Sessions {
-    /// Keeps what comes through the socket, from now on until its time is over.
-    pub(super) fn keep_images(&self, origin: Origin, socket: OwnedFd) {
-        let (id, ends) = (origin.session.clone(), origin.ends.remaining(clock::now()));
+    /// Keeps what comes through the socket, from now on until the session has ended.
+    pub(super) fn keep_images(
+        &self,
+        origin: Origin,
+        socket: OwnedFd,
+        mut session: watch::Receiver<SessionInfo>,
+    ) {
+        let id = origin.session.clone();
         let until = Deadline::after(clock::now(), origin.keep.duration());
         unpoisoned(&self.0.recorded).0.push_back(Record { origin, images: VecDeque::new(), until });
         let sessions = self.clone();
@@ -196,12 +199,11 @@ impl Sessions {
             }
         });
         tokio::spawn(async move {
-            let mut done = done.1;
-            // The unit may have given its end away, to somebody who keeps it: no image comes after the session's time.
-            if tokio::time::timeout(ends, &mut done).await.is_err() {
-                let _ = rustix::net::shutdown(&*socket, rustix::net::Shutdown::Both);
-                let _ = done.await;
-            }
+            // Whoever tells of it is gone, or tells that it has ended: the unit is gone by then, and what it has sent is
+            // in the socket, from which it is read all the same. Its end of the socket may be somebody else's now.
+            let _ = session.wait_for(|info| !info.state.is_live()).await;
+            let _ = rustix::net::shutdown(&*socket, rustix::net::Shutdown::Both);
+            let _ = done.1.await;
             sessions.let_images_go(&id).await;
         });
     }
@@ -409,7 +411,6 @@ mod tests {
             program: memory(1),
             executable: PathBuf::from("/a"),
             keep: Keep::try_from(keep).unwrap(),
-            ends: Deadline::after(clock::now(), Duration::from_secs(60)),
         };
         let until = Deadline::after(clock::now(), origin.keep.duration());
         Record { origin, images: VecDeque::new(), until }

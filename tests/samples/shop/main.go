@@ -187,6 +187,7 @@ func main() {
 
 	http.HandleFunc("/order", serveOrder)
 	http.HandleFunc("/hot", serveHot)
+	http.HandleFunc("/crash", serveCrash)
 	http.HandleFunc("/healthz", func(w http.ResponseWriter, r *http.Request) { fmt.Fprintln(w, "ok") })
 
 	listener, err := net.Listen("tcp", address)
@@ -197,4 +198,16 @@ func main() {
 	go pingWatchdog()
 	log.Printf("shop listens on %s", listener.Addr())
 	log.Fatal(http.Serve(listener, nil))
+}
+
+// serveCrash makes another goroutine panic, which nothing recovers from.
+func serveCrash(w http.ResponseWriter, r *http.Request) {
+	go settle(orderByID(3), make(chan int))
+	select {}
+}
+
+//go:noinline
+func settle(o order, nobody chan int) {
+	after := o.Items[len(o.Items)]
+	nobody <- after.Cents
 }

@@ -294,12 +294,14 @@ pub(crate) fn send(process: &Process, signal: Signal) -> Result<()> {
     }
 }
 
-/// Whether a step was taken that is not said to be undone.
+/// Whether a step was taken that is not said to be undone, beside dead men, who are units that can be seen.
 fn has_taken(ledger: &str) -> bool {
-    let mut taken = BTreeSet::new();
+    let (mut taken, mut dead_men) = (BTreeSet::new(), BTreeSet::new());
     for record in ledger.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()) {
+        let step = record["step"].as_u64();
         let _ = match record["record"].as_str() {
-            Some("done") => taken.insert(record["step"].as_u64()),
+            Some("intent") if record["grant"]["kind"] == "dead-man" => dead_men.insert(step),
+            Some("done") => !dead_men.contains(&step) && taken.insert(step),
             Some("undone") => taken.remove(&record["step"].as_u64()),
             _ => false,
         };

@@ -811,6 +811,9 @@ pub(crate) struct Share {
     /// The name or address by which they reach this host [default: the one in your own ticket]
     #[arg(long, value_name = "HOST")]
     pub(crate) endpoint: Option<Endpoint>,
+    /// Take back what was given: their tickets are worth nothing from now on, and their connections end
+    #[arg(long, conflicts_with_all = ["observe", "ticket", "endpoint"])]
+    pub(crate) withdraw: bool,
 }
 
 #[derive(Debug, Args)]

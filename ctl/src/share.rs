@@ -1,4 +1,4 @@
-//! `share`: a second ticket for somebody else, with a certificate and a name of their own.
+//! `share`: a second ticket for somebody else, with a certificate and a name of their own; and taking it back.
 
 use crate::cli::Share;
 use crate::keys::Key;
@@ -9,6 +9,9 @@ use godebug_api::documents::{Opened, SessionInfo, ShareRequest};
 use godebug_api::{Mode, Refusal};
 
 pub(crate) async fn share(output: &Output, arguments: &Share) -> Result<(), Refusal> {
+    if arguments.withdraw {
+        return withdraw(output, arguments).await;
+    }
     if let Some(path) = &arguments.ticket {
         tickets::check_place(path)?;
     }
@@ -24,6 +27,13 @@ pub(crate) async fn share(output: &Output, arguments: &Share) -> Result<(), Refu
     let manager = manager().await?;
     let opened: Opened = answer(manager.share(arguments.id.as_str(), &request).await)?;
     hand_out(output, arguments, &opened, &key)
+}
+
+async fn withdraw(output: &Output, arguments: &Share) -> Result<(), Refusal> {
+    let (id, name) = (arguments.id.as_str(), arguments.name.to_string());
+    let session: SessionInfo = answer(manager().await?.withdraw(id, &name).await)?;
+    let text = format!("{name} is shut out of session {id} on {}", session.unit);
+    output.result(&session, &text)
 }
 
 /// Whoever cannot be given the ticket cannot use it either: nothing has to be taken back.

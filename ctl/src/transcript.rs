@@ -156,6 +156,7 @@ fn said(line: &Line) -> String {
         "connected" => format!("{client} connected"),
         "let-in" if line.watches => format!("{} may come and watch", safe(&line.name)),
         "let-in" => format!("{} may come", safe(&line.name)),
+        "withdrawn" => format!("{} may not come any more", safe(&line.name)),
         "disconnected" => {
             format!("{client} left after {}: {}", seconds(line.ms), safe(&line.why))
         }

@@ -31,6 +31,8 @@ pub enum Kind {
     Extended,
     /// Somebody was let into a session.
     Shared,
+    /// They were shut out again.
+    Withdrawn,
     /// Everything was given back and read back.
     Closed,
     /// Something could not be given back.
@@ -67,6 +69,7 @@ impl Kind {
             Self::Active => "active",
             Self::Extended => "extended",
             Self::Shared => "shared",
+            Self::Withdrawn => "withdrawn",
             Self::Closed => "closed",
             Self::Stuck => "stuck",
             Self::Recovered => "recovered",
@@ -90,6 +93,7 @@ impl Kind {
             Self::Active => "5d9d1a52b7f94c1a9b3e1f0a6c3e5b03",
             Self::Extended => "5d9d1a52b7f94c1a9b3e1f0a6c3e5b04",
             Self::Shared => "5d9d1a52b7f94c1a9b3e1f0a6c3e5b20",
+            Self::Withdrawn => "5d9d1a52b7f94c1a9b3e1f0a6c3e5b24",
             Self::Closed => "5d9d1a52b7f94c1a9b3e1f0a6c3e5b05",
             Self::Stuck => "5d9d1a52b7f94c1a9b3e1f0a6c3e5b06",
             Self::Recovered => "5d9d1a52b7f94c1a9b3e1f0a6c3e5b07",

@@ -13,6 +13,7 @@ use crate::support::{
 pub(crate) const ALL: &[Scenario] = &[
     Scenario::new("shared_session_has_a_name_for_each_of_its_people", guest).main().shared(),
     Scenario::new("shared_session_can_be_watched_and_no_more", watcher).main().shared(),
+    Scenario::new("shared_ticket_is_taken_back_before_the_end", withdrawn).main().shared(),
     Scenario::new("shared_session_needs_a_rule_and_a_right", denied),
 ];
 
@@ -107,6 +108,51 @@ fn may_not(answer: Result<Value>) -> Result<()> {
     let said = answer.map_err(|error| format!("{error:#}"));
     ensure!(said.as_ref().is_err_and(|why| why.contains("can only watch")), "{said:?}");
     Ok(())
+}
+
+fn withdrawn(host: &Host) -> Result<()> {
+    leaves_nothing(host, &["myapp"], |_| {
+        let session = Session::for_laptop(host, "myapp", "90s")?;
+        let ticket = ticket_of(host, &session, "--name bob")?;
+        let mine = Laptop::connect(host, &session)?;
+        let mut own = mine.rpc()?;
+        let theirs = Laptop::with_ticket(host, &ticket)?;
+        let mut ide = theirs.dap()?;
+        ide.attach()?;
+        ide.set_function_breakpoints(&["main.priceOf"])?;
+        ide.configuration_done()?;
+        let request = order(host, 8080)?;
+        ide.wait_for_stop()?;
+
+        let withdraw = |name: &str| {
+            host.run(&format!("godebugctl --json share {} --name {name} --withdraw", session.id))
+        };
+        refused(withdraw("nobody")?, 2, "usage")?;
+        ensure!(ide.threads().is_ok(), "they were cut off by another's name");
+        withdraw("bob")?.exits(0)?;
+        ensure!(ide.threads().is_err(), "they are still there");
+        ensure!(own.state().is_ok(), "its owner was cut off too");
+        let late = host.laptop(&format!(
+            "{} connect {}",
+            host.path("/usr/bin/godebugctl").display(),
+            host.path("/tmp/guest").display()
+        ))?;
+        ensure!(!late.success(), "they come again: {late}");
+        refused(withdraw("bob")?, 2, "usage")?;
+        // The owner goes on where they were, with somebody else of the same name.
+        own.send("Command", json!({"name": "continue"}))?;
+        is_answered(request)?;
+        let again = Laptop::with_ticket(host, &ticket_of(host, &session, "--name bob --observe")?)?;
+        ensure!(again.rpc()?.state()?["Running"].is_boolean(), "a new ticket lets nobody in");
+        drop(own);
+        session.stop(host)?;
+        let page = host.ok(&format!("godebugctl audit show {}", session.id))?;
+        for part in ["root shuts bob out", "bob may not come any more", "its ticket was withdrawn"]
+        {
+            ensure!(page.contains(part), "the record does not say {part:?}:\n{page}");
+        }
+        Ok(())
+    })
 }
 
 const RULES: &str = r#"

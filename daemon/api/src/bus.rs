@@ -73,6 +73,11 @@ pub trait Manager {
     #[zbus(allow_interactive_auth)]
     fn share(&self, id: &str, request: &str) -> Result<String, BusError>;
 
+    /// Shuts out whoever was let into a session by this name; answers its `SessionInfo` when their connections have
+    /// ended.
+    #[zbus(allow_interactive_auth)]
+    fn withdraw(&self, id: &str, name: &str) -> Result<String, BusError>;
+
     /// Ends a session; answers its `SessionInfo` when everything is given back, or is stuck.
     #[zbus(allow_interactive_auth)]
     fn stop(&self, id: &str) -> Result<String, BusError>;

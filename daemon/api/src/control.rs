@@ -76,6 +76,10 @@ pub enum Request {
         /// They may only watch.
         observes: bool,
     },
+    /// Whoever was let in by this name is no longer, and their connections end. Answered when they have. Root only.
+    Withdraw {
+        name: GuestName,
+    },
     /// The end of the session is now here. Root only.
     SetDeadline {
         deadline: Deadline,

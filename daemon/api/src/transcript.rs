@@ -39,6 +39,10 @@ pub enum Entry<'a> {
         name: &'a GuestName,
         watches: bool,
     },
+    /// They may not any more.
+    Withdrawn {
+        name: &'a GuestName,
+    },
     Disconnected {
         client: &'a str,
         ms: u64,

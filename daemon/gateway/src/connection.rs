@@ -3,7 +3,7 @@
 
 use crate::clients::Listed;
 use crate::gateway::Shared;
-use crate::guests::Part;
+use crate::guests::{Part, Standing};
 use crate::keeper::milliseconds;
 use crate::protocol::Protocol;
 use crate::relay::{BUFFER, relay};
@@ -22,6 +22,7 @@ use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 use tokio_rustls::server::TlsStream;
+use tokio_util::sync::CancellationToken;
 
 /// A client that has vanished is noticed after 15 + 3 × 5 s of silence, or 30 s of unanswered data.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(15);
@@ -42,23 +43,28 @@ pub(crate) async fn serve(
         Some(Ok(admitted)) => admitted,
         Some(Err(why)) => return shared.refuse(peer, &why),
     };
-    let Admitted { mut tls, subject, part, _place } = admitted;
-    let listed = shared.clients.list(peer, part);
+    let Admitted { mut tls, subject, standing, _place } = admitted;
+    let listed = shared.clients.list(peer, standing.part);
     shared.totals.accepted.fetch_add(1, Relaxed);
     tracing::info!(%peer, subject, "accepted");
 
     let start = Instant::now();
     let traffic = Traffic::part_of(Arc::clone(&shared.totals));
     let client = format!("{subject} {peer}");
-    let watches = part == Part::Watches;
+    let watches = standing.part == Part::Watches;
     shared.transcript.record(&Entry::Connected { client: &client, watches });
-    let conversation = converse(&shared, &mut tls, (&client, &listed), &traffic);
+    let here = Here { client: &client, listed: &listed, leave: &standing.leave };
+    let conversation = converse(&shared, &mut tls, here, &traffic);
     let ended = shared.cut.run_until_cancelled(conversation).await;
     let why = match ended {
         None => {
             // Reset instead of closed: what the kernel still holds for the client is not sent.
             let _ = tls.get_ref().0.set_zero_linger();
             "the session was cut".to_owned()
+        }
+        Some(Ok(SHUT_OUT)) => {
+            let _ = tls.get_ref().0.set_zero_linger();
+            SHUT_OUT.to_owned()
         }
         Some(Ok(why)) => why.to_owned(),
         Some(Err(error)) => error.to_string(),
@@ -74,7 +80,7 @@ pub(crate) async fn serve(
 struct Admitted {
     tls: TlsStream<TcpStream>,
     subject: String,
-    part: Part,
+    standing: Standing,
     _place: OwnedSemaphorePermit,
 }
 
@@ -89,6 +95,8 @@ enum NotAdmitted {
     Tls(io::Error),
     #[error("as many connections as the session may have are open")]
     Full,
+    #[error("its ticket was withdrawn")]
+    Withdrawn,
 }
 
 async fn admit(
@@ -111,8 +119,10 @@ async fn admit(
     connection.set_buffer_limit(Some(BUFFER));
     let certificate = connection.peer_certificates().and_then(<[_]>::first);
     let subject = certificate.map_or_else(|| "-".to_owned(), subject::common_name);
-    let part = certificate.map_or(Part::Takes, |own| shared.guests.part_of(own));
-    Ok(Admitted { tls, subject, part, _place: place })
+    let standing = certificate
+        .map_or_else(|| Some(Standing::default()), |own| shared.guests.standing_of(own))
+        .ok_or(NotAdmitted::Withdrawn)?;
+    Ok(Admitted { tls, subject, standing, _place: place })
 }
 
 fn tune(tcp: &TcpStream) -> Result<(), rustix::io::Errno> {
@@ -124,15 +134,29 @@ fn tune(tcp: &TcpStream) -> Result<(), rustix::io::Errno> {
     sockopt::set_tcp_user_timeout(tcp, UNACKNOWLEDGED_MS)
 }
 
+/// A client that is listed.
+#[derive(Clone, Copy)]
+struct Here<'a> {
+    client: &'a str,
+    listed: &'a Listed<'a>,
+    leave: &'a CancellationToken,
+}
+
+/// How it ends for a guest who is not let in any more.
+const SHUT_OUT: &str = "its ticket was withdrawn";
+
 /// Speaks for the client to dlv; returns how it ended.
 async fn converse(
     shared: &Shared,
     tls: &mut TlsStream<TcpStream>,
-    (client, listed): (&str, &Listed<'_>),
+    Here { client, listed, leave }: Here<'_>,
     traffic: &Traffic,
 ) -> io::Result<&'static str> {
     let mut opening = vec![0; BUFFER];
-    let count = tls.read(&mut opening).await?;
+    let Some(read) = leave.run_until_cancelled(tls.read(&mut opening)).await else {
+        return Ok(SHUT_OUT);
+    };
+    let count = read?;
     opening.truncate(count);
     let Some(first) = opening.first() else {
         tls.shutdown().await?;
@@ -158,11 +182,14 @@ async fn converse(
     match shared.release.begin(shared).await {
         Ok(debugger) => {
             let grace = shared.limits.close_grace;
-            let ended =
-                relay(&mut *tls, debugger, (opening, &mut notices), &mut screen, (traffic, grace))
-                    .await;
+            let both = (opening, &mut notices);
+            let relayed = relay(&mut *tls, debugger, both, &mut screen, (traffic, grace));
+            let ended = leave.run_until_cancelled(relayed).await;
             shared.release.end(shared, screen.into_hand()).await;
-            ended.map(|()| "both sides have finished")
+            match ended {
+                None => Ok(SHUT_OUT),
+                Some(ended) => ended.map(|()| "both sides have finished"),
+            }
         }
         Err(error) => {
             tracing::warn!(%error, "dlv takes no connection");

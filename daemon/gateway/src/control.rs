@@ -5,8 +5,8 @@ use crate::gateway::Shared;
 use crate::guests::Part;
 use crate::notify;
 use crate::transcript::Entry;
-use godebug_api::clock;
 use godebug_api::control::{LONGEST_LINE, Reply, Request};
+use godebug_api::{GuestName, clock};
 use std::convert::Infallible;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
@@ -112,7 +112,7 @@ async fn answer(shared: &Shared, request: Request, uid: u32) -> Reply {
         }
         Request::Admit { ca, certificate, name, observes } if uid == 0 => {
             let part = if observes { Part::Watches } else { Part::Takes };
-            match shared.guests.let_in(&certificate, &ca, part) {
+            match shared.guests.let_in(name.clone(), (&certificate, &ca), part) {
                 Ok(()) => {
                     tracing::info!(%name, observes, "lets a guest in");
                     let entry = Entry::LetIn { name: &name, watches: observes };
@@ -125,6 +125,11 @@ async fn answer(shared: &Shared, request: Request, uid: u32) -> Reply {
         Request::Admit { .. } => {
             tracing::warn!(uid, "refused to let a guest in");
             refused(format!("only root may let others into a session, and you are uid {uid}"))
+        }
+        Request::Withdraw { name } if uid == 0 => withdraw(shared, &name).await,
+        Request::Withdraw { .. } => {
+            tracing::warn!(uid, "refused to shut a guest out");
+            refused(format!("only root may shut others out of a session, and you are uid {uid}"))
         }
         Request::SetDeadline { deadline } if uid == 0 => {
             let seconds = deadline.remaining(clock::now()).as_secs();
@@ -139,6 +144,18 @@ async fn answer(shared: &Shared, request: Request, uid: u32) -> Reply {
             tracing::warn!(uid, "refused to move the session's end");
             refused(format!("only root may move the end of a session, and you are uid {uid}"))
         }
+    }
+}
+
+async fn withdraw(shared: &Shared, name: &GuestName) -> Reply {
+    match shared.guests.withdraw(name).await {
+        Ok(0) => refused(format!("nobody was let in as {name}")),
+        Ok(certificates) => {
+            tracing::info!(%name, certificates, "shuts a guest out");
+            shared.transcript.record(&Entry::Withdrawn { name });
+            Reply::Done
+        }
+        Err(error) => refused(error.to_string()),
     }
 }
 
@@ -205,12 +222,31 @@ mod tests {
         assert_eq!(answer(shared, Request::SetDeadline { deadline }, 0).await, Reply::Done);
         assert_eq!(shared.deadline(), deadline);
         let own = rcgen::generate_simple_self_signed(vec!["g".to_owned()]).unwrap();
-        let (ca, name) = (own.cert.pem(), "bob".parse().unwrap());
-        let admit =
-            |certificate| Request::Admit { ca: ca.clone(), certificate, name, observes: true };
-        let reply = answer(shared, admit(ca.clone()), 1000).await;
+        let (ca, name): (_, GuestName) = (own.cert.pem(), "bob".parse().unwrap());
+        let admit = || Request::Admit {
+            ca: ca.clone(),
+            certificate: ca.clone(),
+            name: name.clone(),
+            observes: true,
+        };
+        let reply = answer(shared, admit(), 1000).await;
         assert!(matches!(reply, Reply::Refused { why } if why.contains("uid 1000")));
-        assert_eq!(shared.guests.part_of(own.cert.der()), Part::Takes, "nobody was let in");
+        let standing = || shared.guests.standing_of(own.cert.der());
+        assert_eq!(standing().unwrap().part, Part::Takes, "nobody was let in");
+        assert!(matches!(answer(shared, admit(), 0).await, Reply::Admitted { .. }));
+        let guest = standing().unwrap();
+        assert_eq!(guest.part, Part::Watches);
+        let withdraw = || Request::Withdraw { name: name.clone() };
+        let reply = answer(shared, withdraw(), 1000).await;
+        assert!(matches!(reply, Reply::Refused { why } if why.contains("uid 1000")));
+        assert!(!guest.leave.is_cancelled());
+        let (reply, ()) = tokio::join!(answer(shared, withdraw(), 0), async {
+            guest.leave.cancelled().await;
+            drop(guest);
+        });
+        assert_eq!(reply, Reply::Done);
+        assert!(standing().is_none(), "one in the middle of a handshake would be let in");
+        assert!(matches!(answer(shared, withdraw(), 0).await, Reply::Refused { .. }));
         assert_eq!(answer(shared, Request::Cut, 1000).await, Reply::Done);
     }
 

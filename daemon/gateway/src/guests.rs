@@ -2,10 +2,14 @@
 //! their own that godebugd tells the gateway of. A guest may be one who only watches.
 
 use crate::tls::{Doors, TlsError};
+use godebug_api::GuestName;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 /// More than this are no few colleagues.
 const MOST: usize = 16;
@@ -36,18 +40,33 @@ struct Known {
     doors: Doors,
     acceptor: TlsAcceptor,
     guests: Vec<Guest>,
+    /// Of those who were let in and are no longer: one may be in the middle of a handshake.
+    withdrawn: Vec<CertificateDer<'static>>,
 }
 
 struct Guest {
+    name: GuestName,
     certificate: CertificateDer<'static>,
     ca: CertificateDer<'static>,
     part: Part,
+    /// Cancelled when they are to leave.
+    leave: CancellationToken,
+    connections: TaskTracker,
+}
+
+/// What a client has who was verified, for as long as it is connected.
+#[derive(Default)]
+pub(crate) struct Standing {
+    pub(crate) part: Part,
+    /// Cancelled when it is to leave before the session's end.
+    pub(crate) leave: CancellationToken,
+    _counted: Option<TaskTrackerToken>,
 }
 
 impl Guests {
     pub(crate) fn new(doors: Doors) -> Result<Self, TlsError> {
         let acceptor = TlsAcceptor::from(doors.server(&[])?);
-        Ok(Self(Mutex::new(Known { doors, acceptor, guests: Vec::new() })))
+        Ok(Self(Mutex::new(Known { doors, acceptor, guests: Vec::new(), withdrawn: Vec::new() })))
     }
 
     /// For the next handshake.
@@ -64,31 +83,85 @@ impl Guests {
     ///
     /// # Errors
     /// When one of them cannot be used; nobody is let in then.
-    pub(crate) fn let_in(&self, certificate: &str, ca: &str, part: Part) -> Result<(), NotLetIn> {
+    pub(crate) fn let_in(
+        &self,
+        name: GuestName,
+        (certificate, ca): (&str, &str),
+        part: Part,
+    ) -> Result<(), NotLetIn> {
         let read =
             |pem: &str| CertificateDer::from_pem_slice(pem.as_bytes()).map_err(TlsError::from);
-        let guest = Guest { certificate: read(certificate)?, ca: read(ca)?, part };
+        let (leave, connections) = (CancellationToken::new(), TaskTracker::new());
+        let (certificate, ca) = (read(certificate)?, read(ca)?);
+        let guest = Guest { name, certificate, ca, part, leave, connections };
         let mut known = self.known();
         if known.guests.len() >= MOST {
             return Err(NotLetIn::TooMany);
         }
-        let mut cas: Vec<_> = known.guests.iter().map(|guest| guest.ca.clone()).collect();
-        cas.push(guest.ca.clone());
-        known.acceptor = TlsAcceptor::from(known.doors.server(&cas)?);
         known.guests.push(guest);
+        if let Err(error) = known.open_for_all() {
+            known.guests.pop();
+            return Err(error.into());
+        }
         Ok(())
     }
 
-    /// What the holder of this certificate, which was verified, may do.
-    pub(crate) fn part_of(&self, certificate: &CertificateDer<'_>) -> Part {
+    /// Whoever was let in by this name may not come any more, and those who are there leave: when this returns they
+    /// have. How many certificates that were.
+    ///
+    /// # Errors
+    /// When the door cannot be changed; nobody leaves then.
+    pub(crate) async fn withdraw(&self, name: &GuestName) -> Result<usize, NotLetIn> {
+        let leaving = self.known().shut_out(name)?;
+        for guest in &leaving {
+            guest.leave.cancel();
+            guest.connections.close();
+        }
+        for guest in &leaving {
+            guest.connections.wait().await;
+        }
+        Ok(leaving.len())
+    }
+
+    /// What the holder of this certificate, which was verified, may do; `None` when it is nothing any more.
+    pub(crate) fn standing_of(&self, certificate: &CertificateDer<'_>) -> Option<Standing> {
         let known = self.known();
+        if known.withdrawn.iter().any(|withdrawn| withdrawn == certificate) {
+            return None;
+        }
         let guest = known.guests.iter().find(|guest| guest.certificate == *certificate);
         // Each guest's CA has signed one certificate, and the session's own none of theirs.
-        guest.map_or(Part::Takes, |guest| guest.part)
+        Some(guest.map_or_else(Standing::default, |guest| Standing {
+            part: guest.part,
+            leave: guest.leave.clone(),
+            _counted: Some(guest.connections.token()),
+        }))
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
         // Nothing can panic while it is held.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Known {
+    /// The next handshake knows the CAs of all guests.
+    fn open_for_all(&mut self) -> Result<(), TlsError> {
+        let cas: Vec<_> = self.guests.iter().map(|guest| guest.ca.clone()).collect();
+        self.acceptor = TlsAcceptor::from(self.doors.server(&cas)?);
+        Ok(())
+    }
+
+    fn shut_out(&mut self, name: &GuestName) -> Result<Vec<Guest>, TlsError> {
+        let (leaving, staying) =
+            std::mem::take(&mut self.guests).into_iter().partition(|guest| guest.name == *name);
+        self.guests = staying;
+        let leaving: Vec<Guest> = leaving;
+        if let Err(error) = self.open_for_all() {
+            self.guests.extend(leaving);
+            return Err(error);
+        }
+        self.withdrawn.extend(leaving.iter().map(|guest| guest.certificate.clone()));
+        Ok(leaving)
     }
 }

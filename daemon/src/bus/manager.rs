@@ -25,7 +25,9 @@ use godebug_api::documents::{ClaimRequest, OpenAnswer, OpenRequest, SessionInfo,
 use godebug_api::image::ImageRequest;
 use godebug_api::rules::Hypothesis;
 use godebug_api::rules::engine::Command;
-use godebug_api::{Login, Mode, Part, Pid, Reason, Refusal, SessionId, Ttl, UnitName, clock};
+use godebug_api::{
+    GuestName, Login, Mode, Part, Pid, Reason, Refusal, SessionId, Ttl, UnitName, clock,
+};
 use std::time::Duration;
 use zbus::message::Header;
 use zbus::object_server::SignalEmitter;
@@ -666,6 +668,22 @@ impl Manager {
         let unit = session.unit.to_string();
         let shared = self.try_share(connection, caller, session, request).await;
         Ok(shared.map_err(|denied| record_refusal(&unit, who, denied))?)
+    }
+
+    async fn withdraw(
+        &self,
+        id: &str,
+        name: &str,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<String, BusError> {
+        let _busy = self.activity.begin();
+        let caller = Caller::of(&header, connection).await?;
+        let name: GuestName = name.parse().map_err(|error: godebug_api::WordError| {
+            Refusal::usage(format!("that is nobody's name: {error}"), "give the one of `share`")
+        })?;
+        let id = self.for_session(connection, caller, Action::Stop, parse_id(id)?).await?;
+        Ok(json(&self.sessions.withdraw(id, name).await?)?)
     }
 
     async fn stop(

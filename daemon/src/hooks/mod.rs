@@ -176,6 +176,7 @@ fn event_of(kind: Kind) -> Option<Event> {
         Kind::BreakGlass => Some(Event::BreakGlass),
         Kind::Refused
         | Kind::Shared
+        | Kind::Withdrawn
         | Kind::Opening
         | Kind::Launching
         | Kind::Extended

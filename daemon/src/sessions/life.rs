@@ -20,7 +20,8 @@ use godebug_api::documents::{Opened as OpenedDocument, SessionInfo, ShareRequest
 use godebug_api::image::{ImageConfig, ImageWork};
 use godebug_api::rules::engine::RedactRules;
 use godebug_api::{
-    CloseReason, Deadline, Mode, PauseBudget, Port, Refusal, SessionId, StartAt, State, Ttl, clock,
+    CloseReason, Deadline, GuestName, Mode, PauseBudget, Port, Refusal, SessionId, StartAt, State,
+    Ttl, clock,
 };
 use godebug_core::forecast::{Measured, Work};
 use godebug_core::grant::Grant;
@@ -306,6 +307,9 @@ impl Life {
                     Some(Command::Share { guest, by, answer }) => {
                         let _ = answer.send(self.share(guest, &by).await);
                     }
+                    Some(Command::Withdraw { name, by, answer }) => {
+                        let _ = answer.send(self.withdraw(name, &by).await);
+                    }
                     Some(Command::Hold { by, answer }) => {
                         let _ = answer.send(self.hold_again(by, &mut watched).await);
                     }
@@ -530,6 +534,9 @@ impl Life {
                     Some(Command::Share { answer, .. }) => {
                         let _ = answer.send(Err(Refusal::refused("the session is not active yet", "wait for it")));
                     }
+                    Some(Command::Withdraw { answer, .. }) => {
+                        let _ = answer.send(Err(Refusal::refused("the session is not active yet", "wait for it")));
+                    }
                     Some(Command::Hold { answer, .. }) => {
                         let _ = answer.send(Err(Refusal::refused("the session is not active yet", "wait for it")));
                     }
@@ -715,6 +722,33 @@ impl Life {
             host: host.unwrap_or_else(|| "127.0.0.1".to_owned()),
             port: port.get(),
         })
+    }
+
+    /// Shuts out whoever was let in by this name. Recorded afterwards: it takes nothing but what was given.
+    async fn withdraw(&self, name: GuestName, by: &Actor) -> Result<SessionInfo, Refusal> {
+        let id = &self.session.id;
+        let failed = |why: String| {
+            Refusal::failed(
+                format!("{name} may still come: {why}"),
+                format!("`godebugctl stop {id}` ends the session for everybody"),
+            )
+        };
+        let control = SessionPaths::of(id).control_socket();
+        let request = Request::Withdraw { name: name.clone() };
+        match gateway::ask(&control, &request, GATEWAY_PATIENCE).await {
+            Ok(Reply::Done) => {}
+            Ok(Reply::Refused { why }) => {
+                return Err(Refusal::usage(why, format!("see `godebugctl audit show {id}`")));
+            }
+            Ok(_) => return Err(failed("the gateway answers something else".to_owned())),
+            Err(error) => return Err(failed(error.to_string())),
+        }
+        let message =
+            format!("session {id} on {}: {} shuts {name} out", self.session.unit, by.user);
+        if let Err(refusal) = self.record_of(Kind::Withdrawn, by, message) {
+            tracing::error!("that {name} was shut out is not recorded: {refusal}");
+        }
+        Ok(self.info.borrow().clone())
     }
 
     /// Puts firewalld's rules back with the time that remains, after a reload or an extension.

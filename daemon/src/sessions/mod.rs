@@ -24,7 +24,7 @@ use crate::ledger::{Ledger, LedgerFileError};
 use crate::paths::SessionPaths;
 use crate::{audit, certificates, hooks, transcripts};
 use godebug_api::documents::{OpenRequest, Opened as OpenedDocument, SessionInfo, ShareRequest};
-use godebug_api::{CloseReason, Refusal, SessionId, State, Ttl, UnitName};
+use godebug_api::{CloseReason, GuestName, Refusal, SessionId, State, Ttl, UnitName};
 use godebug_core::ledger::Opened;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs::File;
@@ -54,6 +54,12 @@ enum Command {
         guest: ShareRequest,
         by: Actor,
         answer: oneshot::Sender<Result<OpenedDocument, Refusal>>,
+    },
+    /// Whoever was let in by this name is shut out.
+    Withdraw {
+        name: GuestName,
+        by: Actor,
+        answer: oneshot::Sender<Result<SessionInfo, Refusal>>,
     },
 }
 
@@ -417,6 +423,25 @@ impl Sessions {
         let (answer, answered) = oneshot::channel();
         let ended = || Refusal::refused(format!("session {id} is ending"), "open a new one");
         commands.send(Command::Share { guest, by, answer }).await.map_err(|_| ended())?;
+        answered.await.map_err(|_| ended())?
+    }
+
+    /// Shuts somebody out who was let into a session.
+    ///
+    /// # Errors
+    /// When there is none, when it is not active, or nobody was let in by that name.
+    pub async fn withdraw(
+        &self,
+        allowed: Authorized<SessionId>,
+        name: GuestName,
+    ) -> Result<SessionInfo, Refusal> {
+        let (id, caller) = allowed.into_inner();
+        let by = Actor { uid: caller.uid, user: caller.user };
+        let commands = unpoisoned(&self.0.live).get(&id).map(|handle| handle.commands.clone());
+        let Some(commands) = commands else { return Err(no_such(&id)) };
+        let (answer, answered) = oneshot::channel();
+        let ended = || Refusal::refused(format!("session {id} is ending"), "nobody is let in then");
+        commands.send(Command::Withdraw { name, by, answer }).await.map_err(|_| ended())?;
         answered.await.map_err(|_| ended())?
     }
 

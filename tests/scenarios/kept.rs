@@ -9,6 +9,7 @@ use std::time::Duration;
 pub(crate) const ALL: &[Scenario] = &[
     Scenario::new("recorded_images_are_opened_when_the_service_is_gone", opened_later).main(),
     Scenario::new("images_are_kept_for_their_time_and_for_nobody_else", for_a_time),
+    Scenario::new("images_go_in_time_whoever_holds_the_socket_they_came_by", held_open),
 ];
 
 /// The images of a host that is busy may stop a service for longer than people's own.

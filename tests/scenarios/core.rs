@@ -106,7 +106,7 @@ fn looked_into(host: &Host) -> Result<()> {
             laptop.dlv_connect("goroutines\ngoroutine 1 bt\np len(main.cache)\nexit -c\n")?;
         let mut dlv = said.dlv;
         let said = dlv.wait(SOON)?.stdout;
-        ensure!(said.contains("main.serveCrash") && said.contains("\n7\n"), "dlv shows: {said}");
+        ensure!(said.contains("main.main") && said.contains("\n7\n"), "dlv shows: {said}");
 
         let mut ide = laptop.dap()?;
         ide.attach()?;

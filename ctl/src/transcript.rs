@@ -138,6 +138,28 @@ struct Line {
     breakpoint: String,
     breakpoints_off: u64,
     breakpoints_cleared: u64,
+    variables: Vec<Variable>,
+}
+
+/// A variable that somebody was shown, with as much of its value as the host's rule has kept.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Variable {
+    name: String,
+    value: Option<String>,
+    sha256: Option<String>,
+}
+
+impl Variable {
+    /// As it stands there: not safe for a terminal.
+    pub(crate) fn told(&self) -> String {
+        let Self { name, value, sha256 } = self;
+        match (value, sha256) {
+            (Some(value), _) => format!("{name} = {value}"),
+            (None, Some(hash)) => format!("{name} (SHA-256 {hash})"),
+            (None, None) => name.clone(),
+        }
+    }
 }
 
 /// One line for a person.
@@ -161,6 +183,7 @@ fn said(line: &Line) -> String {
             format!("{client} left after {}: {}", seconds(line.ms), safe(&line.why))
         }
         "operation" => operation(line),
+        "shown" => format!("{client} was shown {}", shown_variables(&line.variables)),
         "stood" => format!("the service stood for {}", seconds(line.ms)),
         "image" if line.place.is_empty() => {
             format!("an image was taken; the service stood for {} ms", line.pause_ms)
@@ -190,10 +213,26 @@ fn said(line: &Line) -> String {
         "ended" => format!(
             "the end: {}; it stood for {} in all, {} at the longest stop",
             safe(&line.why),
-            seconds(line.stood_ms),
-            seconds(line.longest_stop_ms)
+            span(line.stood_ms),
+            span(line.longest_stop_ms)
         ),
         other => safe(other),
+    }
+}
+
+/// An image is a matter of milliseconds, a stop of seconds.
+fn span(ms: u64) -> String {
+    if ms < 1000 { format!("{ms} ms") } else { seconds(ms) }
+}
+
+/// As many as stand on a line.
+fn shown_variables(all: &[Variable]) -> String {
+    const LONGEST: usize = 300;
+    let all: Vec<String> = all.iter().map(Variable::told).collect();
+    let text = safe(all.join(", "));
+    match text.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
     }
 }
 
@@ -246,6 +285,8 @@ mod tests {
             json!({"event": "begun", "mode": "step"}),
             json!({"event": "operation", "operation": "evaluate", "subject": HOSTILE, "outcome": "allowed"}),
             json!({"event": "operation", "operation": "set", "subject": "x", "outcome": "refused", "why": "no"}),
+            json!({"event": "shown", "client": "ann", "variables": [{"name": "a", "value": "1"},
+                {"name": "b", "sha256": "ba78"}, {"name": HOSTILE}]}),
             json!({"event": "let-go", "why": "it has stood for 30 s", "breakpoints_off": 2}),
             json!({"event": "ended", "why": "over", "stood_ms": 30_000, "longest_stop_ms": 30_000}),
         ]
@@ -255,12 +296,16 @@ mod tests {
     fn what_was_done_is_told_one_line_each() {
         let (transcript, end) = transcript(&all());
         let text = filtered(&transcript.shown(Some(&end)), false);
-        for part in
-            ["refused: no", "let go: it has stood for 30 s", "30 s in all", "whole: 5 lines"]
-        {
+        for part in [
+            "refused: no",
+            "ann was shown a = 1, b (SHA-256 ba78), a",
+            "let go: it has stood for 30 s",
+            "30 s in all",
+            "whole: 6 lines",
+        ] {
             assert!(text.contains(part), "no {part:?} in\n{text}");
         }
-        assert_eq!(text.lines().count(), 1 + 1 + 5 + 1, "{text}");
+        assert_eq!(text.lines().count(), 1 + 1 + 6 + 1, "{text}");
         assert!(text.chars().all(|c| c == '\n' || !c.is_control()), "{text:?}");
     }
 

@@ -34,6 +34,8 @@ fn of_record(id: &str, record: &AuditRecord) -> String {
 
 fn of_operation(id: &str, line: &Operation) -> String {
     let Operation { time, event, client, operation, subject, outcome, why, .. } = line;
+    let shown = line.shown();
+    let subject = if shown.is_empty() { subject } else { &shown };
     let event = if operation.is_empty() { event } else { operation };
     let outcome = if why.is_empty() { outcome.clone() } else { format!("{outcome}: {why}") };
     row([time, id, "operation", event, "", "", client, subject, &outcome])

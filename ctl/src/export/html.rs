@@ -372,8 +372,7 @@ fn granted(story: &Story) -> String {
 
 fn done(session: &BundledSession, story: &Story) -> String {
     if session.transcript.is_empty() {
-        return "<h3>What was done</h3>\n<p>No transcript was kept: none is for a session that was never opened, \
-                nor for one that works on a copy of the memory.</p>\n"
+        return "<h3>What was done</h3>\n<p>No transcript was kept: none is for a session that was never opened.</p>\n"
             .to_owned();
     }
     let rows: String = story.operations.iter().map(operation).collect();
@@ -410,6 +409,11 @@ fn operation(line: &Operation) -> String {
         ),
         "connected" => ("a client connected".to_owned(), text(&line.client), String::new()),
         "disconnected" => ("a client left".to_owned(), text(&line.client), text(&line.why)),
+        "shown" => (
+            "values were shown".to_owned(),
+            format!("<code>{}</code>", text(line.shown())),
+            format!("to {}", text(&line.client)),
+        ),
         "stood" => (
             "the service stood still".to_owned(),
             String::new(),
@@ -450,12 +454,8 @@ fn operation(line: &Operation) -> String {
         ),
         other => (text(other), text(&line.subject), text(&line.why)),
     };
-    let shown = match &line.shown {
-        serde_json::Value::Null => String::new(),
-        shown => format!("<br><code>{}</code>", text(shown)),
-    };
     format!(
-        "<tr><td class=\"t\">{}</td><td>{what}</td><td>{subject}{shown}</td><td>{outcome}</td></tr>\n",
+        "<tr><td class=\"t\">{}</td><td>{what}</td><td>{subject}</td><td>{outcome}</td></tr>\n",
         time(&line.time)
     )
 }

@@ -1,11 +1,11 @@
 //! What the lines of a session tell, taken out of them once for every form of it. All of it is text: it was
 //! checked when it was written, and is shown as it stands.
 
+use crate::transcript::Variable;
 use godebug_api::audit::{AuditRecord, Facts};
 use godebug_api::chain::{BundledSession, Head};
 use godebug_api::documents::TranscriptEnd;
 use serde::Deserialize;
-use serde_json::Value;
 
 /// A session as its records tell it.
 pub(super) struct Story {
@@ -33,8 +33,15 @@ pub(super) struct Operation {
     pub(super) longest_stop_ms: Option<u64>,
     pub(super) breakpoints_off: Option<u64>,
     pub(super) breakpoints_cleared: Option<u64>,
-    /// What was shown, where the host's rule lets the transcript keep it.
-    pub(super) shown: Value,
+    /// What was shown, with as much as the host's rule lets the transcript keep.
+    pub(super) variables: Vec<Variable>,
+}
+
+impl Operation {
+    /// What was shown, one after the other.
+    pub(super) fn shown(&self) -> String {
+        self.variables.iter().map(Variable::told).collect::<Vec<_>>().join(", ")
+    }
 }
 
 impl Story {

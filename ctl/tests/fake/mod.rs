@@ -194,7 +194,13 @@ impl Manager {
         book.info()
     }
 
-    fn snapshot(&self, unit: &str, request: &str) -> Result<(String, OwnedFd), BusError> {
+    fn snapshot(
+        &self,
+        unit: &str,
+        request: &str,
+        files: Vec<OwnedFd>,
+    ) -> Result<(String, OwnedFd), BusError> {
+        assert!(files.is_empty(), "no symbols were named");
         let request: ImageRequest = serde_json::from_str(request).unwrap();
         let mut book = self.0.lock().unwrap();
         if unit == "refused.service" {

@@ -165,9 +165,11 @@ fn nothing_hostile_becomes_more_than_text() {
         .map(|event| record(event, HOSTILE, details.clone()))
         .to_vec();
     records[0]["unit"] = HOSTILE.into();
-    let transcript =
-        [json!({"time": HOSTILE, "event": "operation", "operation": HOSTILE, "subject": HOSTILE,
-        "outcome": "refused", "why": HOSTILE, "client": HOSTILE, "shown": [HOSTILE]})];
+    let transcript = [
+        json!({"time": HOSTILE, "event": "operation", "operation": HOSTILE, "subject": HOSTILE,
+        "outcome": "refused", "why": HOSTILE, "client": HOSTILE}),
+        json!({"event": "shown", "client": HOSTILE, "variables": [{"name": HOSTILE, "value": HOSTILE}]}),
+    ];
     let bundle = signed(&records, &transcript);
     let page = made(&bundle, ExportFormat::Html);
     let harmless = made(&whole(), ExportFormat::Html);
@@ -177,6 +179,6 @@ fn nothing_hostile_becomes_more_than_text() {
     assert!(!page.contains("onload=\"") && !page.contains('\u{1b}') && !page.contains('\u{202e}'));
     assert!(looked_at(&page).intact);
     let table = made(&bundle, ExportFormat::Csv);
-    assert!(!table.contains('\u{1b}') && table.lines().count() == 1 + 4 + 1 + 1, "{table}");
+    assert!(!table.contains('\u{1b}') && table.lines().count() == 1 + 4 + 2 + 1, "{table}");
     assert!(looked_at(&table).intact);
 }

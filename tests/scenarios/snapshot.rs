@@ -19,7 +19,7 @@ pub(crate) const ALL: &[Scenario] = &[
     Scenario::new("goroutines_in_a_deadlock_are_named", deadlock).main().shared(),
     Scenario::new("heap_tells_who_holds_the_memory", heap).main().shared(),
     Scenario::new("snapshot_that_cannot_be_is_refused_with_a_remedy", cannot_be).shared(),
-    Scenario::new("snapshot_of_a_stripped_program_has_its_symbols", stripped).main().shared(),
+    Scenario::new("snapshot_of_a_stripped_program_has_its_symbols", stripped).shared(),
     Scenario::new("snapshot_is_not_for_everybody", not_for_everybody).main().shared(),
     Scenario::new("snapshot_whose_client_vanishes_leaves_nothing", client_vanishes).shared(),
     Scenario::new("hot_service_survives_an_image_that_is_killed", killed).main().shared(),

@@ -157,6 +157,18 @@ fn a_transcript_that_was_cut_before_it_was_signed_is_found() {
 }
 
 #[test]
+fn an_auditor_reads_which_values_were_shown() {
+    let shown = json!({"time": "2026-01-31T00:00:00Z", "event": "shown", "client": "ann", "variables": [
+        {"name": "o.ID", "value": "3"}, {"name": "card", "sha256": "ba78"}, {"name": "label"}]});
+    let bundle = signed(&[record("closed", "ann", json!({}))], &[shown]);
+    for format in [ExportFormat::Html, ExportFormat::Csv] {
+        let text = made(&bundle, format);
+        let told = "o.ID = 3, card (SHA-256 ba78), label";
+        assert!(text.contains(told), "{format:?}: {text}");
+    }
+}
+
+#[test]
 fn nothing_hostile_becomes_more_than_text() {
     let details = json!({"reason": HOSTILE, "rule": HOSTILE, "close_detail": HOSTILE, "debugger": HOSTILE,
         "opened_by": HOSTILE, "opened_by_uid": 7, "stuck": [HOSTILE], "note": HOSTILE,

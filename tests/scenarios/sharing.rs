@@ -2,7 +2,7 @@
 //! some who can only watch.
 
 use anyhow::{Result, ensure};
-use godebug_tests::{Host, scenario::Scenario, tls};
+use godebug_tests::{Host, Output, scenario::Scenario, tls};
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -22,6 +22,15 @@ fn ticket_of(host: &Host, session: &Session, options: &str) -> Result<String> {
     let share = format!("godebugctl share {} {options} --ticket /tmp/guest", session.id);
     host.ok(&format!("rm -f /tmp/guest; {share}"))?;
     host.read_file("/tmp/guest")
+}
+
+/// What the laptop says to the ticket that was made last.
+fn connects(host: &Host) -> Result<Output> {
+    host.laptop(&format!(
+        "{} connect {}",
+        host.path("/usr/bin/godebugctl").display(),
+        host.path("/tmp/guest").display()
+    ))
 }
 
 fn guest(host: &Host) -> Result<()> {
@@ -45,11 +54,7 @@ fn guest(host: &Host) -> Result<()> {
         session.stop(host)?;
 
         // With the session the ticket is over.
-        let late = host.laptop(&format!(
-            "{} connect {}",
-            host.path("/usr/bin/godebugctl").display(),
-            host.path("/tmp/guest").display()
-        ))?;
+        let late = connects(host)?;
         ensure!(!late.success(), "a guest connects to a session that is over: {late}");
         let page = host.ok(&format!("godebugctl audit show {}", session.id))?;
         for part in ["root lets bob in", "bob may come", "bob (guest of root) "] {
@@ -128,19 +133,16 @@ fn withdrawn(host: &Host) -> Result<()> {
             host.run(&format!("godebugctl --json share {} --name {name} --withdraw", session.id))
         };
         refused(withdraw("nobody")?, 2, "usage")?;
+        let line = format!("godebugctl --json share {} --name bob --withdraw", session.id);
+        refused(host.run_as("shop", &line)?, 3, "refused")?;
         ensure!(ide.threads().is_ok(), "they were cut off by another's name");
         withdraw("bob")?.exits(0)?;
         ensure!(ide.threads().is_err(), "they are still there");
         ensure!(own.state().is_ok(), "its owner was cut off too");
-        let late = host.laptop(&format!(
-            "{} connect {}",
-            host.path("/usr/bin/godebugctl").display(),
-            host.path("/tmp/guest").display()
-        ))?;
+        let late = connects(host)?;
         ensure!(!late.success(), "they come again: {late}");
         refused(withdraw("bob")?, 2, "usage")?;
-        // The owner goes on where they were, with somebody else of the same name.
-        own.send("Command", json!({"name": "continue"}))?;
+        // It was theirs that the service stood. The owner lets in somebody else of the same name.
         is_answered(request)?;
         let again = Laptop::with_ticket(host, &ticket_of(host, &session, "--name bob --observe")?)?;
         ensure!(again.rpc()?.state()?["Running"].is_boolean(), "a new ticket lets nobody in");

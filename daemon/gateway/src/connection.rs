@@ -22,7 +22,6 @@ use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 use tokio_rustls::server::TlsStream;
-use tokio_util::sync::CancellationToken;
 
 /// A client that has vanished is noticed after 15 + 3 × 5 s of silence, or 30 s of unanswered data.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(15);
@@ -43,7 +42,7 @@ pub(crate) async fn serve(
         Some(Ok(admitted)) => admitted,
         Some(Err(why)) => return shared.refuse(peer, &why),
     };
-    let Admitted { mut tls, subject, standing, _place } = admitted;
+    let Admitted { mut tls, subject, mut standing, _place } = admitted;
     let listed = shared.clients.list(peer, standing.part);
     shared.totals.accepted.fetch_add(1, Relaxed);
     tracing::info!(%peer, subject, "accepted");
@@ -53,8 +52,7 @@ pub(crate) async fn serve(
     let client = format!("{subject} {peer}");
     let watches = standing.part == Part::Watches;
     shared.transcript.record(&Entry::Connected { client: &client, watches });
-    let here = Here { client: &client, listed: &listed, leave: &standing.leave };
-    let conversation = converse(&shared, &mut tls, here, &traffic);
+    let conversation = converse(&shared, &mut tls, (&client, &listed, &mut standing), &traffic);
     let ended = shared.cut.run_until_cancelled(conversation).await;
     let why = match ended {
         None => {
@@ -134,14 +132,6 @@ fn tune(tcp: &TcpStream) -> Result<(), rustix::io::Errno> {
     sockopt::set_tcp_user_timeout(tcp, UNACKNOWLEDGED_MS)
 }
 
-/// A client that is listed.
-#[derive(Clone, Copy)]
-struct Here<'a> {
-    client: &'a str,
-    listed: &'a Listed<'a>,
-    leave: &'a CancellationToken,
-}
-
 /// How it ends for a guest who is not let in any more.
 const SHUT_OUT: &str = "its ticket was withdrawn";
 
@@ -149,10 +139,11 @@ const SHUT_OUT: &str = "its ticket was withdrawn";
 async fn converse(
     shared: &Shared,
     tls: &mut TlsStream<TcpStream>,
-    Here { client, listed, leave }: Here<'_>,
+    (client, listed, standing): (&str, &Listed<'_>, &mut Standing),
     traffic: &Traffic,
 ) -> io::Result<&'static str> {
     let mut opening = vec![0; BUFFER];
+    let leave = standing.leave.clone();
     let Some(read) = leave.run_until_cancelled(tls.read(&mut opening)).await else {
         return Ok(SHUT_OUT);
     };
@@ -185,6 +176,11 @@ async fn converse(
             let both = (opening, &mut notices);
             let relayed = relay(&mut *tls, debugger, both, &mut screen, (traffic, grace));
             let ended = leave.run_until_cancelled(relayed).await;
+            if ended.is_none() {
+                // At once: to let the service go can take dlv a while.
+                let _ = rustix::net::shutdown(tls.get_ref().0, rustix::net::Shutdown::Both);
+                standing.has_left();
+            }
             shared.release.end(shared, screen.into_hand()).await;
             match ended {
                 None => Ok(SHUT_OUT),

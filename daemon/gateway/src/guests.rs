@@ -6,11 +6,15 @@ use godebug_api::GuestName;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
+/// How long it is waited for the end of a guest's connections. Shorter than godebugd waits for an answer.
+const LEAVING: Duration = Duration::from_secs(1);
 /// More than this are no few colleagues.
 const MOST: usize = 16;
 
@@ -60,7 +64,14 @@ pub(crate) struct Standing {
     pub(crate) part: Part,
     /// Cancelled when it is to leave before the session's end.
     pub(crate) leave: CancellationToken,
-    _counted: Option<TaskTrackerToken>,
+    counted: Option<TaskTrackerToken>,
+}
+
+impl Standing {
+    /// Nothing of the client's is carried any more, whatever is still to be cleared up after it.
+    pub(crate) fn has_left(&mut self) {
+        self.counted = None;
+    }
 }
 
 impl Guests {
@@ -117,8 +128,11 @@ impl Guests {
             guest.leave.cancel();
             guest.connections.close();
         }
+        // The door is shut and the relays are dropped when they are next looked at, which is now.
         for guest in &leaving {
-            guest.connections.wait().await;
+            if timeout(LEAVING, guest.connections.wait()).await.is_err() {
+                tracing::warn!(%name, "a connection of theirs is still being closed");
+            }
         }
         Ok(leaving.len())
     }
@@ -134,7 +148,7 @@ impl Guests {
         Some(guest.map_or_else(Standing::default, |guest| Standing {
             part: guest.part,
             leave: guest.leave.clone(),
-            _counted: Some(guest.connections.token()),
+            counted: Some(guest.connections.token()),
         }))
     }
 

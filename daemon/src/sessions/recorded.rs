@@ -44,6 +44,8 @@ pub(super) struct Origin {
     pub(super) program: File,
     pub(super) executable: PathBuf,
     pub(super) keep: Keep,
+    /// The latest moment at which one can be taken.
+    pub(super) ends: Deadline,
 }
 
 impl Origin {
@@ -69,6 +71,7 @@ impl Origin {
             program: process.open_exe().map_err(|error| failed(&error))?,
             executable: process.exe_link().map_err(|error| failed(&error))?.0,
             keep,
+            ends: session.at_most_until,
         })
     }
 }
@@ -185,7 +188,7 @@ impl Sessions {
         socket: OwnedFd,
         mut session: watch::Receiver<SessionInfo>,
     ) {
-        let id = origin.session.clone();
+        let (id, ends) = (origin.session.clone(), origin.ends.remaining(clock::now()));
         let until = Deadline::after(clock::now(), origin.keep.duration());
         unpoisoned(&self.0.recorded).0.push_back(Record { origin, images: VecDeque::new(), until });
         let sessions = self.clone();
@@ -201,7 +204,9 @@ impl Sessions {
         tokio::spawn(async move {
             // Whoever tells of it is gone, or tells that it has ended: the unit is gone by then, and what it has sent is
             // in the socket, from which it is read all the same. Its end of the socket may be somebody else's now.
-            let _ = session.wait_for(|info| !info.state.is_live()).await;
+            // Its time is the latest in any case.
+            let ended = session.wait_for(|info| !info.state.is_live());
+            let _ = tokio::time::timeout(ends, ended).await;
             let _ = rustix::net::shutdown(&*socket, rustix::net::Shutdown::Both);
             let _ = done.1.await;
             sessions.let_images_go(&id).await;
@@ -411,6 +416,7 @@ mod tests {
             program: memory(1),
             executable: PathBuf::from("/a"),
             keep: Keep::try_from(keep).unwrap(),
+            ends: Deadline::after(clock::now(), Duration::from_secs(60)),
         };
         let until = Deadline::after(clock::now(), origin.keep.duration());
         Record { origin, images: VecDeque::new(), until }

@@ -35,18 +35,27 @@ pub(crate) struct Load {
 
 /// The session.
 pub(crate) fn measure(host: &Host) -> Result<Load> {
-    during(host, session)
+    during(host, 0, session)
 }
 
-/// While `doing` is done, which tells of its phases.
+/// While `doing` is done, which tells of its phases. Beside those that are timed a crowd of so many asks as fast as
+/// it is answered.
 pub(crate) fn during(
     host: &Host,
+    crowd: usize,
     doing: impl FnOnce(&Host, Instant) -> Result<Phases>,
 ) -> Result<Load> {
     let begun = Instant::now();
     let samples = Mutex::new(Vec::new());
     let is_over = AtomicBool::new(false);
     let phases = std::thread::scope(|scope| {
+        for _ in 0..crowd {
+            scope.spawn(|| {
+                while !is_over.load(Relaxed) {
+                    let _ = request(host);
+                }
+            });
+        }
         scope.spawn(|| {
             let mut due = begun;
             while !is_over.load(Relaxed) {

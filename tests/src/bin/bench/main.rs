@@ -21,7 +21,7 @@ use figures::{Series, milliseconds, table};
 use godebug_tests::{Host, Snapshot, Suite, image, nothing_left};
 use opening::{Kind, Openings};
 
-const USAGE: &str = "usage: bench [--write] [--only-gateway | --only-images | --many-images N] [--rounds N] [--sessions N]";
+const USAGE: &str = "usage: bench [--write] [--only-gateway | --only-images | --only-users | --many-images N] [--rounds N] [--sessions N]";
 /// What may be added to bare dlv at the median, in milliseconds.
 const AIM_LAPTOP: f64 = 150.0;
 const AIM_HERE: f64 = 40.0;
@@ -44,6 +44,7 @@ struct Wanted {
     write: bool,
     only_gateway: bool,
     only_images: bool,
+    only_users: bool,
     many_images: Option<usize>,
     rounds: usize,
     sessions: usize,
@@ -64,6 +65,7 @@ fn wanted() -> Result<Wanted> {
         write: false,
         only_gateway: false,
         only_images: false,
+        only_users: false,
         many_images: None,
         rounds: 12,
         sessions: 10,
@@ -75,6 +77,7 @@ fn wanted() -> Result<Wanted> {
             "--write" => wanted.write = true,
             "--only-gateway" => wanted.only_gateway = true,
             "--only-images" => wanted.only_images = true,
+            "--only-users" => wanted.only_users = true,
             "--many-images" => wanted.many_images = Some(number()?),
             "--rounds" => wanted.rounds = number()?,
             "--sessions" => wanted.sessions = number()?,
@@ -88,6 +91,10 @@ fn measure(wanted: &Wanted) -> Result<()> {
     let host = Host::boot(Suite::Trixie)?;
     if wanted.only_gateway {
         return measure_gateway(&host, wanted.write);
+    }
+    if wanted.only_users {
+        println!("{}", images::busy(&host)?.text());
+        return Ok(());
     }
     if wanted.only_images {
         return measure_images(&host, wanted.write);

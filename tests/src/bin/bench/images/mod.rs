@@ -75,7 +75,9 @@ pub(crate) fn snapshots(host: &Host, unit: &str, words: &str, limit: Duration) -
 
 /// Those who use a service of which a hundred images are taken, and where dlv stops at the same line as often.
 pub(crate) fn busy(host: &Host) -> Result<Busy> {
-    load::during(host, looked_at).map(Busy)
+    let steady = load::during(host, 0, looked_at)?;
+    let full = load::during(host, CROWD, looked_at)?;
+    Ok(Busy { steady, full })
 }
 
 fn looked_at(host: &Host, begun: Instant) -> Result<Phases> {
@@ -100,7 +102,14 @@ fn looked_at(host: &Host, begun: Instant) -> Result<Phases> {
     Ok(phases)
 }
 
-pub(crate) struct Busy(Load);
+/// They keep all cores of any machine of ours busy.
+const CROWD: usize = 8;
+
+pub(crate) struct Busy {
+    /// When there is little to do but what is timed.
+    steady: Load,
+    full: Load,
+}
 
 impl Busy {
     pub(crate) fn text(&self) -> String {
@@ -108,13 +117,15 @@ impl Busy {
             "### Those who use a service that is looked at\n\n\
              The same line and the same variable, {LOOKS} times by `godebugctl snapshot --at` and {LOOKS} times by a \
              breakpoint of bare dlv,\nwhose client asks for the variable and goes on as fast as it can.\n\n{}\n\
+             The same at full load: {CROWD} more ask for orders as fast as they are answered.\n\n{}\n\
              ![latency while images are taken, and while dlv stops](images.svg)\n",
-            self.0.table()
+            self.steady.table(),
+            self.full.table()
         )
     }
 
     pub(crate) fn svg(&self) -> String {
-        self.0.svg()
+        self.steady.svg()
     }
 }
 

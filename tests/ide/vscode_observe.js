@@ -41,6 +41,8 @@ async function main() {
     assert.strictEqual(body.reason, "breakpoint");
     assert.deepStrictEqual(body.hitBreakpointIds, [set.body.breakpoints[0].id]);
     const threadId = body.threadId;
+    // Longer than any image may stop the service: who uses it would see if it stood as the IDE does.
+    if (hit === 0) await new Promise((resolve) => setTimeout(resolve, 3000));
     const threads = await client.threadsRequest();
     assert(threads.body.threads.some((thread) => thread.id === threadId));
     const stack = await client.stackTraceRequest({ threadId, startFrame: 0, levels: 20 });

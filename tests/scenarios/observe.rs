@@ -285,7 +285,7 @@ fn museum(host: &Host) -> Result<()> {
 fn busy(host: &Host) -> Result<Spawned> {
     host.spawn(
         "for client in 1 2 3 4; do \
-           while curl -s -m 20 -o /dev/null 'http://127.0.0.1:8080/order?id=3' || true; do sleep 0.02; done & \
+           while curl -s -m 20 -o /dev/null -w '%{time_total}\\n' 'http://127.0.0.1:8080/order?id=3' || true; do sleep 0.02; done & \
          done; wait",
     )
 }
@@ -295,7 +295,7 @@ fn vscode(host: &Host) -> Result<()> {
     leaves_nothing(host, &["myapp"], |_| {
         let session = open(host)?;
         let laptop = Laptop::connect(host, &session)?;
-        let _busy = busy(host)?;
+        let busy = busy(host)?;
         let (line, later) = (line_of("discounts := map")?, line_of("return finish(")?);
         let (folder, here, port) = (folder.display(), here.display(), laptop.address.port());
         let mut code = host.laptop_spawn(&format!(
@@ -303,6 +303,12 @@ fn vscode(host: &Host) -> Result<()> {
         ))?;
         let said = code.wait(SOON * 4)?.ok()?;
         ensure!(said.contains("OK"), "it did not come to its end: {said}");
+        let answers = busy.stdout();
+        drop(busy);
+        let waits: Vec<f64> = answers.lines().filter_map(|line| line.parse().ok()).collect();
+        let longest = waits.iter().copied().fold(0.0, f64::max);
+        // The person has looked at one for three seconds.
+        ensure!(waits.len() > 50 && longest < 2.0, "{} answers, {longest} s", waits.len());
         is_answered(order(host, 8080)?)?;
         session.stop(host)?;
         is_within_the_bound(host, &session)

@@ -8,11 +8,12 @@ pub use watch::{Watch, watch};
 use crate::{kept, paths};
 use godebug_core::Forecast;
 use godebug_core::forecast::{History, Measured, Pace, Work};
+use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 use std::hint::black_box;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Raised whenever what is kept changes its meaning.
 const FORMAT: u32 = 1;
@@ -80,20 +81,27 @@ fn speed() -> Pace {
 
 /// Takes fresh memory, fills it and walks through it byte by byte, as one does who inflates and
 /// parses DWARF. The work is done by the standard library, which is always optimised, so that a
-/// debug build finds the same speed.
+/// debug build finds the same speed. Measured is this thread's own time: what others take of the
+/// processors just now says nothing about the host, and the forecast has a margin for it.
 fn taste() -> Duration {
     const SIZE: usize = 4 << 20;
     const PIECE: &str = "a\u{e9}\u{20ac}\u{1d11e}b";
-    let begun = Instant::now();
+    let begun = worked();
     let text = PIECE.repeat(SIZE / PIECE.len());
     black_box(std::str::from_utf8(black_box(text.as_bytes())).is_ok());
-    begun.elapsed()
+    worked().saturating_sub(begun)
+}
+
+/// The processor time of this thread.
+fn worked() -> Duration {
+    Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap_or_default()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::sync::atomic::{AtomicBool, Ordering};
 
     const WORK: Work = Work { debug_bytes: 8_000_000, threads: 4 };
 
@@ -113,6 +121,22 @@ mod tests {
             remember_in(&path, owner(), Measured { work: WORK, freeze_ms: 3000 }).unwrap();
         }
         assert!(history(&path, owner()).forecast(WORK).as_millis() >= 3000);
+    }
+
+    #[test]
+    fn a_host_that_is_busy_is_not_taken_for_a_slow_one() {
+        let alone = speed();
+        let busy = AtomicBool::new(true);
+        let taken = std::thread::scope(|scope| {
+            for _ in 0..4 * std::thread::available_parallelism().map_or(2, usize::from) {
+                scope.spawn(|| while busy.load(Ordering::Relaxed) {});
+            }
+            let taken = speed();
+            busy.store(false, Ordering::Relaxed);
+            taken
+        });
+        // By the clock on the wall it was four times as slow, and often more.
+        assert!(u64::from(taken) < 3 * u64::from(alone), "{taken:?}, alone {alone:?}");
     }
 
     #[test]

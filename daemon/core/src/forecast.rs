@@ -142,15 +142,21 @@ impl History {
     /// The pace that explains most freezes. Nobody can tell whether dlv slept in one, so it lies
     /// between what most took besides the sleep, and what the quick ones, which had none, took. The
     /// guess counts as one of them: it decides alone before there are any, and hardly later.
+    ///
+    /// The slowest of them all never decides: one attaching while the host was busy with something
+    /// else, or had to read the program from its disk, would have the next ones refused.
     fn pace(&self) -> Pace {
         let skipped = self.freezes.len().saturating_sub(REMEMBERED);
         let latest = &self.freezes[skipped..];
         let paces = |of: fn(&Measured) -> Pace| {
             let mut paces: Vec<Pace> = latest.iter().map(of).chain([self.guess]).collect();
             paces.sort_unstable();
+            if paces.len() > 1 {
+                paces.pop();
+            }
             paces
         };
-        let most = quantile(&paces(Measured::with_sleep), 80);
+        let most = quantile(&paces(Measured::with_sleep), 85);
         let quick = quantile(&paces(Measured::without_sleep), 25);
         most.max(quick).unwrap_or(self.guess)
     }
@@ -386,6 +392,26 @@ mod tests {
         let mut freezes = [(8_000_000, 200); 8];
         freezes[3].1 = 3_000_000;
         assert!(after(&freezes).forecast(work(8_000_000)).as_millis() <= 500);
+    }
+
+    #[test]
+    fn one_slow_freeze_does_not_have_the_next_session_refused() {
+        // However few there were before it, and wherever among them it was.
+        for others in 0..6 {
+            for at in 0..=others {
+                let mut freezes = vec![(5_700_000, 190); others];
+                freezes.insert(at, (5_700_000, 5700));
+                let forecast = after(&freezes).forecast(work(5_700_000));
+                assert_eq!(
+                    Objection::to(forecast, FreezeLimit::default(), None),
+                    None,
+                    "{freezes:?}"
+                );
+            }
+        }
+        // Two are no accident.
+        let slow = after(&[(5_700_000, 5700); 2]).forecast(work(5_700_000));
+        assert!(Objection::to(slow, FreezeLimit::default(), None).is_some());
     }
 
     #[test]

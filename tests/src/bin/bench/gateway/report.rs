@@ -63,10 +63,18 @@ fn aims(measured: &Measured) -> String {
                 micro(added)
             );
         }
+        if let Some(ghostunnel) = kinds.get(&Kind::Ghostunnel) {
+            let ghostunnel = at(&sorted(ghostunnel), 0.5);
+            let verdict = met(at(&gateway, 0.5) < ghostunnel);
+            text += &format!(
+                "* {what}: less than ghostunnel adds at the median, {}: {verdict}\n",
+                micro(ghostunnel - at(&direct, 0.5))
+            );
+        }
     }
     for kinds in measured.bulk.values() {
         let rate = |kind: &Kind| kinds.get(kind).map_or(0.0, |rates| at(&sorted(rates), 0.5));
-        let best = [Kind::Stunnel, Kind::Socat].iter().map(rate).fold(0.0, f64::max);
+        let best = Kind::COPIERS.iter().map(rate).fold(0.0, f64::max);
         let verdict = met(rate(&Kind::Gateway) >= best);
         text += &format!(
             "* bulk at least as fast as the fastest of those that only copy ({best:.0} MB/s): {verdict}\n"

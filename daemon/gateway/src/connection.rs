@@ -6,7 +6,7 @@ use crate::gateway::Shared;
 use crate::guests::{Part, Standing};
 use crate::keeper::milliseconds;
 use crate::protocol::Protocol;
-use crate::relay::{BUFFER, relay};
+use crate::relay::{ANSWERS, BUFFER, relay};
 use crate::screen::{Person, Screen};
 use crate::subject;
 use crate::traffic::Traffic;
@@ -114,7 +114,7 @@ async fn admit(
         return Err(NotAdmitted::Full);
     };
     let connection = tls.get_mut().1;
-    connection.set_buffer_limit(Some(BUFFER));
+    connection.set_buffer_limit(Some(ANSWERS));
     let certificate = connection.peer_certificates().and_then(<[_]>::first);
     let subject = certificate.map_or_else(|| "-".to_owned(), subject::common_name);
     let standing = certificate

@@ -307,7 +307,7 @@ fn hostile_dlv(protocol: Protocol, corpus: &[&'static str]) {
         let piece = 1 + chance.below(97);
         let failed = stream.chunks(piece).any(|bytes| match other.outward.screen(bytes) {
             Ok(bytes) => {
-                split.extend(bytes);
+                split.extend_from_slice(&bytes);
                 false
             }
             Err(_) => true,

@@ -15,8 +15,11 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::sync::{Mutex, mpsc};
 
-/// Bytes held for each direction, at most, beside a message that is not whole.
+/// Bytes from the client that are held at most, beside a message that is not whole.
 pub(crate) const BUFFER: usize = 16 * 1024;
+/// Bytes from dlv, likewise, and then again encrypted: four of TLS's records, which go out in one
+/// system call and wake the client once.
+pub(crate) const ANSWERS: usize = 64 * 1024;
 
 /// Relays until both sides have finished, or one has broken off, or one has finished and the other
 /// stays silent for `grace`. `opening` is what the client has already said, `notices` what others in the
@@ -112,7 +115,7 @@ async fn outward<W: AsyncWrite + Unpin>(
     screen: &mut Outward,
     traffic: &Traffic,
 ) -> io::Result<()> {
-    let mut buffer = vec![0; BUFFER];
+    let mut buffer = vec![0; ANSWERS];
     // Kept within a message that is handed on in pieces: no other one may come in between.
     let mut held = None;
     loop {

@@ -6,7 +6,7 @@ use crate::guests::Part;
 use crate::keeper::Keeper;
 use crate::line::Line;
 use crate::policy::{self, Meaning, Refused, Verdict};
-use crate::protocol::framing::{Frame, Framing, LONGEST_ANSWER, LONGEST_REQUEST};
+use crate::protocol::framing::{Frame, Framing, FramingError, LONGEST_ANSWER, LONGEST_REQUEST};
 use crate::protocol::{Protocol, dap, rpc};
 use crate::release::Hand;
 use crate::shown::{Questions, number_of};
@@ -16,6 +16,7 @@ use godebug_api::Mode;
 use godebug_api::redact::Redactor;
 use godebug_api::rules::engine::TranscriptValues;
 use serde_json::{Value, json};
+use std::borrow::Cow;
 use std::io;
 use std::sync::Arc;
 
@@ -399,10 +400,16 @@ impl Outward {
     ///
     /// # Errors
     /// When dlv does not speak its own protocol.
-    pub(crate) fn screen(&mut self, bytes: &[u8]) -> io::Result<Vec<u8>> {
+    pub(crate) fn screen<'a>(&mut self, bytes: &'a [u8]) -> io::Result<Cow<'a, [u8]>> {
+        match self.framing.passes(bytes).map_err(unclear)? {
+            true => Ok(Cow::Borrowed(bytes)),
+            false => self.screen_whole(bytes).map(Cow::Owned),
+        }
+    }
+
+    fn screen_whole(&mut self, bytes: &[u8]) -> io::Result<Vec<u8>> {
         let mut out = Vec::with_capacity(bytes.len());
         self.framing.push(bytes);
-        let unclear = |error| io::Error::new(io::ErrorKind::InvalidData, format!("dlv: {error}"));
         while let Some(piece) = self.framing.passing().map_err(unclear)? {
             out.extend_from_slice(piece.bytes);
             if !piece.is_last {
@@ -480,6 +487,10 @@ impl Outward {
             !self.questions.is_open(number) && self.line.course().request() != Some(number)
         })
     }
+}
+
+fn unclear(error: FramingError) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("dlv: {error}"))
 }
 
 /// The message without the values that are to be hidden, when it has any.
@@ -622,8 +633,9 @@ mod tests {
             "body": {"result": "\"initialize\" supportsSetVariable"}});
         let mut screen = dap(Mode::Step);
         let screened = |screen: &mut Screen, message: &Value| {
-            let bytes = screen.outward.screen(&dap::framed(message)).unwrap();
-            String::from_utf8(bytes).unwrap()
+            let message = dap::framed(message);
+            let bytes = screen.outward.screen(&message).unwrap();
+            String::from_utf8(bytes.into_owned()).unwrap()
         };
         let told = screened(&mut screen, &answer);
         assert!(!told.contains("supportsSetVariable") && told.contains("ConfigurationDone"));

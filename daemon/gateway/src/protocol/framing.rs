@@ -126,10 +126,35 @@ impl Framing {
             // All of it was looked through.
             (Protocol::JsonRpc, _) => None,
         };
-        self.scan.at = 0;
+        self.scan = Scan::default();
         self.taken = self.buffer.len();
         self.passing = Some(Passing { passed: there, left });
         &self.buffer[start..]
+    }
+
+    /// Whether all of these bytes, which come next in the stream, are within a message that is handed
+    /// on in pieces, and not its end: then they count as taken, and nothing has to copy them.
+    ///
+    /// # Errors
+    /// When the message is longer than one may be.
+    pub(crate) fn passes(&mut self, bytes: &[u8]) -> Result<bool, FramingError> {
+        let Some(passing) = &mut self.passing else { return Ok(false) };
+        if self.taken < self.buffer.len() {
+            return Ok(false);
+        }
+        let ends = match passing.left {
+            Some(left) => left <= bytes.len(),
+            None => end_of_line(bytes).is_some(),
+        };
+        if ends {
+            return Ok(false);
+        }
+        passing.passed += bytes.len();
+        passing.left = passing.left.map(|left| left - bytes.len());
+        match passing.passed > self.longest {
+            true => Err(FramingError::TooLong(self.longest)),
+            false => Ok(true),
+        }
     }
 
     /// The next part of a message that is handed on in pieces; `None` when there is no such.
@@ -142,7 +167,7 @@ impl Framing {
         let rest = &self.buffer[start..];
         let end = match passing.left {
             Some(left) => (left <= rest.len()).then_some(left),
-            None => self.scan.end_of_object(rest),
+            None => end_of_line(rest),
         };
         let length = end.unwrap_or(rest.len());
         passing.passed += length;
@@ -152,10 +177,6 @@ impl Framing {
         }
         self.taken = start + length;
         self.passing = end.is_none().then_some(passing);
-        match end {
-            Some(_) => self.scan = Scan::default(),
-            None => self.scan.at = 0,
-        }
         Ok(Some(Piece { bytes: &self.buffer[start..start + length], is_last: end.is_some() }))
     }
 
@@ -234,14 +255,21 @@ impl Scan {
 }
 
 impl Scan {
-    /// How many of these bytes can be passed over: most are.
+    /// How many of these bytes can be passed over: most are, and most of those are within strings.
     fn dull(&self, bytes: &[u8]) -> usize {
         let next = match self.in_string {
-            true => bytes.iter().position(|byte| matches!(byte, b'"' | b'\\')),
+            true => memchr::memchr2(b'"', b'\\', bytes),
             false => bytes.iter().position(|byte| matches!(byte, b'"' | b'{' | b'[' | b'}' | b']')),
         };
         next.unwrap_or(bytes.len())
     }
+}
+
+/// Where a message of dlv's that is handed on in pieces ends. Go's encoder writes each in one line
+/// (encoding/json, `Encoder.Encode`), in which strings have their line feeds escaped; nobody reads
+/// what is handed on so, and to look for the line's end takes a tenth of the time that braces take.
+fn end_of_line(bytes: &[u8]) -> Option<usize> {
+    memchr::memchr(b'\n', bytes)
 }
 
 fn is_json_space(byte: u8) -> bool {
@@ -339,6 +367,10 @@ mod tests {
                 let mut framing = Framing::new(protocol, 100);
                 let (mut passed, mut others, mut begun) = (Vec::new(), 0, false);
                 for bytes in stream.chunks(piece) {
+                    if framing.passes(bytes).unwrap() {
+                        passed.extend_from_slice(bytes);
+                        continue;
+                    }
                     framing.push(bytes);
                     while let Some(part) = framing.passing().unwrap() {
                         passed.extend_from_slice(part.bytes);
@@ -367,6 +399,12 @@ mod tests {
         assert_eq!(read(Protocol::Dap, b"Content-Length: 101\r\n\r\n", 5), Err(long));
         let endless = [&b"{\""[..], &[b'a'; 200]].concat();
         assert_eq!(read(Protocol::JsonRpc, &endless, 7), Err(long));
+        let mut framing = Framing::new(Protocol::JsonRpc, 100);
+        framing.push(&endless[..50]);
+        assert_eq!(framing.next().unwrap().map(|_| ()), None);
+        assert_eq!(framing.begin_to_pass().len(), 50);
+        assert_eq!(framing.passes(&endless[50..100]), Ok(true));
+        assert_eq!(framing.passes(&endless[100..101]), Err(long));
         let whole = [&b"{\""[..], &[b'a'; 100], b"\":1}"].concat();
         assert_eq!(read(Protocol::JsonRpc, &whole, 500), Err(long));
     }

@@ -27,7 +27,7 @@ pub(crate) use report::text;
 const CYCLES: usize = 300;
 const CALLS: usize = 4000;
 const ROUNDS: usize = 10;
-const BULKS: usize = 8;
+const BULKS: usize = 24;
 /// Connections that say nothing.
 const HALF_OPEN: usize = 10_000;
 

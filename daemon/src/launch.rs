@@ -14,6 +14,7 @@ use crate::target::find::is_go;
 use crate::target::process::{self, Process};
 use godebug_api::{Pid, SessionId, UnitName};
 use godebug_core::grant::Grant;
+use godebug_core::ledger::Replay;
 use nix::errno::Errno;
 use nix::fcntl::AT_FDCWD;
 use nix::sys::fanotify::{
@@ -35,19 +36,26 @@ const PATIENCE: Duration = Duration::from_secs(130);
 const LOOK: Duration = Duration::from_millis(5);
 /// For a process to stop that was sent a SIGSTOP.
 const STOPS_WITHIN: Duration = Duration::from_secs(2);
+/// For godebugd to see to it that what stands is let go whatever becomes of godebugd. It takes less than
+/// one; a godebugd that is stopped takes for ever.
+const UNGUARDED: Duration = Duration::from_secs(15);
 
 /// Waits until one of `programs` is executed as the main process of `unit`, and prints its PID when it
-/// stands. Returns when somebody else traces it.
+/// stands. Returns when somebody else traces it, or when nobody is left who would: the reader of what is
+/// printed has it open for as long.
 ///
 /// # Errors
 /// What could not be done. The process runs on then.
-pub fn catch(unit: &UnitName, programs: &[&str]) -> Result<(), String> {
+pub fn catch(id: &SessionId, unit: &UnitName, programs: &[&str]) -> Result<(), String> {
     let executions = Executions::of(programs)?;
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     let limit = Instant::now() + PATIENCE;
     let process = loop {
         if Instant::now() > limit {
             return Err(format!("no process of {unit} has executed {}", programs.join(" or ")));
+        }
+        if nobody_listens() {
+            return Err(format!("godebugd has ended while it waited for {unit} to start"));
         }
         for execution in executions.wait(LOOK)? {
             if is_main(&execution, unit) {
@@ -72,8 +80,7 @@ pub fn catch(unit: &UnitName, programs: &[&str]) -> Result<(), String> {
     writeln!(output, "{}", process.pid)
         .and_then(|()| output.flush())
         .map_err(|error| format!("nobody wants to know what was caught: {error}"))?;
-    hold(&process);
-    Ok(())
+    hold(id, &process)
 }
 
 /// Lets whatever is traced go on, until one of them has become a Go program: that one stands. Scripts and
@@ -118,11 +125,20 @@ pub fn let_go(id: &SessionId, unit: &UnitName, stops: bool) -> Result<(), String
 
 /// Whether the session has taken it upon itself to stop the unit.
 fn stops_with_its_session(id: &SessionId) -> Result<bool, String> {
+    let announced = replay(id)?.map(|replay| replay.announced).unwrap_or_default();
+    Ok(announced.iter().any(|(_, grant)| matches!(grant, Grant::Started { .. })))
+}
+
+/// Whether somebody ends the session when its time is over, godebugd or not.
+fn has_dead_man(id: &SessionId) -> Result<bool, String> {
+    let outstanding = replay(id)?.map(|replay| replay.outstanding).unwrap_or_default();
+    Ok(outstanding.iter().any(|(_, grant)| matches!(grant, Grant::DeadMan { .. })))
+}
+
+fn replay(id: &SessionId) -> Result<Option<Replay>, String> {
     let ledger = Ledger::open(id).map_err(|error| error.to_string())?;
     let replay = ledger.map(|ledger| ledger.without_lock().replay()).transpose();
-    let announced = replay.map_err(|error| error.to_string())?.flatten();
-    let announced = announced.map(|replay| replay.announced).unwrap_or_default();
-    Ok(announced.iter().any(|(_, grant)| matches!(grant, Grant::Started { .. })))
+    Ok(replay.map_err(|error| error.to_string())?.flatten())
 }
 
 /// The processes of a control group that are held, or are just about to stop for it.
@@ -255,14 +271,37 @@ fn stand(process: &Process) -> Result<(), String> {
 }
 
 /// Until another one traces it, or it goes on.
-fn hold(process: &Process) {
+///
+/// # Errors
+/// When it would stand for nobody: it is let go with the end of this process's unit.
+fn hold(id: &SessionId, process: &Process) -> Result<(), String> {
+    let begun = Instant::now();
+    let mut guarded = false;
     while process.is_alive() && is_held(process) {
+        if nobody_listens() {
+            return Err("godebugd has ended, so no debugger comes".to_owned());
+        }
+        if !guarded && begun.elapsed() > UNGUARDED {
+            guarded = has_dead_man(id)?;
+            if !guarded {
+                return Err(format!("godebugd has done nothing for {UNGUARDED:?}"));
+            }
+        }
         if let Err(error) = next_program() {
             tracing::warn!("{error}");
         }
         // The kernel tells nobody that a process is traced now.
         std::thread::sleep(LOOK);
     }
+    Ok(())
+}
+
+/// Whether godebugd has closed its end of the pipe that is our output, as it does by ending.
+fn nobody_listens() -> bool {
+    let output = std::io::stdout();
+    let mut fds = [PollFd::new(&output, PollFlags::empty())];
+    let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut fds, Some(&at_once)).is_ok() && fds[0].revents().contains(PollFlags::ERR)
 }
 
 /// Whether a signal has stopped it and nobody traces it.

@@ -273,6 +273,8 @@ fn killed(host: &Host) -> Result<()> {
             UNIT.to_owned(),
             format!("{GODEBUGD}; {UNIT}"),
             format!("{UNIT}; {GODEBUGD}"),
+            // Nobody comes back: the launcher sees that by itself.
+            format!("systemctl mask --runtime godebugd; {GODEBUGD}"),
         ] {
             killed_while_it_holds(host, &killing).context(killing)?;
         }
@@ -294,7 +296,8 @@ fn killed_while_it_holds(host: &Host, killing: &str) -> Result<()> {
     serves(host, 8080)?;
     ensure!(asking.wait(SOON)?.status != 0, "exec says that a session is open");
     // It takes the rest back.
-    host.run("systemctl reset-failed; godebugctl list")?.exits(0)?;
+    host.run("systemctl unmask --runtime godebugd; systemctl reset-failed; godebugctl list")?
+        .exits(0)?;
     host.wait_until("the session is gone", Duration::from_secs(60), || {
         let left = host.ok("ls /run/godebug")?;
         let is_left = |name: &str| name.ends_with(".launch") || !name.contains('.');

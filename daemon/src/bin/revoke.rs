@@ -58,7 +58,7 @@ fn main() -> ExitCode {
         Task::Guard => godebug::rescue::guard(&id),
         Task::DlvEnded => godebug::rescue::after_debugger(&id),
         Task::Catch { unit, programs } => {
-            named(unit).and_then(|unit| launch::catch(&unit, programs))
+            named(unit).and_then(|unit| launch::catch(&id, &unit, programs))
         }
         Task::LetGo { unit, stops } => {
             named(unit).and_then(|unit| launch::let_go(&id, &unit, stops))

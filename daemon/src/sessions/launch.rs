@@ -43,6 +43,13 @@ pub(super) struct Launch {
     pub(super) was_running: bool,
 }
 
+/// What the launcher holds its process for: it lets go when this is dropped, as the kernel does for a
+/// godebugd that dies.
+#[derive(Debug)]
+pub(super) struct Tether {
+    _reader: BufReader<pipe::Receiver>,
+}
+
 /// A process that stands at its first instruction.
 #[derive(Debug, Clone, Copy)]
 pub struct Launched {
@@ -114,13 +121,14 @@ impl Sessions {
     /// Starts the unit and catches its process.
     ///
     /// # Errors
-    /// What failed; the unit runs on, or is stopped again if it did not run before.
+    /// What failed; the unit runs on, or is stopped again if it did not run before. It is held for as long
+    /// as the tether is kept, or until a debugger has it.
     pub(super) async fn launch(
         &self,
         launch: Launch,
         id: &SessionId,
         (request, caller): (&OpenRequest, &Caller),
-    ) -> Result<Launched, Refusal> {
+    ) -> Result<(Launched, Tether), Refusal> {
         let marker = Marker { unit: launch.unit.clone(), was_running: launch.was_running };
         let systemd = self.shared().host.systemd()?;
         marker.leave(id)?;
@@ -131,7 +139,8 @@ impl Sessions {
         if caught.is_err() {
             self.let_go(id).await;
         }
-        Ok(Launched { pid: caught?, was_running: launch.was_running })
+        let (pid, tether) = caught?;
+        Ok((Launched { pid, was_running: launch.was_running }, tether))
     }
 
     /// Ends the launcher of a session that is not to be, and lets go of what it holds.
@@ -245,7 +254,7 @@ async fn start_and_catch(
     name: &str,
     launch: &Launch,
     id: &SessionId,
-) -> Result<Pid, Refusal> {
+) -> Result<(Pid, Tether), Refusal> {
     let unit = &launch.unit;
     let failed = |why: String| {
         let remedy = format!("see `journalctl -u {name}` and `systemctl status {unit}`");
@@ -277,7 +286,8 @@ async fn start_and_catch(
         tokio::select! {
             line = lines.next_line() => {
                 let line = line.ok().flatten().unwrap_or_default();
-                return line.parse().map_err(|_| failed(format!("the process of {unit} could not be caught")));
+                let caught = line.parse().map_err(|_| failed(format!("the process of {unit} could not be caught")));
+                return caught.map(|pid| (pid, Tether { _reader: lines.into_inner() }));
             }
             result = &mut started, if !is_started => match result.as_deref() {
                 // It may be told before what has been caught is.

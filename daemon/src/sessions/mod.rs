@@ -195,8 +195,9 @@ impl Sessions {
             Some(id) => self.waits(id).map(|()| id.clone())?,
             None => new_id()?,
         };
-        let launched = match allowed.get().what.exec {
-            None => None,
+        // Kept until dlv has the process, or nothing comes of it.
+        let (launched, _tether) = match allowed.get().what.exec {
+            None => (None, None),
             Some(_) => {
                 let _one_at_a_time = self.0.launching.lock().await;
                 // Before a service is restarted for nothing.
@@ -205,7 +206,9 @@ impl Sessions {
                 permit.room_for_one_more(running).map_err(rules::Denied::from)?;
                 let request = &allowed.get().what;
                 let launch = self.launch_of(unit, request).await?;
-                Some(self.launch(launch, &id, (request, allowed.caller())).await?)
+                let (launched, tether) =
+                    self.launch(launch, &id, (request, allowed.caller())).await?;
+                (Some(launched), Some(tether))
             }
         };
         let one_at_a_time = self.0.preparing.lock().await;

@@ -54,7 +54,7 @@ fn attempt(host: &Host, fault: &Fault, point: &Point) -> Result<Outcome> {
     let effect = play(&mut scene, fault, point)?;
     let released = now();
     if let Effect::NotApplicable(why) = effect {
-        let mended = settle(&mut scene, fault);
+        let mended = settle(&mut scene, fault, point);
         mended.context("after a fault that could not happen")?;
         return Ok(Outcome::NotApplicable(why));
     }
@@ -69,7 +69,7 @@ fn attempt(host: &Host, fault: &Fault, point: &Point) -> Result<Outcome> {
     if point.group == Group::DeadMan && !fault.reboots {
         scene.let_godebugd_come_back()?;
     }
-    prove(&scene, fault)?;
+    prove(&scene, fault, point)?;
     if fault.is_recorded {
         scene.all_are_closed()?;
     }
@@ -105,6 +105,10 @@ fn play(scene: &mut Scene, fault: &Fault, point: &Point) -> Result<Effect> {
             scene.arm(point, action)?;
             scene.look()?;
         }
+        Group::Exec => {
+            scene.arm(point, action)?;
+            scene.exec(fault.ttl.unwrap_or(Ttl::Middle))?;
+        }
         Group::DeadMan => {
             scene.arm(point, action)?;
             scene.open_and_connect(fault.ttl.unwrap_or(Ttl::Middle))?;
@@ -137,7 +141,7 @@ fn strike_idle(scene: &mut Scene, fault: &Fault) -> Result<Effect> {
 }
 
 /// Ends a session that nothing has happened to.
-fn settle(scene: &mut Scene, fault: &Fault) -> Result<()> {
+fn settle(scene: &mut Scene, fault: &Fault, point: &Point) -> Result<()> {
     for mut command in std::mem::take(&mut scene.running) {
         command.wait(Duration::from_secs(30))?;
     }
@@ -152,7 +156,7 @@ fn settle(scene: &mut Scene, fault: &Fault) -> Result<()> {
     if let Some(mend) = fault.mend {
         mend(scene)?;
     }
-    prove(scene, fault)
+    prove(scene, fault, point)
 }
 
 /// Waits until nothing of the session can be seen; gives the moment. `None`: nothing but its folder is there,
@@ -206,14 +210,13 @@ fn seen(scene: &Scene) -> Result<Option<String>> {
     if let Some(id) = scene.sessions().pop() {
         return Ok(Some(format!("the folder of session {id} is there")));
     }
-    const PROGRAMS: [&str; 4] = ["dlv", "godebug-gateway", "godebug-image", "godebug-revoke"];
+    const PROGRAMS: [&str; 5] =
+        ["dlv", "godebug-gateway", "godebug-image", "godebug-launch", "godebug-revoke"];
     let running = scene.host.processes();
     if let Some(one) = running.iter().find(|one| PROGRAMS.contains(&one.name.as_str())) {
         return Ok(Some(format!("{} is running", one.name)));
     }
-    let target = scene.target()?;
-    let held = target.is_alive() && (target.tracer()? != 0 || matches!(target.state()?, 't' | 'T'));
-    Ok(held.then(|| "the target is held".to_owned()))
+    Ok(scene.is_held()?.then(|| "the target is held".to_owned()))
 }
 
 /// What only mending the host would take away.
@@ -231,11 +234,13 @@ fn traces_of_session(scene: &Scene) -> Result<()> {
 }
 
 /// Everything is as it was, and the target does its work.
-fn prove(scene: &Scene, fault: &Fault) -> Result<()> {
+fn prove(scene: &Scene, fault: &Fault, point: &Point) -> Result<()> {
     let host = scene.host;
     let limit = Instant::now() + Duration::from_secs(3);
     loop {
-        let left = match fault.target {
+        // Whoever starts a service under a debugger ends the process that it was.
+        let target = if point.group == Group::Exec { Target::Ends } else { fault.target };
+        let left = match target {
             Target::Lives => nothing_left(host, &scene.before),
             Target::Ends => nothing_left_but_targets_ended(host, &scene.before)
                 .and_then(|()| nothing_left(host, &Snapshot::take(host, &[TARGET])?)),
@@ -247,7 +252,16 @@ fn prove(scene: &Scene, fault: &Fault) -> Result<()> {
             Err(_) => std::thread::sleep(Duration::from_millis(50)),
         }
     }
-    scene.target_answers()
+    if point.group != Group::Exec {
+        return scene.target_answers();
+    }
+    // It may have been let go of at main a moment ago.
+    loop {
+        match scene.target_answers() {
+            Err(_) if Instant::now() < limit => std::thread::sleep(Duration::from_millis(50)),
+            answered => return answered,
+        }
+    }
 }
 
 fn measured(scene: &Scene, point: &Point, released: f64, end: f64) -> Outcome {

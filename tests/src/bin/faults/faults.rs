@@ -58,11 +58,14 @@ pub(crate) struct Fault {
 }
 
 /// Where there is a debugger.
-const LIVE: &[Group] = &[Group::Opening, Group::Active, Group::Closing, Group::DeadMan];
+const LIVE: &[Group] =
+    &[Group::Opening, Group::Active, Group::Closing, Group::DeadMan, Group::Exec];
 const EVERYWHERE: &[Group] = &Group::ALL;
 const IMAGE: &[Group] = &[Group::Image];
 /// Where the program at the point can be godebugd.
-const IN_GODEBUGD: &[Group] = &[Group::Opening, Group::Active, Group::Closing, Group::Image];
+const IN_GODEBUGD: &[Group] =
+    &[Group::Opening, Group::Active, Group::Closing, Group::Image, Group::Exec];
+const EXEC: &[Group] = &[Group::Exec];
 const WITH_CLIENT: &[Group] = &[Group::Active, Group::Closing, Group::DeadMan];
 
 impl Fault {
@@ -241,6 +244,15 @@ pub(crate) const ALL: &[Fault] = &[
     )
     .at(IMAGE)
     .may_kill_at(&["armed", "hit", "stopped", "put-back", "copying", "copied"]),
+    Fault::outside("launcher-killed", "the launcher of the service is killed", |s| {
+        inject::part(s, "exec", "KILL")
+    })
+    .at(EXEC),
+    Fault::outside("launcher-stopped", "the launcher is stopped (SIGSTOP)", |s| {
+        inject::part(s, "exec", "STOP")
+    })
+    .at(EXEC)
+    .within(8),
     Fault::outside("guard-killed", "the guard is killed", |s| inject::part(s, "guard", "KILL"))
         .everywhere(),
     Fault::outside("guard-stopped", "the guard is stopped (SIGSTOP)", |s| {

@@ -4,7 +4,7 @@
 use std::fs;
 
 use anyhow::{Context, Result, ensure};
-use godebug_tests::{Host, Snapshot, nothing_left};
+use godebug_tests::{Host, Snapshot, nothing_left, nothing_left_but_targets_ended};
 use serde_json::{Value, json};
 
 use crate::{
@@ -27,14 +27,17 @@ pub(crate) enum Group {
     DeadMan,
     /// All of another kind of session: an image is taken at a line.
     Image,
+    /// All of a third kind: the service is started under a debugger, and stands at main until its time is over.
+    Exec,
 }
 
-/// What the names of points begin with that belong to such a session.
+/// What the names of points begin with that belong to such sessions.
 const OF_IMAGE: &str = "image: ";
+const OF_EXEC: &str = "exec: ";
 
 impl Group {
-    pub(crate) const ALL: [Self; 5] =
-        [Self::Opening, Self::Active, Self::Closing, Self::DeadMan, Self::Image];
+    pub(crate) const ALL: [Self; 6] =
+        [Self::Opening, Self::Active, Self::Closing, Self::DeadMan, Self::Image, Self::Exec];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -43,6 +46,7 @@ impl Group {
             Self::Closing => "closing",
             Self::DeadMan => "dead man",
             Self::Image => "image",
+            Self::Exec => "exec",
         }
     }
 
@@ -61,7 +65,8 @@ pub(crate) struct Point {
 impl Point {
     /// As the program itself names it.
     pub(crate) fn traced(&self) -> &str {
-        self.name.strip_prefix(OF_IMAGE).unwrap_or(&self.name)
+        let name = self.name.as_str();
+        name.strip_prefix(OF_IMAGE).or_else(|| name.strip_prefix(OF_EXEC)).unwrap_or(name)
     }
 
     /// Whether it is one of this program's.
@@ -83,8 +88,8 @@ impl Point {
     }
 }
 
-/// Goes once through a session that is extended, one that is stopped, one that the dead man ends, and one that
-/// takes an image.
+/// Goes once through a session that is extended, one that is stopped, one that the dead man ends, one that
+/// takes an image, and one that starts the service under a debugger.
 pub(crate) fn discover(host: &Host) -> Result<Vec<Point>> {
     let before = Snapshot::take(host, &[TARGET])?;
     let mut found = Vec::new();
@@ -122,6 +127,14 @@ pub(crate) fn discover(host: &Host) -> Result<Vec<Point>> {
     add(&mut found, image, Group::Image);
     drop(scene);
     nothing_left(host, &before)?;
+
+    let mut scene = Scene::new(host)?;
+    scene.exec(Ttl::Middle)?;
+    scene.running.pop().context("nothing is started")?.wait(SOON)?.ok()?;
+    host.wait_until("its time is over", SOON, || Ok(scene.sessions().is_empty()))?;
+    let exec = trace(host)?.into_iter().map(|name| format!("{OF_EXEC}{name}")).collect();
+    add(&mut found, exec, Group::Exec);
+    nothing_left_but_targets_ended(host, &scene.before)?;
     Ok(found)
 }
 

@@ -16,7 +16,7 @@ use crate::{
     cell::{self, Outcome},
     cycles,
     faults::{self, Fault},
-    points::{self, IDLE, Point},
+    points::{self, Group, IDLE, Point},
     results::{self, Results},
     setup, table,
 };
@@ -70,8 +70,12 @@ fn cells(wanted: &Wanted, results: &Results) -> Result<VecDeque<Cell>> {
             continue;
         }
         for point in results.points() {
+            // Of the points of an exec, those that no other session has.
+            let its_own = point.group != Group::Exec
+                || ["launcher", "started"].iter().any(|name| point.name.contains(name));
             let every = matches!(fault.name, "godebugd-killed" | "image-killed")
-                && !point.name.contains("read-back");
+                && !point.name.contains("read-back")
+                && its_own;
             let wanted_here = (wanted.points.is_empty()
                 || wanted.points.iter().any(|glob| matches(glob, &point.name)))
                 && (!wanted.quick || every || QUICK.contains(&point.name.as_str()));

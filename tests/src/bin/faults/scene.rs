@@ -132,6 +132,17 @@ impl<'a> Scene<'a> {
         Ok(())
     }
 
+    /// Begins to start the service again, under a debugger that holds it at main.
+    pub(crate) fn exec(&mut self, ttl: Ttl) -> Result<()> {
+        let host = self.host;
+        let exec = host.spawn(&format!(
+            "exec godebugctl --json exec {TARGET} --ttl {} --from {} --endpoint {} --detach --ticket /root/ticket",
+            ttl.text(), host.laptop_address(), host.address()
+        ))?;
+        self.running.push(exec);
+        Ok(())
+    }
+
     /// Begins to look at a service that is used: one image at a line.
     pub(crate) fn look(&mut self) -> Result<()> {
         let order = "curl -s -m 20 -o /dev/null 'http://127.0.0.1:8080/order?id=3'";
@@ -245,6 +256,18 @@ impl<'a> Scene<'a> {
         self.before.processes().first().context("no target")
     }
 
+    /// Whether somebody holds the service, whichever process it is by now.
+    pub(crate) fn is_held(&self) -> Result<bool> {
+        for process in self.host.targets(TARGET)? {
+            if process.is_alive()
+                && (process.tracer()? != 0 || matches!(process.state()?, 't' | 'T'))
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// What the host's log has about the sessions since this scene began.
     pub(crate) fn audit(&self) -> Result<Vec<Value>> {
         let log = fs::read(self.host.path(AUDIT)).unwrap_or_default();
@@ -294,14 +317,18 @@ pub(crate) fn send(process: &Process, signal: Signal) -> Result<()> {
     }
 }
 
-/// Whether a step was taken that is not said to be undone, beside dead men, who are units that can be seen.
+/// Whether a step was taken that is not said to be undone, beside dead men and launchers, who are units that
+/// can be seen, and end by themselves.
 fn has_taken(ledger: &str) -> bool {
-    let (mut taken, mut dead_men) = (BTreeSet::new(), BTreeSet::new());
+    const BY_THEMSELVES: [Option<&str>; 2] = [Some("dead-man"), Some("launcher")];
+    let (mut taken, mut own) = (BTreeSet::new(), BTreeSet::new());
     for record in ledger.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()) {
         let step = record["step"].as_u64();
         let _ = match record["record"].as_str() {
-            Some("intent") if record["grant"]["kind"] == "dead-man" => dead_men.insert(step),
-            Some("done") => !dead_men.contains(&step) && taken.insert(step),
+            Some("intent") if BY_THEMSELVES.contains(&record["grant"]["kind"].as_str()) => {
+                own.insert(step)
+            }
+            Some("done") => !own.contains(&step) && taken.insert(step),
             Some("undone") => taken.remove(&record["step"].as_u64()),
             _ => false,
         };

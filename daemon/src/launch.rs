@@ -113,7 +113,7 @@ fn next_program() -> Result<Option<Process>, String> {
 /// # Errors
 /// What could not be let go.
 pub fn let_go(id: &SessionId, unit: &UnitName, stops: bool) -> Result<(), String> {
-    for process in held_in(&show(unit, "ControlGroup")?)? {
+    for process in held_in(&show(unit.as_str(), "ControlGroup")?)? {
         rustix::process::pidfd_send_signal(process.pidfd(), rustix::process::Signal::CONT)
             .map_err(|error| format!("process {} cannot be continued: {error}", process.pid))?;
     }
@@ -132,7 +132,15 @@ fn stops_with_its_session(id: &SessionId) -> Result<bool, String> {
 /// Whether somebody ends the session when its time is over, godebugd or not.
 fn has_dead_man(id: &SessionId) -> Result<bool, String> {
     let outstanding = replay(id)?.map(|replay| replay.outstanding).unwrap_or_default();
-    Ok(outstanding.iter().any(|(_, grant)| matches!(grant, Grant::DeadMan { .. })))
+    for (_, grant) in outstanding {
+        // It was announced, and may not have come to be.
+        if let Grant::DeadMan { unit } = grant
+            && show(&unit, "ActiveState")? == "active"
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 fn replay(id: &SessionId) -> Result<Option<Replay>, String> {
@@ -236,7 +244,7 @@ fn is_main(execution: &Execution<'_>, unit: &UnitName) -> bool {
         return false;
     }
     // systemd answers when it has made the process, and knows what for.
-    let Ok(main) = show(unit, "MainPID") else { return false };
+    let Ok(main) = show(unit.as_str(), "MainPID") else { return false };
     let parent = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let parent = parent.lines().find_map(|line| line.strip_prefix("PPid:")).map(str::trim);
     main == pid.to_string() || (main != "0" && parent == Some(main.as_str()))
@@ -315,9 +323,9 @@ fn will_stand(process: &Process) -> bool {
     process.status().is_ok_and(|status| status.shd_pnd & stop != 0 && status.tracer_pid.is_none())
 }
 
-fn show(unit: &UnitName, property: &str) -> Result<String, String> {
+fn show(unit: &str, property: &str) -> Result<String, String> {
     let property = format!("--property={property}");
-    Ok(systemctl(&["show", "--value", &property, "--", unit.as_str()])?.trim().to_owned())
+    Ok(systemctl(&["show", "--value", &property, "--", unit])?.trim().to_owned())
 }
 
 /// Over systemd's private socket, which needs no bus.

@@ -159,6 +159,13 @@ impl RealHost {
         stopped.map_err(|error| error.to_string())
     }
 
+    /// What a dead man's timer starts, if that is to end with it: one that was killed at its work is
+    /// started again by systemd seconds later. `None` in godebug-revoke, which may be that very service.
+    fn service_of_dead_man(&self, timer: &str) -> Option<String> {
+        self.systemd.as_ref()?;
+        Some(format!("{}.service", timer.trim_end_matches(".timer")))
+    }
+
     /// Lets a unit's processes go on that somebody has stopped. A unit that is not there, or has
     /// none, needs nothing.
     pub async fn continue_unit(&self, unit: &str) {
@@ -458,8 +465,11 @@ impl Host for RealHost {
         const STOP: Duration = Duration::from_secs(10);
         match grant {
             Grant::DeadMan { unit } => {
-                // Only the timer: its service may be the one that runs this.
-                self.stop_unit(unit, STOP).await
+                self.stop_unit(unit, STOP).await?;
+                match self.service_of_dead_man(unit) {
+                    Some(service) => self.stop_unit(&service, STOP).await,
+                    None => Ok(()),
+                }
             }
             Grant::Gateway { unit, .. } | Grant::Guard { unit } => self.stop_unit(unit, STOP).await,
             Grant::Launcher { unit } => {
@@ -504,8 +514,14 @@ impl Host for RealHost {
 
     async fn read_back(&self, session: &Opened, grant: &Grant) -> Vec<(String, Option<String>)> {
         match grant {
-            Grant::DeadMan { unit } | Grant::Guard { unit } => {
-                vec![(unit.clone(), self.read_back_unit(unit).await)]
+            Grant::Guard { unit } => vec![(unit.clone(), self.read_back_unit(unit).await)],
+            Grant::DeadMan { unit } => {
+                let mut read = vec![(unit.clone(), self.read_back_unit(unit).await)];
+                if let Some(service) = self.service_of_dead_man(unit) {
+                    let left = self.read_back_unit(&service).await;
+                    read.push((service, left));
+                }
+                read
             }
             Grant::Launcher { unit } => {
                 let held = target::is_held(session).then(|| "it stands there".to_owned());

@@ -195,7 +195,7 @@ fn await_end(
             None => released,
         };
         if let Some(what) = quiet
-            && now > due + fault.limit.as_secs_f64() * 1000.0
+            && now > due + fault.limit_at(point).as_secs_f64() * 1000.0
         {
             let left = nothing_left(scene.host, &scene.before).err();
             let left = left.map_or(what, |error| format!("{error:#}"));

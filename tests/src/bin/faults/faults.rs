@@ -42,7 +42,7 @@ pub(crate) struct Fault {
     /// godebugd starts again, and may not know then that somebody had asked for the end.
     pub(crate) daemon_restarts: bool,
     /// How long after the session's end, or after the fault if that is later, all may be gone.
-    pub(crate) limit: Duration,
+    limit: Duration,
     /// Whether the end must be in the audit log.
     pub(crate) is_recorded: bool,
     pub(crate) ttl: Option<Ttl>,
@@ -169,6 +169,19 @@ impl Fault {
     /// With images too.
     const fn everywhere(self) -> Self {
         self.at(EVERYWHERE)
+    }
+
+    /// How long after it is due all may be gone that was there at the point.
+    pub(crate) fn limit_at(&self, point: &Point) -> Duration {
+        // For so long the launcher lets a godebugd do nothing, and the service stand.
+        const UNGUARDED: Duration = Duration::from_secs(15);
+        // After that systemd starts a godebug-revoke again that was killed.
+        const AGAIN: Duration = Duration::from_secs(5);
+        match (point.group, self.name) {
+            (Group::Exec, "godebugd-stopped") => self.limit + UNGUARDED,
+            (Group::DeadMan, "slice-killed") => self.limit + AGAIN,
+            _ => self.limit,
+        }
     }
 
     /// Whether it can happen there, as far as that can be told before.

@@ -129,7 +129,11 @@ mod tests {
         let busy = AtomicBool::new(true);
         let taken = std::thread::scope(|scope| {
             for _ in 0..4 * std::thread::available_parallelism().map_or(2, usize::from) {
-                scope.spawn(|| while busy.load(Ordering::Relaxed) {});
+                scope.spawn(|| {
+                    while busy.load(Ordering::Relaxed) {
+                        std::hint::spin_loop();
+                    }
+                });
             }
             let taken = speed();
             busy.store(false, Ordering::Relaxed);

@@ -317,6 +317,11 @@ pub fn is_held(process: &Process) -> bool {
     process.status().is_ok_and(|status| status.state == 'T' && status.tracer_pid.is_none())
 }
 
+/// Whether no debugger has it.
+pub fn is_untraced(process: &Process) -> bool {
+    process.status().is_ok_and(|status| status.tracer_pid.is_none())
+}
+
 /// Whether it has our signal and has not come to stopping yet, as when we die between the two.
 fn will_stand(process: &Process) -> bool {
     let stop = 1 << (Signal::SIGSTOP as u32 - 1);

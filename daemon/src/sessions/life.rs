@@ -554,9 +554,9 @@ impl Life {
                         CloseReason::TargetExited,
                         Refusal::target("the target ended while dlv was attaching", "see its log, then try again"),
                     )),
-                    // It goes when dlv has the target. One that was killed with all of its unit has
-                    // left it standing.
-                    Seen::LauncherGone if self.target.as_ref().is_some_and(launch::is_held) => {
+                    // It goes when dlv has the target. One that was killed has let it run, or left it
+                    // standing; dlv would wait a minute for it to come to its start.
+                    Seen::LauncherGone if self.target.as_ref().is_some_and(launch::is_untraced) => {
                         return Err(failed(host::let_go_before_dlv()));
                     }
                     // A unit that fails to start is reported by its own job, with a better word.

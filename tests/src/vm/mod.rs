@@ -19,7 +19,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 use serde_json::json;
 
 use crate::{
@@ -156,6 +156,20 @@ impl Vm {
         drop(qemu);
         self.ok("systemctl is-system-running --wait")?;
         self.set_clock(SystemTime::now())
+    }
+
+    /// Has it sleep (suspend to memory) for so long, and wakes it.
+    pub fn suspend(&self, duration: Duration) -> Result<()> {
+        self.begin("echo deep >/sys/power/mem_sleep; echo mem >/sys/power/state", "/run/suspend")?;
+        let mut qemu = self.lock()?;
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while qemu.status()? != "suspended" {
+            ensure!(Instant::now() < deadline, "it does not go to sleep");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        std::thread::sleep(duration);
+        qemu.monitor("system_wakeup", json!({}))?;
+        Ok(())
     }
 
     /// Reboots it in good order.

@@ -56,7 +56,7 @@ fn sleeps(vm: &Vm) -> Result<()> {
                     "systemctl mask --runtime godebugd && systemctl kill --signal=KILL godebugd",
                 )?;
             }
-            vm.suspend(Duration::from_secs(95))?;
+            vm.sleep(95)?;
             let woken = Instant::now();
             vm.wait_until("the session is over", IN_TIME, &mut || {
                 Ok(!vm.run(&format!("test -e /run/godebug/{}", session.id))?.success())

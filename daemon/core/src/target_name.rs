@@ -230,6 +230,9 @@ mod tests {
             "user:a b/shop",
             "user:-x/shop",
             "user:alice/shop.socket",
+            ".",
+            "shop.",
+            "user:alice/shop.",
         ] {
             assert!(text.parse::<TargetName>().is_err(), "{text}");
         }

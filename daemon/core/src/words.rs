@@ -193,9 +193,6 @@ impl FromStr for UnitName {
         if let Some(c) = text.chars().find(|c| !allowed(*c)) {
             return bad(&format!("is no unit name: it contains {c:?}"));
         }
-        if text.contains("..") {
-            return bad("is no unit name: it contains \"..\"");
-        }
         if OTHER_TYPES.iter().any(|suffix| text.ends_with(suffix)) {
             return bad("is neither a service nor a scope; only those have a process to debug");
         }
@@ -204,6 +201,10 @@ impl FromStr for UnitName {
         } else {
             format!("{text}.service")
         };
+        // With the suffix: `x.` has two of them then.
+        if full.contains("..") {
+            return bad("is no unit name: it contains \"..\"");
+        }
         let stem = full.rsplit_once('.').map_or("", |(stem, _)| stem);
         if stem.is_empty() || stem.starts_with('@') {
             return bad("is no unit name: there is nothing before the suffix");

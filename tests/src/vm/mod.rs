@@ -158,17 +158,23 @@ impl Vm {
         self.set_clock(SystemTime::now())
     }
 
-    /// Has it sleep (suspend to memory) for so long, and wakes it.
-    pub fn suspend(&self, duration: Duration) -> Result<()> {
-        self.begin("echo deep >/sys/power/mem_sleep; echo mem >/sys/power/state", "/run/suspend")?;
-        let mut qemu = self.lock()?;
-        let deadline = Instant::now() + Duration::from_secs(60);
-        while qemu.status()? != "suspended" {
-            ensure!(Instant::now() < deadline, "it does not go to sleep");
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        std::thread::sleep(duration);
-        qemu.monitor("system_wakeup", json!({}))?;
+    /// Has it sleep (suspend to idle) for so many seconds, until its own clock wakes it. Only the emulator's
+    /// suspend to memory would be deeper, and nobody wakes from that here.
+    pub fn sleep(&self, seconds: u64) -> Result<()> {
+        let slept = || -> Result<u64> {
+            Ok(self.ok("cat /sys/power/suspend_stats/success")?.trim().parse()?)
+        };
+        let before = slept()?;
+        self.begin(
+            &format!(
+                "cd /sys/class/rtc/rtc0 && echo 0 >wakealarm && echo +{seconds} >wakealarm && \
+                 echo freeze >/sys/power/state"
+            ),
+            "/run/sleep",
+        )?;
+        // Nobody is there to be asked meanwhile.
+        std::thread::sleep(Duration::from_secs(seconds));
+        ensure!(slept()? == before + 1, "it did not sleep: {}", self.ok("cat /run/sleep")?);
         Ok(())
     }
 

@@ -128,7 +128,7 @@ mod tests {
         let alone = speed();
         let busy = AtomicBool::new(true);
         let taken = std::thread::scope(|scope| {
-            for _ in 0..4 * std::thread::available_parallelism().map_or(2, usize::from) {
+            for _ in 0..16 * std::thread::available_parallelism().map_or(2, usize::from) {
                 scope.spawn(|| {
                     while busy.load(Ordering::Relaxed) {
                         std::hint::spin_loop();
@@ -139,8 +139,8 @@ mod tests {
             busy.store(false, Ordering::Relaxed);
             taken
         });
-        // By the clock on the wall it was four times as slow, and often more.
-        assert!(u64::from(taken) < 3 * u64::from(alone), "{taken:?}, alone {alone:?}");
+        // By the clock on the wall it is sixteen times as slow.
+        assert!(u64::from(taken) < 4 * u64::from(alone), "{taken:?}, alone {alone:?}");
     }
 
     #[test]

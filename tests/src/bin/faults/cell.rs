@@ -170,7 +170,7 @@ fn await_end(
     let mut bare_since = None;
     loop {
         scene.note_deadline();
-        let quiet = seen(scene)?;
+        let quiet = seen(scene, point)?;
         let now = now();
         if quiet.is_none() {
             return Ok(Some(now));
@@ -206,7 +206,7 @@ fn await_end(
 }
 
 /// What is still to be seen of a session, as far as a look tells that costs nothing.
-fn seen(scene: &Scene) -> Result<Option<String>> {
+fn seen(scene: &Scene, point: &Point) -> Result<Option<String>> {
     if let Some(id) = scene.sessions().pop() {
         return Ok(Some(format!("the folder of session {id} is there")));
     }
@@ -216,7 +216,7 @@ fn seen(scene: &Scene) -> Result<Option<String>> {
     if let Some(one) = running.iter().find(|one| PROGRAMS.contains(&one.name.as_str())) {
         return Ok(Some(format!("{} is running", one.name)));
     }
-    Ok(scene.is_held()?.then(|| "the target is held".to_owned()))
+    Ok(scene.is_held(point.group == Group::Exec)?.then(|| "the target is held".to_owned()))
 }
 
 /// What only mending the host would take away.

@@ -256,12 +256,16 @@ impl<'a> Scene<'a> {
         self.before.processes().first().context("no target")
     }
 
-    /// Whether somebody holds the service, whichever process it is by now.
-    pub(crate) fn is_held(&self) -> Result<bool> {
-        for process in self.host.targets(TARGET)? {
-            if process.is_alive()
-                && (process.tracer()? != 0 || matches!(process.state()?, 't' | 'T'))
-            {
+    /// Whether somebody holds the service: as it was before, or whichever process it is by now.
+    pub(crate) fn is_held(&self, may_be_new: bool) -> Result<bool> {
+        // One that does not run is not held.
+        let new = may_be_new.then(|| self.host.targets(TARGET).unwrap_or_default());
+        let now = match &new {
+            Some(new) => new.as_slice(),
+            None => std::slice::from_ref(self.target()?),
+        };
+        for process in now.iter().filter(|process| process.is_alive()) {
+            if process.tracer()? != 0 || matches!(process.state()?, 't' | 'T') {
                 return Ok(true);
             }
         }

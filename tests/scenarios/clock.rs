@@ -1,5 +1,5 @@
-//! Steps of the wall clock, and sleep, which need a machine with a clock of its own: a session ends no
-//! later for them, whichever way the clock goes.
+//! Steps of the wall clock, which need a machine with a clock of its own: a session ends no later for
+//! them, whichever way the clock goes.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -15,10 +15,8 @@ use crate::{
     support::Session,
 };
 
-pub(crate) const ALL: &[VmScenario] = &[
-    VmScenario::new("clock_that_is_stepped_makes_no_session_longer", Lsm::AppArmor, steps),
-    VmScenario::new("machine_that_sleeps_makes_no_session_longer", Lsm::AppArmor, sleeps),
-];
+pub(crate) const ALL: &[VmScenario] =
+    &[VmScenario::new("clock_that_is_stepped_makes_no_session_longer", Lsm::AppArmor, steps)];
 
 fn steps(vm: &Vm) -> Result<()> {
     told(vm, || {
@@ -42,33 +40,6 @@ fn steps(vm: &Vm) -> Result<()> {
         vm.set_clock(SystemTime::now() + hour)?;
         session.ends(vm, "expired", IN_TIME)?;
         nothing_left_on(vm, &before)
-    })
-}
-
-fn sleeps(vm: &Vm) -> Result<()> {
-    told(vm, || {
-        start_ticker(vm)?;
-        let before = VmSnapshot::take(vm, &["ticker"])?;
-        for daemon_lives in [true, false] {
-            let session = open(vm, "90s")?;
-            if !daemon_lives {
-                vm.ok(
-                    "systemctl mask --runtime godebugd && systemctl kill --signal=KILL godebugd",
-                )?;
-            }
-            vm.sleep(95)?;
-            let woken = Instant::now();
-            vm.wait_until("the session is over", IN_TIME, &mut || {
-                Ok(!vm.run(&format!("test -e /run/godebug/{}", session.id))?.success())
-            })?;
-            // If its time had stood still meanwhile, it would have had more than a minute left.
-            let lasted = woken.elapsed();
-            ensure!(lasted < Duration::from_secs(45), "{lasted:?} after waking");
-            nothing_left_on(vm, &before)?;
-            vm.ok("systemctl unmask --runtime godebugd && systemctl reset-failed")?;
-            session.ends(vm, "expired", IN_TIME)?;
-        }
-        Ok(())
     })
 }
 

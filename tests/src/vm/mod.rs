@@ -19,7 +19,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow};
 use serde_json::json;
 
 use crate::{
@@ -156,26 +156,6 @@ impl Vm {
         drop(qemu);
         self.ok("systemctl is-system-running --wait")?;
         self.set_clock(SystemTime::now())
-    }
-
-    /// Has it sleep (suspend to idle) for so many seconds, until its own clock wakes it. Only the emulator's
-    /// suspend to memory would be deeper, and nobody wakes from that here.
-    pub fn sleep(&self, seconds: u64) -> Result<()> {
-        let slept = || -> Result<u64> {
-            Ok(self.ok("cat /sys/power/suspend_stats/success")?.trim().parse()?)
-        };
-        let before = slept()?;
-        self.begin(
-            &format!(
-                "cd /sys/class/rtc/rtc0 && echo 0 >wakealarm && echo +{seconds} >wakealarm && \
-                 echo freeze >/sys/power/state"
-            ),
-            "/run/sleep",
-        )?;
-        // Nobody is there to be asked meanwhile.
-        std::thread::sleep(Duration::from_secs(seconds));
-        ensure!(slept()? == before + 1, "it did not sleep: {}", self.ok("cat /run/sleep")?);
-        Ok(())
     }
 
     /// Reboots it in good order.

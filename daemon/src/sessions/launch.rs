@@ -118,11 +118,11 @@ impl Sessions {
         Ok(Launch { unit: unit.clone(), programs, was_running })
     }
 
-    /// Starts the unit and catches its process.
+    /// Starts the unit and catches its process, which is held for as long as the tether is kept, or until
+    /// a debugger has it.
     ///
     /// # Errors
-    /// What failed; the unit runs on, or is stopped again if it did not run before. It is held for as long
-    /// as the tether is kept, or until a debugger has it.
+    /// What failed; the unit runs on, or is stopped again if it did not run before.
     pub(super) async fn launch(
         &self,
         launch: Launch,

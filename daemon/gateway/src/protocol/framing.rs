@@ -267,7 +267,7 @@ impl Scan {
 
 /// Where a message of dlv's that is handed on in pieces ends. Go's encoder writes each in one line
 /// (encoding/json, `Encoder.Encode`), in which strings have their line feeds escaped; nobody reads
-/// what is handed on so, and to look for the line's end takes a tenth of the time that braces take.
+/// what is handed on so, and to look for braces took half of the gateway's time for a large answer.
 fn end_of_line(bytes: &[u8]) -> Option<usize> {
     memchr::memchr(b'\n', bytes)
 }

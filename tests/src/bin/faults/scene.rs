@@ -123,23 +123,21 @@ impl<'a> Scene<'a> {
 
     /// Begins to open a session for the laptop.
     pub(crate) fn open(&mut self, ttl: Ttl) -> Result<()> {
-        let host = self.host;
-        let attach = host.spawn(&format!(
-            "exec godebugctl --json attach {TARGET} --ttl {} --from {} --endpoint {} --detach --ticket /root/ticket",
-            ttl.text(), host.laptop_address(), host.address()
-        ))?;
-        self.running.push(attach);
-        Ok(())
+        self.ask_for("attach", ttl)
     }
 
     /// Begins to start the service again, under a debugger that holds it at main.
     pub(crate) fn exec(&mut self, ttl: Ttl) -> Result<()> {
+        self.ask_for("exec", ttl)
+    }
+
+    fn ask_for(&mut self, command: &str, ttl: Ttl) -> Result<()> {
         let host = self.host;
-        let exec = host.spawn(&format!(
-            "exec godebugctl --json exec {TARGET} --ttl {} --from {} --endpoint {} --detach --ticket /root/ticket",
+        let asking = host.spawn(&format!(
+            "exec godebugctl --json {command} {TARGET} --ttl {} --from {} --endpoint {} --detach --ticket /root/ticket",
             ttl.text(), host.laptop_address(), host.address()
         ))?;
-        self.running.push(exec);
+        self.running.push(asking);
         Ok(())
     }
 

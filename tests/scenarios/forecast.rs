@@ -5,7 +5,7 @@ use anyhow::{Context, Result, ensure};
 use godebug_tests::{Host, scenario::Scenario};
 use serde_json::Value;
 
-use crate::support::{Session, leaves_nothing, refused, start, text};
+use crate::support::{SOON, Session, leaves_nothing, refused, start, text};
 
 pub(crate) const ALL: &[Scenario] = &[
     Scenario::new("forecast_of_the_freeze_is_told_and_holds", foretold).main().shared(),
@@ -18,6 +18,9 @@ pub(crate) const ALL: &[Scenario] = &[
     )
     .shared(),
     Scenario::new("forecast_counts_the_symbols_file", with_symbols).shared(),
+    Scenario::new("dlv_comes_before_other_services_for_as_long_as_it_is_there", comes_first)
+        .main()
+        .shared(),
     Scenario::new("forecast_survives_a_damaged_history", damaged_history).shared(),
 ];
 
@@ -164,6 +167,25 @@ fn with_symbols(host: &Host) -> Result<()> {
         session.stop(host)
     })?;
     host.ok("systemctl stop stripped").map(drop)
+}
+
+/// The target stands while dlv works, so other services wait for the processors and not dlv: as a process, and as
+/// one of the groups that the kernel makes of sessions.
+fn comes_first(host: &Host) -> Result<()> {
+    leaves_nothing(host, &["myapp"], |_| {
+        let session = Session::open(host, "myapp", "--ttl 60s")?;
+        let unit = session.unit("dlv");
+        let dlv = host.ok(&format!("systemctl show --value -p MainPID {unit}"))?;
+        let dlv = dlv.trim();
+        let nice = host.ok(&format!("cut -d' ' -f19 /proc/{dlv}/stat"))?;
+        ensure!(nice.trim() == "-10", "dlv has nice {nice}");
+        if host.path("/proc/1/autogroup").exists() {
+            host.wait_until("dlv's group comes before others", SOON, || {
+                Ok(host.ok(&format!("cat /proc/{dlv}/autogroup"))?.trim().ends_with(" nice -10"))
+            })?;
+        }
+        session.stop(host)
+    })
 }
 
 fn damaged_history(host: &Host) -> Result<()> {

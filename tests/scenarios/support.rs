@@ -94,11 +94,16 @@ impl Session {
         Self::open(host, unit, &format!("--ttl {ttl} --from {}", host.laptop_address()))
     }
 
-    /// With other options, detached.
+    /// With other options, detached. Test hosts are busy with each other, so a long freeze is put up
+    /// with by everybody who does not ask for a short one; what is refused is for scenarios/forecast.rs.
     pub(crate) fn open(host: &dyn Machine, unit: &str, options: &str) -> Result<Self> {
+        let patience = match options.contains("--max-freeze") {
+            true => "",
+            false => "--max-freeze 1m",
+        };
         let ticket = format!("/tmp/ticket-{}", unit.replace(['@', ':', '/'], "-"));
         let output = host.run(&format!(
-            "rm -f {ticket}; godebugctl --json attach '{unit}' {options} --detach --ticket {ticket} \
+            "rm -f {ticket}; godebugctl --json attach '{unit}' {options} {patience} --detach --ticket {ticket} \
              --endpoint {}",
             host.address()
         ))?;

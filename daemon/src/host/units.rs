@@ -24,6 +24,9 @@ pub const UNPACK_TIMEOUT: Duration = Duration::from_secs(600);
 /// How long an orderly detach may take before systemd sends signals.
 pub const DETACH_TIMEOUT: Duration = Duration::from_secs(15);
 
+/// dlv's place among those who want a processor: nine times the share of an ordinary process.
+pub const DEBUGGER_NICE: i32 = -10;
+
 /// How long anything else may take to start. It takes a moment; a host can be slow.
 pub const START_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -34,6 +37,7 @@ const CAP_SETUID: u64 = 1 << 7;
 const CAP_SETPCAP: u64 = 1 << 8;
 const CAP_SYS_PTRACE: u64 = 1 << 19;
 const CAP_SYS_ADMIN: u64 = 1 << 21;
+const CAP_SYS_NICE: u64 = 1 << 23;
 const CAP_MAC_ADMIN: u64 = 1 << 33;
 const SIGKILL: i32 = 9;
 const EPERM: i32 = 1;
@@ -168,6 +172,11 @@ pub fn debugger(unit: &DebuggerUnit) -> Properties {
         ("StandardErrorFileToAppend", log.clone().into()),
         // Killing dlv can kill the target; the kernel shall take anything else first.
         ("OOMScoreAdjust", (-900_i32).into()),
+        // The target stands while dlv attaches and at each breakpoint: on a busy host dlv comes
+        // before what else wants the processors, though not before everything. Not CPUWeight=, which
+        // would have the kernel share out the processors of the whole host another way.
+        ("Nice", DEBUGGER_NICE.into()),
+        // Its guard gives its group the same place (rescue/priority.rs).
         ("Environment", environment(&configuration)),
     ]);
     #[cfg(feature = "fault-points")]
@@ -190,8 +199,10 @@ pub fn debugger(unit: &DebuggerUnit) -> Properties {
 pub fn guard(id: &SessionId, target: &UnitName, speaks: bool) -> Properties {
     // SYS_ADMIN is what the kernel wants of a process that speaks to systemd for another one, for
     // services with a watchdog; it is not given where there is nothing to say.
+    let speaking = if speaks { CAP_SYS_ADMIN } else { 0 };
     let description = format!("godebug {id}: guard of {target}");
-    let mut properties = rescuer(id, description, if speaks { CAP_SYS_ADMIN } else { 0 });
+    // SYS_NICE for dlv's place among those who want a processor.
+    let mut properties = rescuer(id, description, CAP_SYS_NICE | speaking);
     // Whoever kills all of godebug.slice shall not kill what keeps the target alive then.
     properties.retain(|(name, _)| *name != "Slice");
     let revoke = revoke_program();

@@ -7,6 +7,7 @@
 //! nothing but PTRACE_O_TRACEEXIT: the kernel stops that thread on its way out, SIGKILL or not,
 //! while the target is still held. Then the target is frozen, dlv let go, and the target repaired.
 
+use super::priority::prefer;
 use super::watchdog::{self, Demands};
 use super::{Turn, freeze, needs_repair, repair, repair_frozen, target_of, told};
 use crate::paths;
@@ -42,6 +43,9 @@ pub fn guard(id: &SessionId) -> Result<(), String> {
     let Some(tracer) = awaited else { return Ok(()) };
     ptrace::seize(tracer, ptrace::Options::PTRACE_O_TRACEEXIT)
         .map_err(|error| format!("dlv's thread {tracer} cannot be watched: {error}"))?;
+    if !session.takes_images() {
+        prefer(tracer.as_raw());
+    }
     if !await_exit(tracer)? {
         return Ok(()); // it was gone before it could be caught; dlv's unit looks after the target
     }

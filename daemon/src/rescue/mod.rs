@@ -7,6 +7,7 @@
 mod baseline;
 mod freezer;
 mod guard;
+mod priority;
 mod threads;
 mod watchdog;
 

@@ -1,6 +1,7 @@
 //! `make bench`: what godebug costs beside bare dlv, on one host in one run, and how soon after its
 //! time a session is over. `--write` puts the figures into docs/measurements.md.
 
+mod crowd;
 mod ending;
 mod figures;
 mod gateway;
@@ -18,10 +19,10 @@ use std::{
 use anyhow::{Context, Result, bail};
 use ending::Endings;
 use figures::{Series, milliseconds, table};
-use godebug_tests::{Host, Snapshot, Suite, image, nothing_left};
+use godebug_tests::{Host, Snapshot, Suite, image, nothing_left, process::Process};
 use opening::{Kind, Openings};
 
-const USAGE: &str = "usage: bench [--write] [--only-gateway | --only-images | --only-users | --many-images N] [--rounds N] [--sessions N]";
+const USAGE: &str = "usage: bench [--write] [--only-crowd | --only-gateway | --only-images | --only-users | --many-images N] [--rounds N] [--sessions N]";
 /// What may be added to bare dlv at the median, in milliseconds.
 const AIM_LAPTOP: f64 = 150.0;
 const AIM_HERE: f64 = 40.0;
@@ -36,12 +37,16 @@ const MANY: [&str; 2] =
     ["<!-- many images: written by `bench --write` -->", "<!-- end of many images -->"];
 /// Those of images, which can be measured alone.
 const IMAGES: [&str; 2] = ["<!-- images: written by `bench --write` -->", "<!-- end of images -->"];
+/// And those of a host that is busy.
+const CROWD: [&str; 2] =
+    ["<!-- a busy host: written by `bench --write` -->", "<!-- end of a busy host -->"];
 /// And those of the gateway, which can be measured alone.
 const GATEWAY: [&str; 2] =
     ["<!-- gateway: written by `bench --write` -->", "<!-- end of gateway -->"];
 
 struct Wanted {
     write: bool,
+    only_crowd: bool,
     only_gateway: bool,
     only_images: bool,
     only_users: bool,
@@ -63,6 +68,7 @@ fn main() -> ExitCode {
 fn wanted() -> Result<Wanted> {
     let mut wanted = Wanted {
         write: false,
+        only_crowd: false,
         only_gateway: false,
         only_images: false,
         only_users: false,
@@ -75,6 +81,7 @@ fn wanted() -> Result<Wanted> {
         let mut number = || words.next().and_then(|word| word.parse().ok()).context(USAGE);
         match word.as_str() {
             "--write" => wanted.write = true,
+            "--only-crowd" => wanted.only_crowd = true,
             "--only-gateway" => wanted.only_gateway = true,
             "--only-images" => wanted.only_images = true,
             "--only-users" => wanted.only_users = true,
@@ -89,6 +96,9 @@ fn wanted() -> Result<Wanted> {
 
 fn measure(wanted: &Wanted) -> Result<()> {
     let host = Host::boot(Suite::Trixie)?;
+    if wanted.only_crowd {
+        return measure_crowd(&host, wanted.write);
+    }
     if wanted.only_gateway {
         return measure_gateway(&host, wanted.write);
     }
@@ -103,11 +113,12 @@ fn measure(wanted: &Wanted) -> Result<()> {
         return many_images(&host, count, wanted.write);
     }
     let before = Snapshot::take(&host, &["myapp"])?;
-    let target = before.processes().first().context("myapp has no process")?.inner_pid;
-    let openings = opening::measure(&host, target, wanted.rounds)?;
+    let target = target(&before)?;
+    let openings = opening::measure(&host, target.inner_pid, wanted.rounds)?;
     let endings = ending::measure(&host, wanted.sessions)?;
     let text = report(&host, &openings, &endings)?;
     println!("{text}");
+    measure_crowd(&host, wanted.write)?;
     measure_gateway(&host, wanted.write)?;
     measure_images(&host, wanted.write)?;
     nothing_left(&host, &before)?;
@@ -169,7 +180,7 @@ fn product() -> Result<String> {
     Ok(format!("the package {name}"))
 }
 
-fn row(cells: &[&str]) -> Vec<String> {
+pub(crate) fn row(cells: &[&str]) -> Vec<String> {
     cells.iter().map(|cell| (*cell).to_owned()).collect()
 }
 
@@ -259,6 +270,21 @@ fn ending_table(endings: &Endings) -> String {
 
 fn measurements() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/measurements.md")
+}
+
+fn target(snapshot: &Snapshot) -> Result<&Process> {
+    snapshot.processes().first().context("myapp has no process")
+}
+
+fn measure_crowd(host: &Host, is_written: bool) -> Result<()> {
+    let before = Snapshot::take(host, &["myapp"])?;
+    let text = crowd::measure(host, target(&before)?)?.text();
+    println!("{text}");
+    nothing_left(host, &before)?;
+    if is_written {
+        write(&measurements(), CROWD, &text)?;
+    }
+    Ok(())
 }
 
 fn measure_gateway(host: &Host, is_written: bool) -> Result<()> {

@@ -81,7 +81,8 @@ pub(crate) fn measure(host: &Host, target: u32, rounds: usize) -> Result<Opening
     Ok(openings)
 }
 
-fn once(host: &Host, target: u32, kind: Kind, parts: &mut Parts) -> Result<Duration> {
+/// Measures one kind.
+pub(crate) fn once(host: &Host, target: u32, kind: Kind, parts: &mut Parts) -> Result<Duration> {
     let laptop = format!("--from {}", host.laptop_address());
     match kind {
         Kind::Bare => bare(host, target),

@@ -134,7 +134,7 @@ impl<'a> Scene<'a> {
     fn ask_for(&mut self, command: &str, ttl: Ttl) -> Result<()> {
         let host = self.host;
         let asking = host.spawn(&format!(
-            "exec godebugctl --json {command} {TARGET} --ttl {} --from {} --endpoint {} --detach --ticket /root/ticket",
+            "exec godebugctl --json {command} {TARGET} --ttl {} --max-freeze 1m --from {} --endpoint {} --detach --ticket /root/ticket",
             ttl.text(), host.laptop_address(), host.address()
         ))?;
         self.running.push(asking);

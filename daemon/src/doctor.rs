@@ -29,7 +29,7 @@ pub async fn diagnose(sessions: &Sessions, place: Option<&Place>) -> Diagnosis {
     checks.push(fence().await);
     checks.push(firewall(sessions).await);
     checks.push(polkit(sessions).await);
-    checks.push(ptrace_scope());
+    checks.push(tracing());
     checks.extend(app_armor());
     checks.extend(selinux());
     checks.push(audit_log());
@@ -215,7 +215,11 @@ async fn polkit_version(sessions: &Sessions) -> Option<String> {
     authority.backend_version().await.ok()
 }
 
-fn ptrace_scope() -> Check {
+/// Whether the kernel lets anybody trace.
+fn tracing() -> Check {
+    if let Err(refusal) = selinux::lets_trace() {
+        return check("ptrace", Verdict::Bad, refusal.message, refusal.remedy);
+    }
     match std::fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope") {
         Err(_) => good("ptrace", "no Yama"),
         Ok(scope) if scope.trim() == "3" => check(

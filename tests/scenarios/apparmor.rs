@@ -2,7 +2,12 @@
 //! dlv and gateway reach nothing beside their work, and services with profiles of their own are debugged
 //! or refused with the lines that they lack.
 
-use anyhow::{Result, ensure};
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, Result, ensure};
 use godebug_tests::{
     Machine, Vm,
     scenario::VmScenario,
@@ -11,8 +16,8 @@ use godebug_tests::{
 
 use crate::{
     on_vm::{
-        IN_TIME, attempts, came_out, crashed, debugged, kept, nameless, observed, open,
-        start_ticker, started, told,
+        IN_TIME, attempts, came_out, crashed, debugged, hooked, kept, nameless, observed, open,
+        sent, start_ticker, started, told,
     },
     support::{Laptop, Session, refused, text},
 };
@@ -25,6 +30,8 @@ pub(crate) const ALL: &[VmScenario] = &[
     VmScenario::new("login_by_ssh_is_in_the_record", Lsm::AppArmor, by_ssh),
     VmScenario::new("core_dump_of_a_real_crash_is_looked_into", Lsm::AppArmor, core_dump),
     VmScenario::new("confined_service_is_refused_or_debugged", Lsm::AppArmor, confined_service),
+    VmScenario::new("service_with_an_image_for_its_root_is_debugged", Lsm::AppArmor, root_image),
+    VmScenario::new("hooks_run_outside_of_the_profiles_of_godebug", Lsm::AppArmor, hooks),
     VmScenario::new("nothing_survives_a_boot_or_a_killed_daemon", Lsm::AppArmor, lost),
 ];
 
@@ -38,6 +45,66 @@ fn images(vm: &Vm) -> Result<()> {
         no_denials(vm)?;
         nothing_left_on(vm, &before)
     })
+}
+
+fn hooks(vm: &Vm) -> Result<()> {
+    told(vm, || {
+        start_ticker(vm)?;
+        let before = VmSnapshot::take(vm, &["ticker"])?;
+        hooked(vm)?;
+        no_denials(vm)?;
+        nothing_left_on(vm, &before)
+    })
+}
+
+/// A service whose root is a file system in a file (`RootImage=`), which needs a kernel with loop devices. The
+/// host has no program at the path that the process names.
+fn root_image(vm: &Vm) -> Result<()> {
+    const UNIT: &str = "imaged";
+    told(vm, || {
+        let folder = tempfile::tempdir()?;
+        let image = sent(vm, &root_with(vm, "/opt/samples/ticker", folder.path())?)?;
+        vm.ok(&format!(
+            "systemd-run --quiet --unit={UNIT} --property=User=nobody --property=RootImage={image} \
+             --property=MountAPIVFS=yes /srv/inside"
+        ))?;
+        vm.wait_until("it runs in its own root", IN_TIME, &mut || {
+            Ok(vm.run("test \"$(readlink /proc/$(pgrep -x inside)/exe)\" = /srv/inside")?.success())
+        })?;
+        ensure!(!vm.exists("/srv/inside")?, "the host has such a program too");
+        let before = VmSnapshot::take(vm, &[UNIT])?;
+        let session = open(vm, UNIT, "10m")?;
+        debugged(vm, &session)?;
+        session.stop(vm)?;
+        let shown = vm.ok(&format!(
+            "godebugctl snapshot {UNIT} --at main.tick --expr main.ticks --timeout 60s --max-pause 10s"
+        ))?;
+        ensure!(shown.contains("main.tick"), "nothing is shown: {shown}");
+        no_denials(vm)?;
+        nothing_left_on(vm, &before)?;
+        vm.ok(&format!("systemctl stop {UNIT} && rm {image}")).map(drop)
+    })
+}
+
+/// A file system whose only program is that one, as /srv/inside; made below `folder`.
+fn root_with(vm: &Vm, program: &str, folder: &Path) -> Result<PathBuf> {
+    let tree = folder.join("tree");
+    for name in ["proc", "sys", "dev", "run", "tmp", "var", "etc", "usr", "root", "srv"] {
+        std::fs::create_dir_all(tree.join(name))?;
+    }
+    for name in ["resolv.conf", "os-release"] {
+        std::fs::write(tree.join("etc").join(name), "")?;
+    }
+    std::fs::copy(vm.program(program), tree.join("srv/inside"))?;
+    let image = folder.join("root.img");
+    let made = Command::new("mke2fs")
+        .args(["-q", "-t", "ext4", "-d"])
+        .args([&tree, &image])
+        .arg("32M")
+        .status()
+        .context("running mke2fs")?;
+    ensure!(made.success(), "mke2fs: {made}");
+    Ok(image)
 }
 
 fn start(vm: &Vm) -> Result<()> {
@@ -329,7 +396,7 @@ fn label_of(vm: &Vm, unit: &str) -> Result<String> {
 fn no_denials(vm: &Vm) -> Result<()> {
     let denied = vm.run(
         "{ journalctl --no-pager -b; cat /var/log/audit/audit.log; } | \
-         grep 'apparmor=\"DENIED\"' | grep '\"godebug-'",
+         grep 'apparmor=\"DENIED\"' | grep '\"godebug'",
     )?;
     ensure!(denied.stdout.is_empty(), "denied in a session in which all went well:\n{denied}");
     Ok(())

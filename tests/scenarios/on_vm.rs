@@ -1,6 +1,6 @@
 //! What scenarios on virtual machines have in common, whichever security module is enforced there.
 
-use std::{net::TcpStream, time::Duration};
+use std::{net::TcpStream, path::Path, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use godebug_tests::{Machine, Vm, dap::DapClient};
@@ -64,6 +64,54 @@ pub(crate) fn nameless(vm: &Vm) -> Result<()> {
     debugged(vm, &session)?;
     session.stop(vm)?;
     vm.ok("systemctl stop nameless").map(drop)
+}
+
+/// Brings a file over the wire from the laptop; where it is there.
+pub(crate) fn sent(vm: &Vm, file: &Path) -> Result<String> {
+    let (folder, name) = (file.parent().context("no folder")?, file.file_name());
+    let name = name.context("no name")?.to_string_lossy().into_owned();
+    let address = vm.laptop_address();
+    let _server = vm.laptop_spawn(&format!(
+        "exec python3 -m http.server 8080 --bind {address} --directory {}",
+        folder.display()
+    ))?;
+    let there = format!("/var/tmp/{name}");
+    vm.ok(&format!(
+        "curl --silent --show-error --fail --retry 20 --retry-connrefused --retry-delay 1 \
+         --output {there} http://{address}:8080/{name}"
+    ))?;
+    Ok(there)
+}
+
+/// What the site has run at a session: told of it, and asked before and after; in no domain and under no
+/// profile of godebug's, so it can do what godebugd could not.
+pub(crate) fn hooked(vm: &Vm) -> Result<()> {
+    const KEEP: &str = "#!/bin/sh\ncat >>/root/told\necho \"$1 $(cat /proc/self/attr/current)\" >>/root/asked\n\
+                        touch /etc/by-a-hook && rm /etc/by-a-hook\n";
+    let hook = |events: &str, more: &str| {
+        format!(
+            "[[hook]]\nevents = [{events}]\nunits = [\"ticker\"]\nuser = \"root\"\n\
+             run = [\"/usr/local/bin/keep\", \"asked\"]\n{more}\n"
+        )
+    };
+    let configuration = hook("\"opened\", \"closed\"", "")
+        + &hook("\"drain\", \"undrain\"", "required = true\ntimeout = \"60s\"");
+    vm.ok(&format!(
+        "printf '%s' '{KEEP}' >/usr/local/bin/keep && chmod 755 /usr/local/bin/keep && \
+         mkdir -p /etc/godebug && printf '%s' '{configuration}' >/etc/godebug/godebugd.toml && \
+         {{ ! command -v restorecon >/dev/null || restorecon -R /etc/godebug /usr/local/bin; }}"
+    ))?;
+    let session = open(vm, "ticker", "10m")?;
+    session.stop(vm)?;
+    vm.wait_until("all hooks have run", IN_TIME, &mut || {
+        let told = vm.run("cat /root/told")?.stdout;
+        Ok(["drain", "opened", "closed", "undrain"]
+            .iter()
+            .all(|event| told.contains(&format!("\"event\":\"{event}\""))))
+    })?;
+    let asked = vm.ok("cat /root/asked")?;
+    ensure!(asked.lines().count() == 4 && !asked.contains("godebug"), "{asked}");
+    vm.ok("rm -r /etc/godebug /usr/local/bin/keep /root/told /root/asked").map(drop)
 }
 
 /// The same in mode observe: the IDE stops at the line, on an image, and then at one of now.

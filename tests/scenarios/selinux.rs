@@ -11,8 +11,8 @@ use godebug_tests::{
 
 use crate::{
     on_vm::{
-        IN_TIME, attempts, came_out, crashed, debugged, kept, nameless, observed, open,
-        start_ticker, started, told,
+        IN_TIME, attempts, came_out, crashed, debugged, hooked, kept, nameless, observed, open,
+        sent, start_ticker, started, told,
     },
     support::{Laptop, Session, refused, text},
 };
@@ -25,6 +25,9 @@ pub(crate) const ALL: &[VmScenario] = &[
     VmScenario::new("service_is_started_under_a_debugger", Lsm::Selinux, start),
     VmScenario::new("core_dump_of_a_real_crash_is_looked_into", Lsm::Selinux, core_dump),
     VmScenario::new("booleans_of_the_site_get_their_values_back", Lsm::Selinux, of_the_site),
+    VmScenario::new("hooks_run_outside_of_the_domains_of_godebug", Lsm::Selinux, hooks),
+    VmScenario::new("host_that_forbids_tracing_is_honoured", Lsm::Selinux, no_tracing),
+    VmScenario::new("package_comes_and_goes_while_the_host_enforces", Lsm::Selinux, package),
     VmScenario::new("boolean_survives_neither_a_killed_daemon_nor_a_boot", Lsm::Selinux, lost),
 ];
 
@@ -224,6 +227,106 @@ fn start(vm: &Vm) -> Result<()> {
         no_denials(vm)?;
         nothing_left_on(vm, &before)
     })
+}
+
+fn hooks(vm: &Vm) -> Result<()> {
+    told(vm, || {
+        start_ticker(vm)?;
+        let before = VmSnapshot::take(vm, &["ticker"])?;
+        hooked(vm)?;
+        no_denials(vm)?;
+        nothing_left_on(vm, &before)
+    })
+}
+
+/// Red Hat's and Fedora's policies have a boolean by which a host forbids all tracing. Debian's has none, so
+/// the host gets one of that name: what is seen here is that godebug asks for it, says so, and leaves it.
+fn no_tracing(vm: &Vm) -> Result<()> {
+    const FORBIDDEN: &str = "deny_ptrace";
+    told(vm, || {
+        start_ticker(vm)?;
+        vm.ok(&format!(
+            "echo '(boolean {FORBIDDEN} true)' >/tmp/site.cil && semodule -i /tmp/site.cil"
+        ))?;
+        ensure!(is_on(vm, FORBIDDEN)?, "the host forbids nothing");
+        is_the_sites(vm)?;
+        let before = VmSnapshot::take(vm, &["ticker"])?;
+        for command in ["attach ticker --detach --yes", "goroutines ticker --max-pause 10s"] {
+            let refusal = vm.run(&format!("godebugctl --json {command}"))?;
+            let why = refusal.json()?["error"].to_string();
+            ensure!(why.contains(FORBIDDEN) && why.contains("the host's own decision"), "{why}");
+        }
+        let doctor = vm.run("godebugctl doctor ticker")?.stdout;
+        ensure!(doctor.contains(FORBIDDEN), "doctor does not tell: {doctor}");
+        ensure!(is_on(vm, FORBIDDEN)? && !is_on(vm, GATE)?, "a boolean was turned all the same");
+        nothing_left_on(vm, &before)?;
+
+        vm.ok(&format!("setsebool {FORBIDDEN} off"))?;
+        let before = VmSnapshot::take(vm, &["ticker"])?;
+        let session = open(vm, "ticker", "10m")?;
+        debugged(vm, &session)?;
+        session.stop(vm)?;
+        no_denials(vm)?;
+        nothing_left_on(vm, &before)
+    })
+}
+
+/// What the package's scripts do on a host whose policy is enforced, by dpkg as an administrator runs it.
+fn package(vm: &Vm) -> Result<()> {
+    told(vm, || {
+        start_ticker(vm)?;
+        let package = godebug_tests::image::newest_package()?.context("no package: make deb")?;
+        let package = sent(vm, &package)?;
+        // A site's own module uses the policy's types, as one that lets dlv at a service does.
+        let session = open(vm, "ticker", "10m")?;
+        // What was open ends first. semodule may not write to where this machine's commands write.
+        let removed = vm.ok("dpkg --remove godebug 2>&1 | cat")?;
+        ensure!(
+            removed.contains("its SELinux policy stays loaded: another module uses it"),
+            "{removed}"
+        );
+        ensure!(!vm.exists(&format!("/run/godebug/{}", session.id))?, "the session is still there");
+        ensure!(!is_on(vm, GATE)?, "the boolean is on without godebug");
+        let ticker = vm.ok("systemctl is-active ticker && cat /proc/$(pgrep -x ticker)/status")?;
+        ensure!(ticker.contains("TracerPid:\t0"), "{ticker}");
+
+        vm.ok("semodule -X 300 -r domains 2>&1 | cat")?;
+        vm.ok(&format!("dpkg --install {package} 2>&1 | cat"))?;
+        ensure!(!is_on(vm, GATE)?, "the boolean is on right after the installation");
+        for (path, label) in [
+            ("/usr/lib/godebug/godebugd", "godebugd_exec_t"),
+            ("/usr/lib/godebug/godebug-gateway", "godebug_gateway_exec_t"),
+            ("/var/log/godebug", "godebug_log_t"),
+        ] {
+            let found = vm.ok(&format!("stat -c %C {path}"))?;
+            ensure!(found.contains(label), "{path} is {found}");
+        }
+        is_the_sites(vm)?;
+        let before = VmSnapshot::take(vm, &["ticker"])?;
+        let session = open(vm, "ticker", "10m")?;
+        domains(vm, &session)?;
+        debugged(vm, &session)?;
+        session.stop(vm)?;
+        no_denials(vm)?;
+        nothing_left_on(vm, &before)?;
+
+        let removed = vm.ok("dpkg --remove godebug 2>&1 | cat")?;
+        ensure!(!removed.contains("stays loaded"), "{removed}");
+        ensure!(
+            !vm.exists(&format!("/sys/fs/selinux/booleans/{GATE}"))?,
+            "the policy is still there"
+        );
+        let label = vm.ok("stat -c %C /var/log/godebug")?;
+        ensure!(label.contains("var_log_t"), "the log has no label that is known: {label}");
+        let listed = vm.ok("semodule -l 2>&1 | cat")?;
+        ensure!(!listed.contains("godebug"), "{listed}");
+        Ok(())
+    })
+}
+
+/// What has been written to the host until now is its administrator's, and not of a session.
+fn is_the_sites(vm: &Vm) -> Result<()> {
+    vm.ok("touch /run/harness/booted").map(drop)
 }
 
 fn without_a_name(vm: &Vm) -> Result<()> {

@@ -280,6 +280,21 @@ pub fn label_of(domain: &str) -> String {
     parts.join(":")
 }
 
+/// Refuses everything on a host that forbids tracing altogether.
+///
+/// # Errors
+/// The refusal.
+pub fn lets_trace() -> Result<(), Refusal> {
+    let deny_ptrace: Result<BooleanName, _> = "deny_ptrace".parse();
+    if is_enforcing() && deny_ptrace.is_ok_and(|name| matches!(value(&name), Ok(Some(true)))) {
+        return Err(Refusal::host(
+            "SELinux boolean deny_ptrace is on: nobody may trace a process on this host",
+            "deny_ptrace is the host's own decision and stays; ask whoever decides about it",
+        ));
+    }
+    Ok(())
+}
+
 /// Refuses a target that the policy does not let dlv trace and halt.
 ///
 /// # Errors
@@ -288,13 +303,7 @@ pub fn target_lets_debug(pid: Pid, unit: &str) -> Result<(), Refusal> {
     if !is_active() {
         return Ok(());
     }
-    let deny_ptrace: Result<BooleanName, _> = "deny_ptrace".parse();
-    if is_enforcing() && deny_ptrace.is_ok_and(|name| matches!(value(&name), Ok(Some(true)))) {
-        return Err(Refusal::host(
-            "SELinux boolean deny_ptrace is on: nobody may trace a process on this host",
-            "deny_ptrace is the host's own decision and stays; ask whoever decides about it",
-        ));
-    }
+    lets_trace()?;
     if confinement() != Confinement::Selinux || !is_enforcing() {
         return Ok(());
     }

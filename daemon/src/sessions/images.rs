@@ -268,12 +268,21 @@ fn filter_allows_copies(target: &Target, facts: &UnitFacts) -> Result<(), Refusa
 
 /// What an image would do to this target; for `inspect` and `doctor`.
 pub async fn foretell(systemd: &Systemd, target: &Target) -> ImageForecast {
-    let bytes = resident(target);
     let refusal = match can_be_copied(systemd, target).await {
         Ok(()) => forecast(target, PauseLimit::default()).err(),
         Err(refusal) => Some(refusal),
     };
-    ImageForecast { pause_ms: Forecast::of_image(bytes), bytes, refusal }
+    ImageForecast { refusal, ..foretold(target) }
+}
+
+/// What it would be, were it not for `refusal`.
+pub fn no_image(target: &Target, refusal: Refusal) -> ImageForecast {
+    ImageForecast { refusal: Some(refusal), ..foretold(target) }
+}
+
+fn foretold(target: &Target) -> ImageForecast {
+    let bytes = resident(target);
+    ImageForecast { pause_ms: Forecast::of_image(bytes), bytes, refusal: None }
 }
 
 fn resident(target: &Target) -> u64 {

@@ -10,7 +10,7 @@ mod prepare;
 mod recorded;
 
 pub use dumped::Brought;
-pub use images::foretell as foretell_image;
+pub use images::{foretell as foretell_image, no_image};
 pub use launch::Launched;
 pub use orphans::{left_over, revoke_by_name};
 pub use pending::Request;

@@ -3,6 +3,7 @@
 use super::find::{self, Target};
 use super::place::Place;
 use crate::freeze;
+use crate::host::confinement;
 use crate::host::systemd::Systemd;
 use crate::sessions;
 use crate::target::process;
@@ -20,16 +21,22 @@ pub async fn inspect(
 ) -> Result<Inspection, Refusal> {
     let target = find::find(systemd, &place.unit, place.part.as_ref(), pid).await?;
     let debugger = sessions::fitting_debugger(&target).await;
-    let traced = find::traceable(&target);
+    // In the order in which attaching asks.
+    let traceable = find::traceable(&target).and_then(|()| {
+        let confinement = confinement::of_this_host()?;
+        confinement::lets_debug(target.process.pid, target.unit.as_str(), confinement)
+    });
     let tracer = target.process.status().ok().and_then(|status| status.tracer_pid);
     let (path, deleted) = target.process.exe_link().map_err(|error| {
         Refusal::target(format!("{} is just ending: {error}", target.unit), "try again")
     })?;
-    let refusal = debugger
-        .as_ref()
+    let image = match &traceable {
+        Ok(()) => sessions::foretell_image(systemd, &target).await,
+        Err(refusal) => sessions::no_image(&target, refusal.clone()),
+    };
+    let refusal = traceable
         .err()
-        .cloned()
-        .or_else(|| traced.err())
+        .or_else(|| debugger.as_ref().err().cloned())
         .or_else(|| without_symbols(&target));
     let executable = &target.executable;
     let work = target.work(None);
@@ -60,7 +67,7 @@ pub async fn inspect(
         traced_by: tracer.map(process::tracer_description),
         watchdog_ms: target.watchdog_usec.map(|usec| usec / 1000),
         refusal,
-        image: Some(sessions::foretell_image(systemd, &target).await),
+        image: Some(image),
         unit: target.unit,
         target: target.part,
     })

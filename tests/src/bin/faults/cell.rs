@@ -109,6 +109,15 @@ fn play(scene: &mut Scene, fault: &Fault, point: &Point) -> Result<Effect> {
             scene.arm(point, action)?;
             scene.exec(fault.ttl.unwrap_or(Ttl::Middle))?;
         }
+        Group::Observe => {
+            scene.arm(point, action)?;
+            scene.observe(fault.ttl.unwrap_or(Ttl::Short))?;
+        }
+        Group::Observing => {
+            scene.observe_and_connect(fault.ttl.unwrap_or(Ttl::Middle))?;
+            scene.arm(point, action)?;
+            scene.is_used()?;
+        }
         Group::DeadMan => {
             scene.arm(point, action)?;
             scene.open_and_connect(fault.ttl.unwrap_or(Ttl::Middle))?;

@@ -61,12 +61,31 @@ pub(crate) struct Fault {
 const LIVE: &[Group] =
     &[Group::Opening, Group::Active, Group::Closing, Group::DeadMan, Group::Exec];
 const EVERYWHERE: &[Group] = &Group::ALL;
-const IMAGE: &[Group] = &[Group::Image];
+/// Where images are taken.
+const IMAGE: &[Group] = &[Group::Image, Group::Observe, Group::Observing];
 /// Where the program at the point can be godebugd.
-const IN_GODEBUGD: &[Group] =
-    &[Group::Opening, Group::Active, Group::Closing, Group::Image, Group::Exec];
+const IN_GODEBUGD: &[Group] = &[
+    Group::Opening,
+    Group::Active,
+    Group::Closing,
+    Group::Image,
+    Group::Exec,
+    Group::Observe,
+    Group::Observing,
+];
+/// Where there is a gateway.
+const AT_PORT: &[Group] = &[
+    Group::Opening,
+    Group::Active,
+    Group::Closing,
+    Group::DeadMan,
+    Group::Exec,
+    Group::Observe,
+    Group::Observing,
+];
 const EXEC: &[Group] = &[Group::Exec];
-const WITH_CLIENT: &[Group] = &[Group::Active, Group::Closing, Group::DeadMan];
+const WITH_CLIENT: &[Group] = &[Group::Active, Group::Closing, Group::DeadMan, Group::Observing];
+const AT_BREAKPOINT: &[Group] = &[Group::Active, Group::Closing, Group::DeadMan];
 
 impl Fault {
     const fn new(name: &'static str, says: &'static str, act: Act) -> Self {
@@ -237,10 +256,12 @@ pub(crate) const ALL: &[Fault] = &[
     // The parts of a session.
     Fault::outside("gateway-killed", "the gateway is killed", |s| {
         inject::part(s, "gateway", "KILL")
-    }),
+    })
+    .at(AT_PORT),
     Fault::outside("gateway-stopped", "the gateway is stopped (SIGSTOP)", |s| {
         inject::part(s, "gateway", "STOP")
     })
+    .at(AT_PORT)
     .within(8),
     Fault::outside("dlv-killed", "dlv is killed", |s| inject::part(s, "dlv", "KILL")),
     Fault::outside("dlv-stopped", "dlv is stopped (SIGSTOP)", |s| inject::part(s, "dlv", "STOP"))
@@ -331,24 +352,30 @@ pub(crate) const ALL: &[Fault] = &[
     Fault::outside("firewalld-reload", "firewall-cmd --reload", |s| {
         inject::host(s, "firewall-cmd --reload")
     })
+    .at(AT_PORT)
     .mended(inject::firewall_restored),
     Fault::outside("firewalld-complete-reload", "firewall-cmd --complete-reload", |s| {
         inject::host(s, "firewall-cmd --complete-reload")
     })
+    .at(AT_PORT)
     .mended(inject::firewall_restored),
     Fault::outside("firewalld-runtime-to-permanent", "firewall-cmd --runtime-to-permanent", |s| {
         inject::host(s, "firewall-cmd --runtime-to-permanent")
     })
+    .at(AT_PORT)
     .mended(inject::firewall_restored),
     Fault::outside("firewalld-killed", "firewalld is killed", |s| {
         inject::host(s, "systemctl kill --signal=KILL firewalld")
     })
+    .at(AT_PORT)
     .mended(inject::firewall_restored),
     Fault::outside("firewalld-stops", "firewalld is stopped", |s| {
         inject::host(s, "systemctl stop firewalld")
     })
+    .at(AT_PORT)
     .mended(inject::firewall_restored),
     Fault::outside("nft-flushed", "nft flush ruleset", |s| inject::host(s, "nft flush ruleset"))
+        .at(AT_PORT)
         .mended(inject::firewall_restored),
     Fault::new(
         "no-firewalld",
@@ -405,7 +432,7 @@ pub(crate) const ALL: &[Fault] = &[
         "the client is silent while the service stands at a breakpoint",
         inject::halted,
     )
-    .at(WITH_CLIENT),
+    .at(AT_BREAKPOINT),
     // The host.
     Fault::outside("reboot", "the host is rebooted", inject::reboot)
         .everywhere()

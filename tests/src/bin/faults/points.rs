@@ -29,15 +29,30 @@ pub(crate) enum Group {
     Image,
     /// All of a third kind: the service is started under a debugger, and stands at main until its time is over.
     Exec,
+    /// A session of mode observe is opened.
+    Observe,
+    /// One is open, its client is shown an image at a line, and its time passes.
+    Observing,
 }
 
 /// What the names of points begin with that belong to such sessions.
 const OF_IMAGE: &str = "image: ";
 const OF_EXEC: &str = "exec: ";
+const OF_OBSERVE: &str = "observe: ";
+const OF_OBSERVING: &str = "observing: ";
+const PREFIXES: [&str; 4] = [OF_IMAGE, OF_EXEC, OF_OBSERVE, OF_OBSERVING];
 
 impl Group {
-    pub(crate) const ALL: [Self; 6] =
-        [Self::Opening, Self::Active, Self::Closing, Self::DeadMan, Self::Image, Self::Exec];
+    pub(crate) const ALL: [Self; 8] = [
+        Self::Opening,
+        Self::Active,
+        Self::Closing,
+        Self::DeadMan,
+        Self::Image,
+        Self::Exec,
+        Self::Observe,
+        Self::Observing,
+    ];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -47,6 +62,8 @@ impl Group {
             Self::DeadMan => "dead man",
             Self::Image => "image",
             Self::Exec => "exec",
+            Self::Observe => "observe",
+            Self::Observing => "observing",
         }
     }
 
@@ -66,7 +83,7 @@ impl Point {
     /// As the program itself names it.
     pub(crate) fn traced(&self) -> &str {
         let name = self.name.as_str();
-        name.strip_prefix(OF_IMAGE).or_else(|| name.strip_prefix(OF_EXEC)).unwrap_or(name)
+        PREFIXES.iter().find_map(|prefix| name.strip_prefix(prefix)).unwrap_or(name)
     }
 
     /// Whether it is one of this program's.
@@ -89,7 +106,7 @@ impl Point {
 }
 
 /// Goes once through a session that is extended, one that is stopped, one that the dead man ends, one that
-/// takes an image, and one that starts the service under a debugger.
+/// takes an image, one that shows images to a debugger, and one that starts the service under a debugger.
 pub(crate) fn discover(host: &Host) -> Result<Vec<Point>> {
     let before = Snapshot::take(host, &[TARGET])?;
     let mut found = Vec::new();
@@ -123,8 +140,20 @@ pub(crate) fn discover(host: &Host) -> Result<Vec<Point>> {
     scene.look()?;
     scene.running.pop().context("nobody looks")?.wait(SOON)?.ok()?;
     host.wait_until("the image is closed", SOON, || Ok(scene.sessions().is_empty()))?;
-    let image = trace(host)?.into_iter().map(|name| format!("{OF_IMAGE}{name}")).collect();
-    add(&mut found, image, Group::Image);
+    add(&mut found, prefixed(OF_IMAGE, trace(host)?), Group::Image);
+    drop(scene);
+    nothing_left(host, &before)?;
+
+    let mut scene = Scene::new(host)?;
+    scene.observe_and_connect(Ttl::Middle)?;
+    // What the client's breakpoint has begun is no part of the opening; an image goes through it again.
+    let mut opening = trace(host)?;
+    opening.retain(|name| name.starts_with("godebugd/"));
+    add(&mut found, prefixed(OF_OBSERVE, opening), Group::Observe);
+    scene.is_used()?;
+    scene.client.as_mut().context("there is no client")?.dap.wait_for_stop()?;
+    host.wait_until("its time is over", SOON, || Ok(scene.sessions().is_empty()))?;
+    add(&mut found, prefixed(OF_OBSERVING, trace(host)?), Group::Observing);
     drop(scene);
     nothing_left(host, &before)?;
 
@@ -132,8 +161,7 @@ pub(crate) fn discover(host: &Host) -> Result<Vec<Point>> {
     scene.exec(Ttl::Middle)?;
     scene.running.pop().context("nothing is started")?.wait(SOON)?.ok()?;
     host.wait_until("its time is over", SOON, || Ok(scene.sessions().is_empty()))?;
-    let exec = trace(host)?.into_iter().map(|name| format!("{OF_EXEC}{name}")).collect();
-    add(&mut found, exec, Group::Exec);
+    add(&mut found, prefixed(OF_EXEC, trace(host)?), Group::Exec);
     nothing_left_but_targets_ended(host, &scene.before)?;
     Ok(found)
 }
@@ -144,6 +172,10 @@ fn trace(host: &Host) -> Result<Vec<String>> {
     let text = fs::read_to_string(&path).context("no point was reached")?;
     fs::remove_file(&path).context("removing the trace")?;
     Ok(text.lines().filter_map(|line| Some(line.rsplit_once(' ')?.0.to_owned())).collect())
+}
+
+fn prefixed(prefix: &str, names: Vec<String>) -> Vec<String> {
+    names.into_iter().map(|name| format!("{prefix}{name}")).collect()
 }
 
 fn add(found: &mut Vec<Point>, names: Vec<String>, group: Group) {

@@ -70,9 +70,12 @@ fn cells(wanted: &Wanted, results: &Results) -> Result<VecDeque<Cell>> {
             continue;
         }
         for point in results.points() {
-            // Of the points of an exec, those that no other session has.
-            let its_own = point.group != Group::Exec
-                || ["launcher", "started"].iter().any(|name| point.name.contains(name));
+            // Of the points of other kinds of session, those that no session before them has.
+            let its_own = match point.group {
+                Group::Exec => ["launcher", "started"].iter().any(|name| point.name.contains(name)),
+                Group::Observe | Group::Observing => point.is_in("godebug-image"),
+                _ => true,
+            };
             let every = matches!(fault.name, "godebugd-killed" | "image-killed")
                 && !point.name.contains("read-back")
                 && its_own;

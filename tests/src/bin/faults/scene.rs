@@ -126,6 +126,11 @@ impl<'a> Scene<'a> {
         self.ask_for("attach", ttl)
     }
 
+    /// Begins to open one of mode observe.
+    pub(crate) fn observe(&mut self, ttl: Ttl) -> Result<()> {
+        self.ask_for("attach --mode observe --max-pause 2s", ttl)
+    }
+
     /// Begins to start the service again, under a debugger that holds it at main.
     pub(crate) fn exec(&mut self, ttl: Ttl) -> Result<()> {
         self.ask_for("exec", ttl)
@@ -143,8 +148,7 @@ impl<'a> Scene<'a> {
 
     /// Begins to look at a service that is used: one image at a line.
     pub(crate) fn look(&mut self) -> Result<()> {
-        let order = "curl -s -m 20 -o /dev/null 'http://127.0.0.1:8080/order?id=3'";
-        self.load = Some(self.host.spawn(&format!("while {order} || true; do sleep 0.05; done"))?);
+        self.is_used()?;
         self.running.push(self.host.spawn(&format!(
             "exec godebugctl --json snapshot {TARGET} --at main.priceOf --expr total --timeout 4s \
              --max-pause 2s"
@@ -152,9 +156,26 @@ impl<'a> Scene<'a> {
         Ok(())
     }
 
+    /// From now on somebody uses the service.
+    pub(crate) fn is_used(&mut self) -> Result<()> {
+        let order = "curl -s -m 20 -o /dev/null 'http://127.0.0.1:8080/order?id=3'";
+        self.load = Some(self.host.spawn(&format!("while {order} || true; do sleep 0.05; done"))?);
+        Ok(())
+    }
+
     /// Opens one, connects a client to it and sets a breakpoint in a function that is called.
     pub(crate) fn open_and_connect(&mut self, ttl: Ttl) -> Result<()> {
         self.open(ttl)?;
+        self.connect()
+    }
+
+    /// The same with one of mode observe: nobody uses the service yet, so no image is taken at the line.
+    pub(crate) fn observe_and_connect(&mut self, ttl: Ttl) -> Result<()> {
+        self.observe(ttl)?;
+        self.connect()
+    }
+
+    fn connect(&mut self) -> Result<()> {
         let mut attach = self.running.pop().context("nothing was opened")?;
         attach.wait(SOON)?.ok()?;
         self.note_deadline();

@@ -1,6 +1,7 @@
 //! The command line: what can be typed, and how a wrong word is answered.
 
 use crate::output::Output;
+use crate::own_containers;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
@@ -34,7 +35,7 @@ pub(crate) struct Cli {
     /// ssh asks for nothing: set where one of several hosts is asked
     #[arg(long, global = true, hide = true)]
     pub(crate) unasked: bool,
-    /// The unit is one of your own, which `systemctl --user` runs
+    /// The unit is one of your own, which `systemctl --user` runs; or the container is one that you run without root
     #[arg(long, global = true)]
     pub(crate) user: bool,
     #[command(subcommand)]
@@ -150,20 +151,32 @@ pub(crate) enum Command {
 }
 
 impl Cli {
-    /// With `--user` a unit is the person's own.
+    /// With `--user` a unit is the person's own, and a container too.
     ///
     /// # Errors
-    /// Where the command is about no unit, or about one that is named as a part of another.
+    /// Where the command is about no unit, or about one that is named as a part of another; where no such
+    /// container runs.
     pub(crate) fn of_user(mut self) -> Result<Self, Refusal> {
         if !self.user {
             return Ok(self);
         }
         let wrong = |what: &str| Err(Refusal::usage(format!("--user is about a unit{what}"), ""));
+        let is_far = self.host.is_some();
+        let is_done_there = is_far && self.command.runs_there();
         let Some(target) = self.command.target_mut() else {
             return wrong(" that runs, and this command is about none");
         };
-        let TargetName::Unit(unit) = target.clone() else {
-            return wrong(", and this is none of a manager's");
+        let unit = match target.clone() {
+            TargetName::Unit(unit) => unit,
+            // Whoever does it over there asks there.
+            TargetName::Container(_) if is_done_there => return Ok(self),
+            TargetName::Container(_) if is_far => {
+                return wrong(
+                    "; of a container on another host name the unit: systemctl --user list-units 'libpod-*'",
+                );
+            }
+            TargetName::Container(name) => own_containers::unit_of(&name)?,
+            TargetName::OfUser { .. } => return wrong(", and this is none of a manager's"),
         };
         *target = TargetName::OfUser { user: UserName::whoever_asks(), unit };
         Ok(self)

@@ -21,6 +21,7 @@ mod live;
 mod manager;
 mod many;
 mod output;
+mod own_containers;
 mod peer;
 mod ports;
 mod question;

@@ -52,7 +52,7 @@ fn wrong_words_are_usage_errors() {
         &["attach", "user:alice"],
         &["attach", "shop", "--reconnect", "11m"],
         &["--user", "list"],
-        &["--user", "attach", "container:web"],
+        &["-H", "web1", "--user", "attach", "container:web"],
         &["toolchain", "add", "../../x"],
         &["toolchain", "add", "1.26.3", "--from", "a", "--package", "b"],
         &["attach", "shop", "--listen", "0.0.0.0:2345"],

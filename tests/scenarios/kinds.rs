@@ -11,6 +11,8 @@ use crate::support::{
 pub(crate) const ALL: &[Scenario] = &[
     Scenario::new("services_of_every_make_are_debugged", every_make),
     Scenario::new("containers_are_found_by_name_and_debugged", containers).with_engines(),
+    Scenario::new("container_that_a_user_runs_without_root_is_theirs_to_debug", rootless)
+        .with_engines(),
 ];
 
 /// A way in which a service can be made.
@@ -308,6 +310,78 @@ fn privileged_process_of_a_user(host: &Host, manager: &str) -> Result<()> {
         Ok(())
     })?;
     host.run_as("alice", &format!("{own} systemctl --user stop raw notes"))?.exits(0).map(drop)
+}
+
+/// Over what is in a user namespace of alice's the kernel gives her every capability: godebug asks nobody about it either,
+/// whoever it is there; and about what somebody else has put there it does.
+fn rootless(host: &Host) -> Result<()> {
+    host.ok(
+        "ldconfig && mount -o remount,rw /proc/sys && mkdir -p /tmp/root /home/alice/.config/containers && \
+         cp /opt/samples/shop /tmp/root/ && chmod -R a+rX /tmp/root && \
+         printf '[containers]\\npids_limit=0\\n' >/home/alice/.config/containers/containers.conf && \
+         printf '[storage]\\ndriver=\"vfs\"\\n' >/home/alice/.config/containers/storage.conf && \
+         chown -R alice: /home/alice && loginctl enable-linger alice",
+    )?;
+    let bus = "/run/user/$(id -u)/bus";
+    let alice = |line: &str| {
+        let own = "cd; export XDG_RUNTIME_DIR=/run/user/$(id -u)";
+        host.run_as("alice", &format!("{own} DBUS_SESSION_BUS_ADDRESS=unix:path={bus}; {line}"))
+    };
+    host.wait_until("alice's manager has a bus", SOON, || {
+        Ok(alice(&format!("test -S {bus}"))?.success())
+    })?;
+    alice("tar -C /tmp/root -c . | podman import - shop:latest")?.exits(0)?;
+    for (name, options, port) in [("mine", "", 8401), ("as-another", "--user 7:8", 8402)] {
+        let run = format!("podman run --detach --name {name} --network host {options} shop:latest");
+        alice(&format!("{run} /shop -listen 127.0.0.1:{port}"))?.exits(0)?;
+        let url = format!("http://127.0.0.1:{port}/healthz");
+        host.wait_until("it serves", SOON, || Ok(host.http_from_host(&url).is_ok()))?;
+    }
+    let manager = format!("user@{}.service", host.ok("id -u alice")?.trim());
+    leaves_nothing(host, &[&manager], |_| {
+        for (name, port) in [("mine", 8401), ("as-another", 8402)] {
+            let line = format!("podman inspect --format 'libpod-{{{{.Id}}}}.scope' {name}");
+            let unit = alice(&line)?.exits(0)?.stdout.trim().to_owned();
+            let named = format!("user:alice/{unit}");
+            looked_into(host, &named, "", || order(host, port)).context(name.to_owned())?;
+            let line = "--json --user attach container:{name} --detach --ticket /home/alice/ticket";
+            let opened = alice(&format!("godebugctl {}", line.replace("{name}", name)))?;
+            let session = opened.exits(0)?.json()?;
+            ensure!(session["target"] == named.as_str(), "{session}");
+            alice("rm ticket; godebugctl stop --all")?.exits(0)?;
+            host.run_as("bob", &format!("godebugctl --json attach {named} --detach"))?.exits(3)?;
+        }
+        let none = alice("godebugctl --json --user attach container:nobody --detach")?;
+        crate::support::refused(none, 4, "target").map(drop)
+    })?;
+    somebody_else_in_there(host, &alice)?;
+    alice("podman rm --force --time 0 --all")?.exits(0)?;
+    host.ok("loginctl disable-linger alice; rm -rf /home/alice/.config /home/alice/.local")
+        .map(drop)
+}
+
+/// A process of root's that has gone into alice's namespace, where root is nobody, and into a unit of hers.
+fn somebody_else_in_there(
+    host: &Host,
+    alice: &dyn Fn(&str) -> Result<godebug_tests::Output>,
+) -> Result<()> {
+    alice("systemd-run --quiet --user --unit=lured sleep 1000")?.exits(0)?;
+    let container = alice("podman inspect --format '{{.State.Pid}}' mine")?.exits(0)?.stdout;
+    let group = alice("systemctl --user show --value -p ControlGroup lured")?.exits(0)?.stdout;
+    let visitor = host.spawn(&format!(
+        "echo $$ >/sys/fs/cgroup{}/cgroup.procs && exec nsenter --user=/proc/{}/ns/user \
+         --preserve-credentials /opt/samples/shop -listen 127.0.0.1:8403",
+        group.trim(),
+        container.trim()
+    ))?;
+    host.wait_until("it serves", SOON, || {
+        Ok(host.http_from_host("http://127.0.0.1:8403/healthz").is_ok())
+    })?;
+    let told = alice("godebugctl --json --user attach lured --detach")?.exits(3)?.json()?;
+    let message = told["error"]["message"].as_str().unwrap_or_default();
+    ensure!(message.contains("has rights that its user does not have"), "{told}");
+    drop(visitor);
+    alice("systemctl --user stop lured")?.exits(0).map(drop)
 }
 
 /// A container's network is the host's, so that it can be asked for something.

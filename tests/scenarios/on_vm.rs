@@ -66,6 +66,25 @@ pub(crate) fn nameless(vm: &Vm) -> Result<()> {
     vm.ok("systemctl stop nameless").map(drop)
 }
 
+/// A program in a user namespace that a user has made, as those of rootless containers are: that user's own.
+pub(crate) fn in_own_namespace(vm: &Vm) -> Result<()> {
+    let own = "systemd-run --quiet --wait --pipe --uid=alice \
+               --setenv=XDG_RUNTIME_DIR=/run/user/$(id -u alice)";
+    vm.ok("loginctl enable-linger alice && systemctl start user@$(id -u alice)")?;
+    vm.ok(&format!(
+        "{own} systemd-run --user --quiet --unit=inner unshare --user --map-root-user /opt/samples/ticker"
+    ))?;
+    vm.wait_until("it runs in a namespace of its own", IN_TIME, &mut || {
+        let other = "test $(readlink /proc/$(pgrep -u alice -x ticker)/ns/user) != $(readlink /proc/1/ns/user)";
+        Ok(vm.run(other)?.success())
+    })?;
+    let opened = vm.run(&format!("{own} godebugctl --json --user attach inner --yes --max-freeze 1m --ttl 10m --detach --ticket /home/alice/ticket"))?;
+    let session = opened.exits(0)?.json()?;
+    ensure!(session["target"] == "user:alice/inner.service", "{session}");
+    vm.ok(&format!("{own} godebugctl stop --all; rm /home/alice/ticket"))?;
+    vm.ok(&format!("{own} systemctl --user stop inner; loginctl disable-linger alice")).map(drop)
+}
+
 /// Brings a file over the wire from the laptop; where it is there.
 pub(crate) fn sent(vm: &Vm, file: &Path) -> Result<String> {
     let (folder, name) = (file.parent().context("no folder")?, file.file_name());

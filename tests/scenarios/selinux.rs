@@ -11,8 +11,8 @@ use godebug_tests::{
 
 use crate::{
     on_vm::{
-        IN_TIME, attempts, came_out, crashed, debugged, hooked, kept, nameless, observed, open,
-        sent, start_ticker, started, told,
+        IN_TIME, attempts, came_out, crashed, debugged, hooked, in_own_namespace, kept, nameless,
+        observed, open, sent, start_ticker, started, told,
     },
     support::{Laptop, Session, refused, text},
 };
@@ -333,6 +333,7 @@ fn without_a_name(vm: &Vm) -> Result<()> {
     told(vm, || {
         let before = VmSnapshot::take(vm, &[])?;
         nameless(vm)?;
+        in_own_namespace(vm)?;
         no_denials(vm)?;
         nothing_left_on(vm, &before)
     })

@@ -80,7 +80,16 @@ impl Suite {
 }
 
 /// Container engines, as Debian has them. Only unpacked: none is started but by hand.
-const ENGINES: &[&str] = &["podman", "crun", "docker.io", "docker-cli", "containerd", "runc"];
+const ENGINES: &[&str] = &[
+    "podman",
+    "crun",
+    "uidmap",
+    "dbus-user-session",
+    "docker.io",
+    "docker-cli",
+    "containerd",
+    "runc",
+];
 
 /// What of the product is on a host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

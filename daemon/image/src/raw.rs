@@ -1,10 +1,11 @@
-//! The few ptrace requests that nix has no safe form of: it knows no real-time signals, which C
-//! libraries send their threads, no signal masks and no listening.
+//! The few requests that nix and rustix have no safe form of. Of ptrace: nix knows no real-time signals, which C
+//! libraries send their threads, no signal masks and no listening. Of namespaces: whose they are.
 #![expect(unsafe_code, reason = "nix and rustix have no safe form of these requests")]
 
 use nix::errno::Errno;
 use nix::libc;
 use nix::unistd::Pid;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 /// Lets a thread go, with the signal that it stopped for, or 0.
 ///
@@ -96,4 +97,31 @@ pub fn register_set(tid: Pid, kind: i32) -> nix::Result<Vec<u8>> {
     Errno::result(done)?;
     registers.truncate(vector.iov_len);
     Ok(registers)
+}
+
+/// `_IO(0xb7, 2)` and `_IO(0xb7, 4)`: ioctl_nsfs(2).
+const NS_GET_PARENT: libc::Ioctl = 0xb702;
+const NS_GET_OWNER_UID: libc::Ioctl = 0xb704;
+
+/// The user namespace in which this one was made.
+///
+/// # Errors
+/// EPERM when it lies outside of this process's own, or there is none.
+pub fn parent_of_namespace(namespace: BorrowedFd<'_>) -> nix::Result<OwnedFd> {
+    // SAFETY: the request takes no argument, and what it gives is a new descriptor of nobody else's.
+    unsafe {
+        let parent = Errno::result(libc::ioctl(namespace.as_raw_fd(), NS_GET_PARENT))?;
+        Ok(OwnedFd::from_raw_fd(parent))
+    }
+}
+
+/// The user who made this user namespace, as this process's own namespace numbers users.
+///
+/// # Errors
+/// When it is no user namespace.
+pub fn owner_of_namespace(namespace: BorrowedFd<'_>) -> nix::Result<u32> {
+    let mut owner: libc::uid_t = u32::MAX;
+    // SAFETY: the kernel writes one uid_t, which is what there is.
+    let done = unsafe { libc::ioctl(namespace.as_raw_fd(), NS_GET_OWNER_UID, &raw mut owner) };
+    Errno::result(done).map(|_| owner)
 }

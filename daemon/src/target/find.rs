@@ -1,6 +1,7 @@
 //! From the name of a unit to the one process in it that can be debugged, and why not if not.
 
 use super::executable::{DebugSize, ExecutableError, GoExecutable};
+use super::namespace;
 use super::process::{self, Process};
 use crate::host::confinement;
 use crate::host::systemd::{Systemd, SystemdError, UnitFacts};
@@ -308,13 +309,16 @@ fn user_of(
 }
 
 /// polkit is not asked about what a user's own manager runs. So it must be a process that the user could
-/// debug in any case: not one that sudo or a file's capabilities have given more.
+/// debug in any case: not one that sudo or a file's capabilities have given more. In a user namespace of theirs,
+/// as a rootless container is in, it has more in there only.
 fn no_more_than_its_owner(unit: &UnitName, part: &Part, process: &Process) -> Result<(), Refusal> {
     let uid = unit.as_str().strip_prefix("user@").and_then(|rest| rest.strip_suffix(".service"));
     let status = process.status().map_err(|error| {
         Refusal::target(format!("{} is just ending: {error}", part.name), "try again")
     })?;
-    if uid.and_then(|uid| uid.parse().ok()).is_some_and(|uid| status.is_plainly(uid)) {
+    let uid: Option<u32> = uid.and_then(|uid| uid.parse().ok());
+    let in_their_own = |uid| namespace::belongs_to(process, uid).unwrap_or(false);
+    if uid.is_some_and(|uid| status.is_plainly(uid) || in_their_own(uid)) {
         return Ok(());
     }
     let pid = process.pid;

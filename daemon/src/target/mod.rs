@@ -5,5 +5,6 @@ pub mod debuggers;
 pub mod executable;
 pub mod find;
 pub mod inspect;
+mod namespace;
 pub mod place;
 pub mod process;

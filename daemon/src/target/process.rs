@@ -183,9 +183,23 @@ impl Process {
 
     /// The executable itself, even when its path leads elsewhere by now.
     pub fn open_exe(&self) -> Result<File, ProcessError> {
-        let file = File::open(self.path("exe")).map_err(|error| self.error("exe", error))?;
+        self.open("exe")
+    }
+
+    /// # Errors
+    /// When the process is gone, or may not be looked at.
+    pub(super) fn open(&self, name: &str) -> Result<File, ProcessError> {
+        let file = File::open(self.path(name)).map_err(|error| self.error(name, error))?;
         self.check_alive()?;
         Ok(file)
+    }
+
+    /// A file below /proc/PID whose text is the kernel's own.
+    ///
+    /// # Errors
+    /// When the process is gone, or may not be looked at.
+    pub(super) fn text(&self, name: &str) -> Result<String, ProcessError> {
+        self.read(name).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
     }
 
     fn runs_the_file_at(&self, path: &Path) -> bool {

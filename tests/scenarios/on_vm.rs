@@ -68,21 +68,28 @@ pub(crate) fn nameless(vm: &Vm) -> Result<()> {
 
 /// A program in a user namespace that a user has made, as those of rootless containers are: that user's own.
 pub(crate) fn in_own_namespace(vm: &Vm) -> Result<()> {
-    let own = "systemd-run --quiet --wait --pipe --uid=alice \
-               --setenv=XDG_RUNTIME_DIR=/run/user/$(id -u alice)";
+    // Through a pipe: what a bus hands over may not be what this machine's commands write to.
+    let alice = |line: &str| {
+        let own = "runuser --user alice -- env XDG_RUNTIME_DIR=/run/user/$(id -u alice)";
+        vm.run(&format!("{own} {line} | cat"))
+    };
     vm.ok("loginctl enable-linger alice && systemctl start user@$(id -u alice)")?;
-    vm.ok(&format!(
-        "{own} systemd-run --user --quiet --unit=inner unshare --user --map-root-user /opt/samples/ticker"
-    ))?;
+    alice(
+        "systemd-run --user --quiet --unit=inner unshare --user --map-root-user /opt/samples/ticker",
+    )?;
     vm.wait_until("it runs in a namespace of its own", IN_TIME, &mut || {
         let other = "test $(readlink /proc/$(pgrep -u alice -x ticker)/ns/user) != $(readlink /proc/1/ns/user)";
         Ok(vm.run(other)?.success())
     })?;
-    let opened = vm.run(&format!("{own} godebugctl --json --user attach inner --yes --max-freeze 1m --ttl 10m --detach --ticket /home/alice/ticket"))?;
-    let session = opened.exits(0)?.json()?;
+    let opened = alice(
+        "godebugctl --json --user attach inner --yes --max-freeze 1m --ttl 10m --detach --ticket \
+         /home/alice/ticket",
+    )?;
+    let session = opened.json().with_context(|| opened.to_string())?;
     ensure!(session["target"] == "user:alice/inner.service", "{session}");
-    vm.ok(&format!("{own} godebugctl stop --all; rm /home/alice/ticket"))?;
-    vm.ok(&format!("{own} systemctl --user stop inner; loginctl disable-linger alice")).map(drop)
+    alice("godebugctl stop --all")?;
+    alice("systemctl --user stop inner")?;
+    vm.ok("rm /home/alice/ticket; loginctl disable-linger alice").map(drop)
 }
 
 /// Brings a file over the wire from the laptop; where it is there.

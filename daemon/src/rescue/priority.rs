@@ -42,8 +42,12 @@ fn set_patiently(mut group: File) -> io::Result<()> {
             Err(error) if Errno::from_io_error(&error) == Some(Errno::AGAIN) && tried < TRIES => {
                 std::thread::sleep(PAUSE);
             }
-            // dlv has gone meanwhile.
-            Err(error) if Errno::from_io_error(&error) == Some(Errno::SRCH) => break,
+            // dlv has gone meanwhile; or it is in no group of its own (noautogroup at boot).
+            Err(error)
+                if matches!(Errno::from_io_error(&error), Some(Errno::SRCH | Errno::INVAL)) =>
+            {
+                break;
+            }
             done => return done,
         }
     }

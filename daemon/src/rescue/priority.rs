@@ -3,7 +3,7 @@
 //! Where the kernel makes a group of each session (`CONFIG_SCHED_AUTOGROUP`, as Debian's does; not where
 //! control groups share out the processors), a process's nice value counts within its group only, and
 //! every service is a group of its own. That group has a nice value too, which systemd leaves at 0: while ten
-//! services wanted two processors, dlv took five times as long to attach (docs/measurements.md).
+//! services wanted two processors, dlv took six times as long to attach (docs/measurements.md).
 
 use crate::host::units::DEBUGGER_NICE;
 use rustix::io::Errno;

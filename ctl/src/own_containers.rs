@@ -3,24 +3,35 @@
 
 use godebug_api::{ContainerName, Refusal, UnitName};
 use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
+
+/// How long Podman may think about it.
+const LIMIT: Duration = Duration::from_secs(20);
 
 /// The unit of one's own manager in which that container runs.
 ///
 /// # Errors
 /// When Podman knows none that runs, or it is in no unit of one's own.
 pub(crate) fn unit_of(name: &ContainerName) -> Result<UnitName, Refusal> {
-    let asked = Command::new("podman")
-        .args(["container", "inspect", "--format", "{{.State.CgroupPath}}", "--", name.as_str()])
-        .stdin(Stdio::null())
-        .output()
-        .map_err(|error| {
-            Refusal::host(
-                format!("podman cannot be asked for container:{}: {error}", name.as_str()),
-                "name the unit that it runs in: systemctl --user list-units 'libpod-*'",
-            )
-        })?;
+    let mut podman = Command::new("podman");
+    podman.args(["container", "inspect", "--format", "{{.State.CgroupPath}}", "--", name.as_str()]);
+    podman.stdin(Stdio::null());
+    let (answer, answered) = mpsc::channel();
+    std::thread::spawn(move || answer.send(podman.output()));
+    let unasked = |why: String| {
+        Refusal::host(
+            format!("podman cannot be asked for container:{}: {why}", name.as_str()),
+            "name the unit that it runs in: systemctl --user list-units 'libpod-*'",
+        )
+    };
+    let asked = answered
+        .recv_timeout(LIMIT)
+        .map_err(|_| unasked(format!("no answer in {} s", LIMIT.as_secs())))?
+        .map_err(|error| unasked(error.to_string()))?;
     if !asked.status.success() {
-        let why = String::from_utf8_lossy(&asked.stderr).trim().to_owned();
+        let why = String::from_utf8_lossy(&asked.stderr);
+        let why = why.trim().escape_debug();
         return Err(Refusal::target(
             format!("podman has no container \"{}\" of yours: {why}", name.as_str()),
             "see yours: podman ps; one of the host's is debugged without --user",
@@ -46,7 +57,10 @@ fn in_group(name: &ContainerName, group: &str) -> Result<UnitName, Refusal> {
     });
     unit.and_then(|unit| unit.parse().ok()).ok_or_else(|| {
         Refusal::target(
-            format!("your container \"{name}\" is in no unit of your own manager, but in {group}"),
+            format!(
+                "your container \"{name}\" is in no unit of your own manager, but in {}",
+                group.escape_debug()
+            ),
             "let podman use systemd's control groups (--cgroup-manager=systemd), which it does where you have \
              a manager with a bus: loginctl enable-linger, and the package dbus-user-session",
         )
@@ -87,6 +101,7 @@ mod tests {
         ] {
             let refusal = found(group).unwrap_err();
             assert!(refusal.message.contains("in no unit of your own"), "{refusal:?}");
+            assert!(!refusal.message.contains(char::is_control), "{refusal:?}");
         }
     }
 }

@@ -29,7 +29,7 @@ pub async fn diagnose(sessions: &Sessions, place: Option<&Place>) -> Diagnosis {
     checks.push(fence().await);
     checks.push(firewall(sessions).await);
     checks.push(polkit(sessions).await);
-    checks.push(tracing());
+    checks.push(ptrace());
     checks.extend(app_armor());
     checks.extend(selinux());
     checks.push(audit_log());
@@ -216,7 +216,7 @@ async fn polkit_version(sessions: &Sessions) -> Option<String> {
 }
 
 /// Whether the kernel lets anybody trace.
-fn tracing() -> Check {
+fn ptrace() -> Check {
     if let Err(refusal) = selinux::lets_trace() {
         return check("ptrace", Verdict::Bad, refusal.message, refusal.remedy);
     }

@@ -16,8 +16,8 @@ use godebug_tests::{
 
 use crate::{
     on_vm::{
-        IN_TIME, attempts, came_out, crashed, debugged, hooked, in_own_namespace, kept, nameless,
-        observed, open, sent, start_ticker, started, told,
+        IN_TIME, attempts, came_out, crashed, debugged, hooked, in_good_order, in_own_namespace,
+        kept, nameless, observed, open, sent, start_ticker, started, told,
     },
     support::{Laptop, Session, refused, text},
 };
@@ -48,13 +48,8 @@ fn images(vm: &Vm) -> Result<()> {
 }
 
 fn hooks(vm: &Vm) -> Result<()> {
-    told(vm, || {
-        start_ticker(vm)?;
-        let before = VmSnapshot::take(vm, &["ticker"])?;
-        hooked(vm)?;
-        no_denials(vm)?;
-        nothing_left_on(vm, &before)
-    })
+    start_ticker(vm)?;
+    in_good_order(vm, &["ticker"], no_denials, || hooked(vm))
 }
 
 /// A service whose root is a file system in a file (`RootImage=`), which needs a kernel with loop devices. The
@@ -108,31 +103,18 @@ fn root_with(vm: &Vm, program: &str, folder: &Path) -> Result<PathBuf> {
 }
 
 fn start(vm: &Vm) -> Result<()> {
-    told(vm, || {
-        let before = VmSnapshot::take(vm, &[])?;
-        started(vm)?;
-        no_denials(vm)?;
-        nothing_left_on(vm, &before)
-    })
+    in_good_order(vm, &[], no_denials, || started(vm))
 }
 
 fn without_a_name(vm: &Vm) -> Result<()> {
-    told(vm, || {
-        let before = VmSnapshot::take(vm, &[])?;
+    in_good_order(vm, &[], no_denials, || {
         nameless(vm)?;
-        in_own_namespace(vm)?;
-        no_denials(vm)?;
-        nothing_left_on(vm, &before)
+        in_own_namespace(vm)
     })
 }
 
 fn core_dump(vm: &Vm) -> Result<()> {
-    told(vm, || {
-        let before = VmSnapshot::take(vm, &[])?;
-        crashed(vm)?;
-        no_denials(vm)?;
-        nothing_left_on(vm, &before)
-    })
+    in_good_order(vm, &[], no_denials, || crashed(vm))
 }
 
 /// Only a kernel of its own tells who logged in, whatever they have become since.

@@ -3,13 +3,33 @@
 use std::{net::TcpStream, path::Path, time::Duration};
 
 use anyhow::{Context, Result, ensure};
-use godebug_tests::{Machine, Vm, dap::DapClient};
+use godebug_tests::{
+    Machine, Vm,
+    dap::DapClient,
+    vm::{VmSnapshot, nothing_left_on},
+};
 use serde_json::Value;
 
 use crate::support::{Laptop, Session};
 
 /// An emulated machine is ten times slower than a container.
 pub(crate) const IN_TIME: Duration = Duration::from_secs(120);
+
+/// Does that on a machine where nothing of it may be left afterwards, and where nothing was denied that the
+/// machine's own `no_denials` looks for.
+pub(crate) fn in_good_order(
+    vm: &Vm,
+    units: &[&str],
+    no_denials: fn(&Vm) -> Result<()>,
+    steps: impl FnOnce() -> Result<()>,
+) -> Result<()> {
+    told(vm, || {
+        let before = VmSnapshot::take(vm, units)?;
+        steps()?;
+        no_denials(vm)?;
+        nothing_left_on(vm, &before)
+    })
+}
 
 pub(crate) fn open(vm: &Vm, unit: &str, ttl: &str) -> Result<Session> {
     Session::open(vm, unit, &format!("--ttl {ttl} --yes --from {}", vm.laptop_address()))

@@ -11,8 +11,8 @@ use godebug_tests::{
 
 use crate::{
     on_vm::{
-        IN_TIME, attempts, came_out, crashed, debugged, hooked, in_own_namespace, kept, nameless,
-        observed, open, sent, start_ticker, started, told,
+        IN_TIME, attempts, came_out, crashed, debugged, hooked, in_good_order, in_own_namespace,
+        kept, nameless, observed, open, sent, start_ticker, started, told,
     },
     support::{Laptop, Session, refused, text},
 };
@@ -221,22 +221,12 @@ fn image(vm: &Vm) -> Result<()> {
 
 /// The launcher asks the kernel to tell it of executions, and holds the service in its own domain's start.
 fn start(vm: &Vm) -> Result<()> {
-    told(vm, || {
-        let before = VmSnapshot::take(vm, &[])?;
-        started(vm)?;
-        no_denials(vm)?;
-        nothing_left_on(vm, &before)
-    })
+    in_good_order(vm, &[], no_denials, || started(vm))
 }
 
 fn hooks(vm: &Vm) -> Result<()> {
-    told(vm, || {
-        start_ticker(vm)?;
-        let before = VmSnapshot::take(vm, &["ticker"])?;
-        hooked(vm)?;
-        no_denials(vm)?;
-        nothing_left_on(vm, &before)
-    })
+    start_ticker(vm)?;
+    in_good_order(vm, &["ticker"], no_denials, || hooked(vm))
 }
 
 /// Red Hat's and Fedora's policies have a boolean by which a host forbids all tracing. Debian's has none, so
@@ -330,22 +320,14 @@ fn is_the_sites(vm: &Vm) -> Result<()> {
 }
 
 fn without_a_name(vm: &Vm) -> Result<()> {
-    told(vm, || {
-        let before = VmSnapshot::take(vm, &[])?;
+    in_good_order(vm, &[], no_denials, || {
         nameless(vm)?;
-        in_own_namespace(vm)?;
-        no_denials(vm)?;
-        nothing_left_on(vm, &before)
+        in_own_namespace(vm)
     })
 }
 
 fn core_dump(vm: &Vm) -> Result<()> {
-    told(vm, || {
-        let before = VmSnapshot::take(vm, &[])?;
-        crashed(vm)?;
-        no_denials(vm)?;
-        nothing_left_on(vm, &before)
-    })
+    in_good_order(vm, &[], no_denials, || crashed(vm))
 }
 
 /// What a site lists besides: refused while the policy does not let godebugd turn it, turned for the session

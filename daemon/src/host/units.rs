@@ -174,9 +174,9 @@ pub fn debugger(unit: &DebuggerUnit) -> Properties {
         ("OOMScoreAdjust", (-900_i32).into()),
         // The target stands while dlv attaches and at each breakpoint: on a busy host dlv comes
         // before what else wants the processors, though not before everything. Not CPUWeight=, which
-        // would have the kernel share out the processors of the whole host another way.
+        // would have the kernel share out the processors of the whole host another way. Its guard gives
+        // its group the same place (rescue/priority.rs).
         ("Nice", DEBUGGER_NICE.into()),
-        // Its guard gives its group the same place (rescue/priority.rs).
         ("Environment", environment(&configuration)),
     ]);
     #[cfg(feature = "fault-points")]
@@ -431,7 +431,9 @@ pub fn image(unit: ImageUnit<'_>) -> Properties {
         ("StandardError", "journal".into()),
         // Killing it can kill the target; the kernel shall take anything else first.
         ("OOMScoreAdjust", (-900_i32).into()),
-        // The target stands while it works; whatever does not hold the target it makes last.
+        // The target stands while it works; whatever does not hold the target it makes last. Where the
+        // kernel makes groups of sessions (rescue/priority.rs) neither counts; its group is left as it is,
+        // since no pause was shorter with a better place: it is the target's own thread that waits then.
         ("Nice", (-20_i32).into()),
     ]);
     match unit.output {

@@ -317,7 +317,15 @@ fn no_more_than_its_owner(unit: &UnitName, part: &Part, process: &Process) -> Re
         Refusal::target(format!("{} is just ending: {error}", part.name), "try again")
     })?;
     let uid: Option<u32> = uid.and_then(|uid| uid.parse().ok());
-    let in_their_own = |uid| namespace::belongs_to(process, uid).unwrap_or(false);
+    let in_their_own = |uid| {
+        namespace::belongs_to(process, uid).unwrap_or_else(|error| {
+            tracing::warn!(
+                "whose the namespace of process {} is cannot be told: {error}",
+                process.pid
+            );
+            false
+        })
+    };
     if uid.is_some_and(|uid| status.is_plainly(uid) || in_their_own(uid)) {
         return Ok(());
     }

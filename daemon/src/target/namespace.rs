@@ -1,8 +1,9 @@
 //! Whether a process is in a user namespace that a user has made, as those of rootless containers are: over
 //! what is in there the kernel gives that user every capability, tracing included.
 
-use super::process::{Ids, Process, ProcessError};
+use super::process::{Ids, Process};
 use godebug_image::raw;
+use std::error::Error;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -15,11 +16,10 @@ const DEEPEST: usize = 33;
 /// can do nothing outside of there: whoever holds it is nobody there who is not mapped.
 ///
 /// # Errors
-/// When the process cannot be read.
-pub(super) fn belongs_to(process: &Process, uid: u32) -> Result<bool, ProcessError> {
+/// When the process or its namespace cannot be read.
+pub(super) fn belongs_to(process: &Process, uid: u32) -> Result<bool, Box<dyn Error>> {
     let status = process.status()?;
-    let namespace = process.open("ns/user")?;
-    let is_theirs = outermost_owner(namespace).ok().flatten() == Some(uid);
+    let is_theirs = outermost_owner(process.open("ns/user")?)? == Some(uid);
     let mapped = |ids: Ids, map: &str| {
         [ids.real, ids.effective, ids.saved].into_iter().all(|id| is_mapped(map, id))
     };

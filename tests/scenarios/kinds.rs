@@ -283,7 +283,7 @@ fn of_a_user(host: &Host) -> Result<()> {
         host.run_as("bob", "godebugctl --json --user attach notes --detach")?.exits(4).map(drop)
     })?;
     privileged_process_of_a_user(host, &manager)?;
-    host.ok("loginctl disable-linger alice; rm -r /home/alice/.config").map(drop)
+    user_is_gone(host, &manager, "/home/alice/.config")
 }
 
 /// A program to which its file gives a capability: whoever debugs it has that too, so polkit is asked.
@@ -356,7 +356,13 @@ fn rootless(host: &Host) -> Result<()> {
     })?;
     somebody_else_in_there(host, &alice)?;
     alice("podman rm --force --time 0 --all")?.exits(0)?;
-    host.ok("loginctl disable-linger alice; rm -rf /home/alice/.config /home/alice/.local")
+    user_is_gone(host, &manager, "/home/alice/.config /home/alice/.local")
+}
+
+/// Waits for the end of everything that runs in alice's manager before `files` are removed: what cleans up after a container
+/// still writes there when `podman rm` has come back.
+fn user_is_gone(host: &Host, manager: &str, files: &str) -> Result<()> {
+    host.ok(&format!("loginctl disable-linger alice && systemctl stop {manager} && rm -r {files}"))
         .map(drop)
 }
 

@@ -375,7 +375,13 @@ pub(crate) fn inspection(target: &Inspection) -> String {
         let pause = image.pause_ms.as_millis();
         let text = match &image.refusal {
             None => {
-                format!("each stops it for about {pause} ms ({} in memory)", megabytes(image.bytes))
+                let why = image.standing.as_ref();
+                let why = why.map(|why| format!(", read while it stands: {}", safe(why)));
+                format!(
+                    "each stops it for about {pause} ms ({} in memory{})",
+                    megabytes(image.bytes),
+                    why.unwrap_or_default()
+                )
             }
             Some(refusal) => format!("none: {}; {}", safe(&refusal.message), safe(&refusal.remedy)),
         };

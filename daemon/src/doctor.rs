@@ -453,9 +453,10 @@ fn image(name: &str, inspection: &Inspection) -> Option<Check> {
         None => good(
             name,
             format!(
-                "an image stops it for about {} ms ({} in memory)",
+                "an image stops it for about {} ms ({} in memory{})",
                 image.pause_ms.as_millis(),
-                megabytes(image.bytes)
+                megabytes(image.bytes),
+                if image.standing.is_some() { ", read while it stands" } else { "" }
             ),
         ),
         Some(refusal) => {

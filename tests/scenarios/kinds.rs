@@ -344,6 +344,7 @@ fn rootless(host: &Host) -> Result<()> {
             let unit = alice(&line)?.exits(0)?.stdout.trim().to_owned();
             let named = format!("user:alice/{unit}");
             looked_into(host, &named, "", || order(host, port)).context(name.to_owned())?;
+            crate::snapshot::read_while_it_stands(host, &named, port).context(name.to_owned())?;
             let line = "--json --user attach container:{name} --detach --ticket /home/alice/ticket";
             let opened = alice(&format!("godebugctl {}", line.replace("{name}", name)))?;
             let session = opened.exits(0)?.json()?;
@@ -429,8 +430,12 @@ fn containers(host: &Host) -> Result<()> {
     ] {
         let url = format!("http://127.0.0.1:{port}/healthz");
         host.wait_until("it serves", SOON, || Ok(host.http_from_host(&url).is_ok()))?;
-        leaves_nothing(host, &[unit], |_| looked_into(host, named, "", || order(host, port)))
-            .with_context(|| format!("debugging {named}"))?;
+        leaves_nothing(host, &[unit], |_| {
+            looked_into(host, named, "", || order(host, port))?;
+            looked_into(host, named, "--mode observe --max-pause 2s", || order(host, port))?;
+            crate::snapshot::read_while_it_stands(host, named, port)
+        })
+        .with_context(|| format!("debugging {named}"))?;
         host.http_from_host(&url)?;
     }
     let unknown = host.run("godebugctl --json attach container:nobody --detach")?;

@@ -19,6 +19,7 @@ pub(crate) const ALL: &[Scenario] = &[
     Scenario::new("goroutines_in_a_deadlock_are_named", deadlock).main().shared(),
     Scenario::new("heap_tells_who_holds_the_memory", heap).main().shared(),
     Scenario::new("snapshot_that_cannot_be_is_refused_with_a_remedy", cannot_be).shared(),
+    Scenario::new("image_of_what_cannot_be_copied_is_read_while_it_stands", standing).shared(),
     Scenario::new("snapshot_of_a_stripped_program_has_its_symbols", stripped).shared(),
     Scenario::new("snapshot_is_not_for_everybody", not_for_everybody).main().shared(),
     Scenario::new("snapshot_whose_client_vanishes_leaves_nothing", client_vanishes).shared(),
@@ -183,6 +184,58 @@ fn kinds(host: &Host) -> Result<()> {
         Ok(())
     })?;
     host.ok(&format!("systemctl stop {}", units.join(" "))).map(drop)
+}
+
+/// A script's child, of whose copies nobody would hear, and the first process of a namespace, which cannot be copied.
+fn standing(host: &Host) -> Result<()> {
+    for (unit, start, port) in [
+        ("scripted", "/bin/sh -c '/opt/samples/shop -listen 127.0.0.1:8281; exit 0'", 8281),
+        (
+            "first",
+            "unshare --pid --fork --kill-child /opt/samples/shop -listen 127.0.0.1:8282",
+            8282,
+        ),
+    ] {
+        host.ok(&format!("systemd-run --quiet --unit={unit} --property=User=root {start}"))?;
+        let url = format!("http://127.0.0.1:{port}/healthz");
+        host.wait_until("it serves", SOON, || Ok(host.http_from_host(&url).is_ok()))?;
+        leaves_nothing(host, &[unit], |_| read_while_it_stands(host, unit, port))
+            .with_context(|| unit.to_owned())?;
+        host.ok(&format!("systemctl stop {unit}"))?;
+    }
+    Ok(())
+}
+
+/// Everything that images do for others; of a container too.
+pub(crate) fn read_while_it_stands(host: &Host, named: &str, port: u16) -> Result<()> {
+    let all = host.run(&format!("godebugctl --json inspect {named}"))?.exits(0)?.json()?;
+    let image = &all["image"];
+    ensure!(image["standing"].is_string() && image["refusal"].is_null(), "{image}");
+    let words = host.ok(&format!("godebugctl inspect {named}"))?;
+    ensure!(words.contains("read while it stands: "), "{words}");
+    let why = refused(
+        host.run(&format!("godebugctl --json snapshot {named} --max-pause 1ms"))?,
+        4,
+        "freeze",
+    )?;
+    ensure!(why.contains("while it stands, since "), "{why}");
+
+    let lines = snapshot(host, named)?;
+    ensure!(lines[0]["stack"].to_string().contains("main.main"), "{lines:?}");
+    let all = host.run(&format!("godebugctl --json goroutines {named} {PATIENT}"))?;
+    ensure!(all.exits(0)?.json()?["groups"].to_string().contains("main.main"));
+    let words = format!("{named} --at main.priceOf --expr o.Customer --count 2 --timeout 60s");
+    let mut waiting = host.spawn(&format!("exec godebugctl --json snapshot {words} {PATIENT}"))?;
+    host.wait_until("the line is waited at", SOON * 2, || {
+        Ok(waiting.stderr().contains("waiting at "))
+    })?;
+    // Passed until both are taken: the first times it may not be armed yet.
+    while waiting.is_running()? {
+        is_answered(order(host, port)?)?;
+    }
+    let output = waiting.wait(SOON * 4)?.exits(0)?;
+    ensure!(output.stdout.matches("customer-3").count() == 2, "{output}");
+    Ok(())
 }
 
 fn goroutines(host: &Host) -> Result<()> {

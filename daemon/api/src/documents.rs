@@ -420,6 +420,9 @@ pub struct ImageForecast {
     pub pause_ms: Forecast,
     /// Of the target's memory, of which the image is a copy.
     pub bytes: u64,
+    /// Why it stands for as long as its memory is read; nothing where it is made to fork.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub standing: Option<String>,
     /// Why none would be taken, unless more is allowed.
     pub refusal: Option<Refusal>,
 }

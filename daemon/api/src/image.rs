@@ -2,7 +2,7 @@
 //! unit to the client as they are; godebugd passes the pipe on and reads nothing of it.
 
 use godebug_core::rules::{RedactRules, TranscriptValues};
-use godebug_core::{Part, Pid, Reason, Refusal, UnitName, WordError};
+use godebug_core::{Copying, Part, Pid, Reason, Refusal, UnitName, WordError};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::path::PathBuf;
@@ -270,6 +270,8 @@ pub struct ImageConfig {
     /// The folder with the program's debug information, as [`SYMBOLS`], where it has none itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub symbols: Option<PathBuf>,
+    #[serde(default)]
+    pub copying: Copying,
     /// A guard watches over this process, and must be there before the target is touched.
     pub guarded: bool,
     pub work: ImageWork,

@@ -17,8 +17,8 @@ pub mod toolchain;
 pub mod transcript;
 
 pub use godebug_core::{
-    Absence, Approval, BooleanName, Cidr, CloseReason, Code, ContainerName, Deadline, Dump,
-    Forecast, FreezeLimit, GuestName, HotLimit, ImageName, KeptImage, Login, Mode, Now, Part,
+    Absence, Approval, BooleanName, Cidr, CloseReason, Code, ContainerName, Copying, Deadline,
+    Dump, Forecast, FreezeLimit, GuestName, HotLimit, ImageName, KeptImage, Login, Mode, Now, Part,
     PauseBudget, Pid, Port, ProcessState, Program, Reason, Refusal, SessionId, StartAt, State,
     TargetName, Ttl, UnitName, UserName, WordError, chain, delve, forecast, hot, pause, plan,
     redact, same_person,

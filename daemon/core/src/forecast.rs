@@ -44,6 +44,9 @@ const LONGEST_MS: u64 = 3_600_000;
 /// How many measured freezes count, the latest ones.
 const REMEMBERED: usize = 16;
 const MB: u64 = 1_000_000;
+/// Reading a process's memory while it stands, in milliseconds: for each GB, and beside that.
+const READING_MS_PER_GB: u64 = 800;
+const READING_BASE_MS: u64 = 5;
 
 /// What dlv has to go through while the target stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -189,8 +192,8 @@ pub struct Forecast(u64);
 
 impl Forecast {
     /// For how long an image will stop a process with so many bytes of its own memory.
-    pub fn of_image(bytes: u64) -> Self {
-        Self(image_pause_ms(bytes).min(LONGEST_MS))
+    pub fn of_image(bytes: u64, copying: Copying) -> Self {
+        Self(image_pause_ms(bytes, copying).min(LONGEST_MS))
     }
 
     pub fn as_millis(self) -> u64 {
@@ -204,10 +207,26 @@ impl fmt::Display for Forecast {
     }
 }
 
+/// How an image of a process comes about.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Copying {
+    /// The process is made to fork, and its copy is read while it runs on.
+    #[default]
+    Forked,
+    /// Its memory is read while it stands. Nothing is done in it, so this works where a fork is forbidden, or nobody
+    /// would take the ended copy.
+    Standing,
+}
+
 /// For how many milliseconds an image will stop a process with so many bytes of its own memory.
-/// All of it is the kernel's copying of page tables: 23 ms for each GB of 4 KiB pages.
-pub fn image_pause_ms(bytes: u64) -> u64 {
-    bytes.saturating_mul(25).div_ceil(1000 * MB).saturating_add(1)
+/// Of a fork all of it is the kernel's copying of page tables: 23 ms for each GB of 4 KiB pages.
+pub fn image_pause_ms(bytes: u64, copying: Copying) -> u64 {
+    let (each_gigabyte, each_time) = match copying {
+        Copying::Forked => (25, 1),
+        Copying::Standing => (READING_MS_PER_GB, READING_BASE_MS),
+    };
+    bytes.saturating_mul(each_gigabyte).div_ceil(1000 * MB).saturating_add(each_time)
 }
 
 /// A freeze for a person, rounded up: `0.4 s`, `12 s`.
@@ -362,10 +381,11 @@ mod tests {
 
     #[test]
     fn an_image_stops_a_process_by_its_memory() {
-        assert_eq!(image_pause_ms(0), 1);
-        assert_eq!(image_pause_ms(10 * MB), 2);
-        assert_eq!(image_pause_ms(1000 * MB), 26);
-        assert_eq!(Forecast::of_image(u64::MAX).as_millis(), LONGEST_MS);
+        let [forked, standing] =
+            [Copying::Forked, Copying::Standing].map(|way| move |bytes| image_pause_ms(bytes, way));
+        assert_eq!([0, 10 * MB, 1000 * MB].map(forked), [1, 2, 26]);
+        assert_eq!([0, 10 * MB, 1000 * MB].map(standing), [5, 13, 805]);
+        assert_eq!(Forecast::of_image(u64::MAX, Copying::Standing).as_millis(), LONGEST_MS);
     }
 
     #[test]

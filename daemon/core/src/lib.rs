@@ -29,7 +29,7 @@ pub use consent::{Approval, Login, same_person};
 pub use deadline::{Deadline, Now};
 pub use dump::{Dump, ImageName, KeptImage};
 pub use error::{Code, Refusal};
-pub use forecast::{Forecast, FreezeLimit};
+pub use forecast::{Copying, Forecast, FreezeLimit};
 pub use hot::HotLimit;
 pub use pause::PauseBudget;
 pub use process_state::ProcessState;

@@ -3,7 +3,8 @@
 //! A core holds every secret of the process, so it is never on a disk. Pages that do not exist are
 //! holes; unchanged text is left out, since dlv reads it from the program.
 
-use crate::memory::{Mapping, PAGE, Pages, mappings};
+use crate::memory::{Mapping, OwnMemory, PAGE, mappings};
+use crate::standing::Contents;
 use crate::trace::{Arch, Here, ThreadState};
 use godebug_api::Refusal;
 use rustix::fs::MemfdFlags;
@@ -47,23 +48,50 @@ struct Segment {
     offset: u64,
 }
 
+/// A part of the memory that is copied at once.
+#[derive(Debug, PartialEq, Eq)]
+struct Piece {
+    address: u64,
+    length: usize,
+    /// Where it goes.
+    offset: u64,
+    /// How much of what there is comes before it.
+    from: usize,
+}
+
 /// Writes the core of `copy`, and tells how many bytes of memory are in it.
 pub(crate) fn write(copy: i32, process: &Process) -> Result<(File, u64), Refusal> {
-    let failed = |error: io::Error| {
-        Refusal::host(format!("the image cannot be kept: {error}"), "is the memory full?")
-    };
-    let mappings = mappings(copy).map_err(failed)?;
-    let pages = Pages::of(copy).map_err(failed)?;
-    let (mut segments, mut own) = (Vec::new(), Vec::new());
-    for mapping in mappings.iter().filter(|mapping| mapping.belongs_in_core()) {
-        let existing = pages.own(mapping).map_err(failed)?;
-        own.extend(existing.iter().cloned());
-        segments.extend(segments_of(mapping, existing));
-    }
-    segments.truncate(MOST_SEGMENTS);
-    let file = write_without_memory(process, &mappings, &mut segments).map_err(failed)?;
-    let bytes = copy_memory(copy, &segments, &own, &file).map_err(failed)?;
-    Ok((file, bytes))
+    let written = OwnMemory::of(copy).and_then(|own| {
+        let (file, segments) = begin(process, &own)?;
+        copy_memory(copy, &pieces(&segments, own.ranges()), &file).map(|bytes| (file, bytes))
+    });
+    written.map_err(not_kept)
+}
+
+/// The same with memory that was read before.
+pub(crate) fn write_read(contents: &Contents, process: &Process) -> Result<(File, u64), Refusal> {
+    let written = begin(process, &contents.own).and_then(|(file, segments)| {
+        let pieces = pieces(&segments, contents.own.ranges());
+        let bytes = by_all_hands(&pieces, |piece, _| {
+            let part = contents.bytes.get(piece.from..piece.from + piece.length);
+            file.write_all_at(part.unwrap_or_default(), piece.offset)
+        })?;
+        Ok((file, bytes))
+    });
+    written.map_err(not_kept)
+}
+
+fn not_kept(error: io::Error) -> Refusal {
+    Refusal::host(format!("the image cannot be kept: {error}"), "is the memory full?")
+}
+
+/// A core with all but the memory, and where that goes.
+fn begin(process: &Process, own: &OwnMemory) -> io::Result<(File, Vec<Segment>)> {
+    let parts = own.parts.iter();
+    let segments = parts.flat_map(|(index, existing)| segments_of(&own.mappings[*index], existing));
+    let mut segments: Vec<Segment> = segments.take(MOST_SEGMENTS).collect();
+    let file = write_without_memory(process, &own.mappings, &mut segments)?;
+    Ok((file, segments))
 }
 
 /// A core with nothing in it but where the program is: enough for dlv to find places in the source.
@@ -75,11 +103,12 @@ pub(crate) fn write_thin(process: &Process) -> Result<File, Refusal> {
 
 /// A mapping with no file behind it is there as a whole, since untouched memory reads as zeros. Of a
 /// file only the changed pages are.
-fn segments_of(mapping: &Mapping, existing: Vec<Range<u64>>) -> Vec<Segment> {
+fn segments_of(mapping: &Mapping, existing: &[Range<u64>]) -> Vec<Segment> {
     let flags = 4 | u32::from(mapping.writable) << 1 | u32::from(mapping.executable);
     let whole = mapping.inode == 0 && mapping.range.end - mapping.range.start <= LARGEST_WHOLE;
-    let ranges = if whole { vec![mapping.range.clone()] } else { existing };
-    ranges.into_iter().map(|range| Segment { range, flags, offset: 0 }).collect()
+    let whole = whole.then(|| mapping.range.clone());
+    let ranges = whole.as_ref().map_or(existing, std::slice::from_ref);
+    ranges.iter().map(|range| Segment { range: range.clone(), flags, offset: 0 }).collect()
 }
 
 fn write_without_memory(
@@ -104,29 +133,31 @@ fn write_without_memory(
     Ok(file)
 }
 
-/// Copies all pages that exist, several threads at once.
-fn copy_memory(
-    copy: i32,
-    segments: &[Segment],
-    own: &[Range<u64>],
-    file: &File,
-) -> io::Result<u64> {
+/// Copies all pages that exist.
+fn copy_memory(copy: i32, pieces: &[Piece], file: &File) -> io::Result<u64> {
     let memory = File::open(format!("/proc/{copy}/mem"))?;
-    let pieces = pieces(segments, own);
+    by_all_hands(pieces, |piece, buffer| {
+        let buffer = &mut buffer[..piece.length];
+        // A page that cannot be read (a device's, a poisoned one) stays a hole.
+        match memory.read_exact_at(buffer, piece.address) {
+            Ok(()) => file.write_all_at(buffer, piece.offset),
+            Err(_) => Ok(()),
+        }
+    })
+}
+
+/// Several threads at once, each with a buffer that has room for any piece. Tells how many bytes they were.
+fn by_all_hands(
+    pieces: &[Piece],
+    copy: impl Fn(&Piece, &mut [u8]) -> io::Result<()> + Sync,
+) -> io::Result<u64> {
     let next = AtomicUsize::new(0);
     let failure = Mutex::new(None);
     let work = || {
         crate::after_services(rustix::thread::gettid());
         let mut buffer = vec![0; usize::try_from(CHUNK).unwrap_or(1 << 22)];
-        while let Some((address, length, offset)) = pieces.get(next.fetch_add(1, Ordering::Relaxed))
-        {
-            let buffer = &mut buffer[..*length];
-            let done = memory
-                .read_exact_at(buffer, *address)
-                .and_then(|()| file.write_all_at(buffer, *offset));
-            // A page that cannot be read (a device's, a poisoned one) stays a hole.
-            if let Err(error) = done
-                && error.kind() == io::ErrorKind::StorageFull
+        while let Some(piece) = pieces.get(next.fetch_add(1, Ordering::Relaxed)) {
+            if let Err(error) = copy(piece, &mut buffer)
                 && let Ok(mut failure) = failure.lock()
             {
                 *failure = Some(error);
@@ -141,13 +172,13 @@ fn copy_memory(
     });
     match failure.into_inner() {
         Ok(Some(error)) => Err(error),
-        _ => Ok(pieces.iter().map(|(_, length, _)| *length as u64).sum()),
+        _ => Ok(pieces.iter().map(|piece| piece.length as u64).sum()),
     }
 }
 
-/// Address, length, and place in the file of everything that is to be copied.
-fn pieces(segments: &[Segment], own: &[Range<u64>]) -> Vec<(u64, usize, u64)> {
-    let mut pieces = Vec::new();
+/// Everything that is to be copied.
+fn pieces<'a>(segments: &[Segment], own: impl Iterator<Item = &'a Range<u64>>) -> Vec<Piece> {
+    let (mut pieces, mut from) = (Vec::new(), 0);
     let mut segments = segments.iter();
     let mut current = segments.next();
     for range in own {
@@ -159,10 +190,11 @@ fn pieces(segments: &[Segment], own: &[Range<u64>]) -> Vec<(u64, usize, u64)> {
         let Some(segment) = current else { break };
         let mut at = range.start;
         while at < range.end {
-            let length = (range.end - at).min(CHUNK);
+            let length = usize::try_from((range.end - at).min(CHUNK)).unwrap_or(0);
             let offset = segment.offset + (at - segment.range.start);
-            pieces.push((at, usize::try_from(length).unwrap_or(0), offset));
-            at += length;
+            pieces.push(Piece { address: at, length, offset, from });
+            at += length as u64;
+            from += length;
         }
     }
     pieces
@@ -286,13 +318,14 @@ mod tests {
         let segments = [segment(0x1000..0x9000, 100), segment(0x10000..0x2000_0000, 40_000)];
         let own = [0x2000..0x3000, 0x4000..0x6000, 0x10000..0x10000 + CHUNK + PAGE];
         let chunk = usize::try_from(CHUNK).unwrap();
+        let piece = |address, length, offset, from| Piece { address, length, offset, from };
         assert_eq!(
-            pieces(&segments, &own),
+            pieces(&segments, own.iter()),
             [
-                (0x2000, 0x1000, 100 + 0x1000),
-                (0x4000, 0x2000, 100 + 0x3000),
-                (0x10000, chunk, 40_000),
-                (0x10000 + CHUNK, 0x1000, 40_000 + CHUNK),
+                piece(0x2000, 0x1000, 100 + 0x1000, 0),
+                piece(0x4000, 0x2000, 100 + 0x3000, 0x1000),
+                piece(0x10000, chunk, 40_000, 0x3000),
+                piece(0x10000 + CHUNK, 0x1000, 40_000 + CHUNK, 0x3000 + chunk),
             ]
         );
     }

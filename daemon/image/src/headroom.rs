@@ -2,7 +2,7 @@
 //! anything is touched.
 
 use godebug_api::image::PauseLimit;
-use godebug_api::{Code, Refusal, forecast};
+use godebug_api::{Code, Copying, Refusal, forecast};
 use std::path::Path;
 
 const MB: u64 = 1_000_000;
@@ -36,15 +36,25 @@ fn kilobytes(text: &str, name: &str) -> Option<u64> {
 
 /// # Errors
 /// Why no image is taken, with what to do.
-pub(crate) fn check(pid: i32, max_pause: PauseLimit) -> Result<(), Refusal> {
+pub(crate) fn check(pid: i32, max_pause: PauseLimit, copying: Copying) -> Result<(), Refusal> {
     let Some(resident) = Resident::of(pid) else { return Ok(()) };
-    within_the_pause(&resident, max_pause)?;
-    host_has_room(&resident)?;
-    unit_has_room(pid, &resident)
+    within_the_pause(&resident, max_pause, copying)?;
+    match copying {
+        Copying::Forked => {
+            host_has_room(&resident, 1)?;
+            unit_has_room(pid, &resident)
+        }
+        // It is read before it is written, and the program has no part in it.
+        Copying::Standing => host_has_room(&resident, 2),
+    }
 }
 
-fn within_the_pause(resident: &Resident, max_pause: PauseLimit) -> Result<(), Refusal> {
-    let pause = forecast::image_pause_ms(resident.anonymous + resident.swapped);
+fn within_the_pause(
+    resident: &Resident,
+    max_pause: PauseLimit,
+    copying: Copying,
+) -> Result<(), Refusal> {
+    let pause = forecast::image_pause_ms(resident.anonymous + resident.swapped, copying);
     if pause <= u64::from(max_pause.get()) {
         return Ok(());
     }
@@ -59,8 +69,9 @@ fn within_the_pause(resident: &Resident, max_pause: PauseLimit) -> Result<(), Re
     ))
 }
 
-fn host_has_room(resident: &Resident) -> Result<(), Refusal> {
-    let needed = resident.anonymous + resident.swapped + resident.shared;
+fn host_has_room(resident: &Resident, times: u64) -> Result<(), Refusal> {
+    let own = resident.anonymous + resident.swapped + resident.shared;
+    let needed = own.saturating_mul(times);
     let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let Some(available) = kilobytes(&text, "MemAvailable") else { return Ok(()) };
     if needed.saturating_add(SPARE) <= available {
@@ -114,18 +125,23 @@ mod tests {
     #[test]
     fn a_process_too_large_for_the_pause_is_refused_with_figures() {
         let resident = Resident { anonymous: 4_000 * MB, swapped: 0, shared: 0 };
-        let refusal = within_the_pause(&resident, PauseLimit::default()).unwrap_err();
+        let check = |resident| within_the_pause(resident, PauseLimit::default(), Copying::Forked);
+        let refusal = check(&resident).unwrap_err();
         assert_eq!(refusal.code, Code::Freeze);
         assert!(refusal.message.contains("4000 MB"), "{refusal}");
         assert!(refusal.remedy.contains("--max-pause "), "{}", refusal.remedy);
         let small = Resident { anonymous: 10 * MB, swapped: 0, shared: 0 };
-        assert_eq!(within_the_pause(&small, PauseLimit::default()), Ok(()));
+        assert_eq!(check(&small), Ok(()));
+        let middle = Resident { anonymous: 500 * MB, swapped: 0, shared: 0 };
+        assert_eq!(check(&middle), Ok(()));
+        let standing = within_the_pause(&middle, PauseLimit::default(), Copying::Standing);
+        assert_eq!(standing.unwrap_err().code, Code::Freeze);
     }
 
     #[test]
     fn no_image_takes_what_the_host_has_not() {
         let huge = Resident { anonymous: u64::MAX / 4, swapped: 0, shared: 0 };
-        assert!(host_has_room(&huge).unwrap_err().message.contains("to spare"));
+        assert!(host_has_room(&huge, 1).unwrap_err().message.contains("to spare"));
     }
 
     #[test]

@@ -21,6 +21,7 @@ mod record;
 mod report;
 mod routines;
 mod snapshot;
+mod standing;
 mod target;
 mod trace;
 mod values;

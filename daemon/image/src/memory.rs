@@ -106,6 +106,33 @@ impl Pages {
     }
 }
 
+/// What a process has of its own at one moment.
+pub(crate) struct OwnMemory {
+    pub(crate) mappings: Vec<Mapping>,
+    /// The parts that exist of those that belong in a core, which are named by their place in the list.
+    pub(crate) parts: Vec<(usize, Vec<Range<u64>>)>,
+}
+
+impl OwnMemory {
+    pub(crate) fn of(pid: i32) -> io::Result<Self> {
+        let mappings = mappings(pid)?;
+        let pages = Pages::of(pid)?;
+        let in_core = mappings.iter().enumerate().filter(|(_, mapping)| mapping.belongs_in_core());
+        let parts = in_core.map(|(index, mapping)| Ok((index, pages.own(mapping)?)));
+        let parts = parts.collect::<io::Result<_>>()?;
+        Ok(Self { mappings, parts })
+    }
+
+    /// In the order of their addresses.
+    pub(crate) fn ranges(&self) -> impl Iterator<Item = &Range<u64>> {
+        self.parts.iter().flat_map(|(_, existing)| existing)
+    }
+
+    pub(crate) fn bytes(&self) -> u64 {
+        self.ranges().map(|range| range.end - range.start).sum()
+    }
+}
+
 fn is_own(entry: u64, mapping: &Mapping) -> bool {
     let exists = entry & (PRESENT | SWAPPED) != 0;
     // Memory that is shared, with no file of its own, counts as a file's page here.

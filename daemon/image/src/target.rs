@@ -4,9 +4,10 @@ use crate::core;
 use crate::core_memory::Memory;
 use crate::headroom;
 use crate::memory::{self, PAGE, mappings};
+use crate::standing::Room;
 use crate::trace::{Threads, Wakeups, ended};
 use godebug_api::image::{ImageConfig, PauseLimit};
-use godebug_api::{Code, Refusal, clock};
+use godebug_api::{Code, Copying, Refusal, clock};
 use godebug_image::reached;
 use nix::unistd::Pid;
 use std::fs::File;
@@ -17,10 +18,19 @@ pub(crate) struct Target {
     pid: Pid,
     start_ticks: u64,
     max_pause: PauseLimit,
+    copying: Copying,
     /// The program, whatever has become of its name.
     pub(crate) executable: File,
     auxv: Vec<u8>,
     program: String,
+}
+
+/// A core, and what it took.
+struct Written {
+    core: File,
+    bytes: u64,
+    pause: Duration,
+    written_in: Duration,
 }
 
 /// The process as it was at one moment.
@@ -56,7 +66,8 @@ impl Target {
         let auxv = std::fs::read(path("auxv")).map_err(unreadable)?;
         let program = memory::program(number, &executable).map_err(unreadable)?;
         let (start_ticks, max_pause) = (config.start_ticks, config.work.max_pause());
-        let target = Self { pid, start_ticks, max_pause, executable, auxv, program };
+        let copying = config.copying;
+        let target = Self { pid, start_ticks, max_pause, copying, executable, auxv, program };
         target.is_same()?;
         Ok(target)
     }
@@ -72,7 +83,7 @@ impl Target {
     /// Whether the number still is that of the process that was meant, and an image can be taken.
     pub(crate) fn is_ready(&self) -> Result<(), Refusal> {
         self.is_same()?;
-        headroom::check(self.pid.as_raw(), self.max_pause)
+        headroom::check(self.pid.as_raw(), self.max_pause, self.copying)
     }
 
     fn is_same(&self) -> Result<(), Refusal> {
@@ -112,10 +123,11 @@ impl Target {
     /// An image of the process as it is now.
     pub(crate) fn image(&self, wakeups: &mut Wakeups) -> Result<Image, Refusal> {
         again(|| {
+            let room = self.room()?;
             let mut threads = Threads::seize(self.pid, wakeups)?;
             threads.stop_all(Instant::now() + self.longest_stop())?;
-            self.image_of(threads, None)
-        })
+            Ok(self.image_of(threads, None, room))
+        })?
     }
 
     /// Arms these places for one image, and tells at which of them it was taken. `None` when nobody comes
@@ -128,28 +140,55 @@ impl Target {
     ) -> Result<Option<(Image, Option<u64>)>, Refusal> {
         self.is_ready()?;
         again(|| {
+            let room = self.room()?;
             let mut threads = Threads::seize(self.pid, wakeups)?;
             threads.arm(addresses)?;
             match threads.await_hit(until, self.longest_stop())? {
-                None => Ok(None),
+                None => Ok(Ok(None)),
                 Some(hit) => {
                     let address = threads.address_of(hit);
-                    self.image_of(threads, Some(hit)).map(|image| Some((image, address)))
+                    Ok(self.image_of(threads, Some(hit), room).map(|image| Some((image, address))))
                 }
             }
-        })
+        })?
+    }
+
+    /// Where its memory is read to while it stands, if it is.
+    fn room(&self) -> Result<Option<Room>, Refusal> {
+        let room = (self.copying == Copying::Standing).then(|| Room::for_memory_of(self.pid));
+        room.transpose().map_err(|_| ended(self.pid))
     }
 
     /// An image of the process, whose threads all stand. They go on here.
-    pub(crate) fn image_of(
+    fn image_of(
+        &self,
+        threads: Threads<'_>,
+        hit: Option<Pid>,
+        room: Option<Room>,
+    ) -> Result<Image, Refusal> {
+        let time = clock::rfc3339(clock::now().wall_ms);
+        let monotonic = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+        let Written { core, bytes, pause, written_in } = match room {
+            None => self.written_from_copy(threads, hit)?,
+            Some(room) => self.written_from_room(threads, hit, room)?,
+        };
+        // For the journal: nothing of the target's own.
+        eprintln!(
+            "an image in {:.2} ms, {bytes} bytes written in {:.0} ms",
+            crate::milliseconds(pause),
+            crate::milliseconds(written_in)
+        );
+        let monotonic_ns = monotonic.tv_sec * 1_000_000_000 + monotonic.tv_nsec;
+        Ok(Image { core, bytes, pause, time, monotonic_ns })
+    }
+
+    fn written_from_copy(
         &self,
         mut threads: Threads<'_>,
         hit: Option<Pid>,
-    ) -> Result<Image, Refusal> {
+    ) -> Result<Written, Refusal> {
         let copy = threads.copy(Instant::now() + self.longest_stop())?;
         let states = threads.states(hit);
-        let time = clock::rfc3339(clock::now().wall_ms);
-        let monotonic = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
         let pause = threads.release();
         copy.settle()?;
         reached("settled");
@@ -160,14 +199,25 @@ impl Target {
         copy.end()?;
         reached("ended");
         let (core, bytes) = written?;
-        // For the journal: nothing of the target's own.
-        eprintln!(
-            "an image in {:.2} ms, {bytes} bytes written in {:.0} ms",
-            crate::milliseconds(pause),
-            crate::milliseconds(written_in)
-        );
-        let monotonic_ns = monotonic.tv_sec * 1_000_000_000 + monotonic.tv_nsec;
-        Ok(Image { core, bytes, pause, time, monotonic_ns })
+        Ok(Written { core, bytes, pause, written_in })
+    }
+
+    /// Nothing happens in the process but that it stands.
+    fn written_from_room(
+        &self,
+        threads: Threads<'_>,
+        hit: Option<Pid>,
+        room: Room,
+    ) -> Result<Written, Refusal> {
+        let until = threads.stand_since() + self.longest_stop();
+        reached("standing");
+        let read = room.read(self.pid, until);
+        let states = threads.states(hit);
+        reached("read-standing");
+        let pause = threads.release();
+        let begun = Instant::now();
+        let (core, bytes) = core::write_read(&read?, &self.described(states))?;
+        Ok(Written { core, bytes, pause, written_in: begun.elapsed() })
     }
 }
 

@@ -21,7 +21,7 @@ use godebug_api::image::{
 use godebug_api::redact::Redactor;
 use godebug_api::rules::engine::{Consent, Permit};
 use godebug_api::{
-    Absence, Code, Deadline, Forecast, Mode, Pid, Refusal, SessionId, UnitName, clock,
+    Absence, Code, Copying, Deadline, Forecast, Mode, Pid, Refusal, SessionId, UnitName, clock,
 };
 use godebug_core::delve::Debugger;
 use godebug_core::ledger::Opened;
@@ -38,6 +38,7 @@ const WORK: Duration = Duration::from_secs(if cfg!(feature = "fault-points") { 2
 struct Prepared {
     target: Target,
     debugger: Debugger,
+    way: Way,
     forecast: Forecast,
     confinement: Confinement,
     /// With the target's debug information, where it has none itself.
@@ -121,11 +122,11 @@ impl Sessions {
         can_be_kept(&target, request)?;
         let confinement = confinement::of_this_host()?;
         confinement::lets_debug(target.process.pid, target.unit.as_str(), confinement)?;
-        can_be_copied(systemd, &target).await?;
+        let way = way_of(systemd, &target).await?;
         let debugger = fitting_debugger(&target).await?;
         has_symbols(&target, symbols.as_ref().map_or(Symbols::None, Symbols::InFile))?;
-        let forecast = forecast(&target, request.max_pause)?;
-        Ok(Prepared { target, debugger, forecast, confinement, symbols })
+        let forecast = forecast(&target, request.max_pause, &way)?;
+        Ok(Prepared { target, debugger, way, forecast, confinement, symbols })
     }
 }
 
@@ -167,21 +168,42 @@ fn to_be_kept(beginning: &Beginning, keep: Keep) -> Result<(Origin, OwnedFd), Re
     Ok((origin, ours))
 }
 
-/// What an image needs of its target, beside what a debugger does.
+/// How an image of a target comes about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Way {
+    Forked,
+    /// It has to stand for longer, and why.
+    Standing(String),
+}
+
+impl Way {
+    pub(super) fn copying(&self) -> Copying {
+        match self {
+            Self::Forked => Copying::Forked,
+            Self::Standing(_) => Copying::Standing,
+        }
+    }
+}
+
+/// How images of this target come about: by a fork where nothing speaks against it.
 ///
 /// # Errors
-/// Why none can be taken, with the remedy.
-pub(super) async fn can_be_copied(systemd: &Systemd, target: &Target) -> Result<(), Refusal> {
-    parent_takes_copies(target)?;
+/// When the target is just ending, or systemd does not answer.
+pub(super) async fn way_of(systemd: &Systemd, target: &Target) -> Result<Way, Refusal> {
     let facts = systemd
         .properties(target.unit.as_str())
         .await
         .map_err(|error| Refusal::host(error.to_string(), "is systemd running here?"))?;
-    filter_allows_copies(target, &facts)
+    let no_fork = match who_would_not_take_copies(target)? {
+        Some(why) => Some(why),
+        None => what_forbids_copies(target, &facts)?,
+    };
+    Ok(no_fork.map_or(Way::Forked, Way::Standing))
 }
 
-/// A copy is a child of the target's parent, which has to take its end. systemd takes everybody's.
-fn parent_takes_copies(target: &Target) -> Result<(), Refusal> {
+/// A copy is a child of the target's parent, which has to take its end. systemd takes everybody's; the first process
+/// of a container gets no sibling from the kernel.
+fn who_would_not_take_copies(target: &Target) -> Result<Option<String>, Refusal> {
     let is_systemd = |pid: u32| {
         pid == 1
             || Pid::try_from(pid)
@@ -189,33 +211,24 @@ fn parent_takes_copies(target: &Target) -> Result<(), Refusal> {
                 .and_then(|pid| Process::pin(pid).ok()?.comm().ok())
                 .is_some_and(|comm| comm == "systemd")
     };
-    let parent = target.process.parent().map_err(|error| {
+    let ending = |error: process::ProcessError| {
         Refusal::target(format!("{} is just ending: {error}", target.unit), "try again")
-    })?;
-    if is_systemd(parent) {
-        return Ok(());
+    };
+    if target.process.is_first_of_namespace().map_err(ending)? {
+        let why = "it is the first process of its namespace, of which the kernel makes no copy";
+        return Ok(Some(why.to_owned()));
     }
-    if let Some(part) = target.part.as_ref().filter(|part| part.container().is_some()) {
-        return Err(Refusal::target(
-            format!(
-                "no image can be taken of {part}: its process has a parent that reaps no copies"
-            ),
-            "use `godebugctl attach`, which makes no copy",
-        ));
-    }
-    Err(Refusal::target(
-        format!(
-            "process {} of {} was not started by systemd but by process {parent}, which does not \
-             expect the child that an image is for a moment",
-            target.process.pid, target.unit
-        ),
-        "start the program with exec in its script, or use `godebugctl attach`",
-    ))
+    let parent = target.process.parent().map_err(ending)?;
+    Ok((!is_systemd(parent)).then(|| {
+        let name = Pid::try_from(parent).ok().and_then(|pid| Process::pin(pid).ok()?.comm().ok());
+        let name = name.map_or_else(String::new, |name| format!(" ({name})"));
+        format!("process {parent}{name}, which started it, expects no child that is a copy of it")
+    }))
 }
 
 /// Some filters kill a program for a system call that it is made to make. Those of the unit can be
-/// read; one that the program has set up for itself cannot.
-fn filter_allows_copies(target: &Target, facts: &UnitFacts) -> Result<(), Refusal> {
+/// read; one that the program or its container's engine has set up cannot.
+fn what_forbids_copies(target: &Target, facts: &UnitFacts) -> Result<Option<String>, Refusal> {
     const MAKE_FILTERS: [&str; 9] = [
         "RestrictRealtime",
         "RestrictSUIDSGID",
@@ -233,56 +246,47 @@ fn filter_allows_copies(target: &Target, facts: &UnitFacts) -> Result<(), Refusa
     // A container's filter is that of systemd in it too, which makes processes all the time.
     let of_all = process::filters_of_all();
     if status.seccomp == 0 || (of_all.is_some() && status.seccomp_filters == of_all) {
-        return Ok(());
+        return Ok(None);
     }
     let (is_allow_list, calls) = facts.list("SystemCallFilter");
     if !calls.is_empty() {
         // systemd writes CALL or CALL:ERROR.
         let named = calls.iter().any(|call| call.split(':').next() == Some("clone"));
-        if named == is_allow_list {
-            return Ok(());
-        }
-        return Err(Refusal::target(
-            format!(
-                "SystemCallFilter= of {} forbids clone(2), by which a copy is made",
-                target.unit
-            ),
-            "allow it, or use `godebugctl attach`, which makes no copy",
-        ));
+        let forbidden = "its SystemCallFilter= forbids clone(2), by which it would be copied";
+        return Ok((named != is_allow_list).then(|| forbidden.to_owned()));
     }
     let listed = ["RestrictAddressFamilies", "SystemCallArchitectures", "SystemCallLog"];
     let by_unit = MAKE_FILTERS.iter().any(|name| facts.flag(name))
         || listed.iter().any(|name| facts.is_set(name))
         || facts.number("RestrictNamespaces").is_some_and(|allowed| allowed != u64::MAX);
-    if by_unit {
-        return Ok(());
-    }
-    Err(Refusal::target(
-        format!(
-            "the program of {} filters its own system calls, and might be killed for making a copy",
-            target.unit
-        ),
-        "use `godebugctl attach`, which makes no copy",
-    ))
+    let unknown = "a filter of its system calls that is not its unit's might kill it for a fork";
+    Ok((!by_unit).then(|| unknown.to_owned()))
 }
 
 /// What an image would do to this target; for `inspect` and `doctor`.
 pub async fn foretell(systemd: &Systemd, target: &Target) -> ImageForecast {
-    let refusal = match can_be_copied(systemd, target).await {
-        Ok(()) => forecast(target, PauseLimit::default()).err(),
-        Err(refusal) => Some(refusal),
-    };
-    ImageForecast { refusal, ..foretold(target) }
+    match way_of(systemd, target).await {
+        Ok(way) => {
+            let refusal = forecast(target, PauseLimit::default(), &way).err();
+            ImageForecast { refusal, ..foretold(target, way) }
+        }
+        Err(refusal) => no_image(target, refusal),
+    }
 }
 
 /// What it would be, were it not for `refusal`.
 pub fn no_image(target: &Target, refusal: Refusal) -> ImageForecast {
-    ImageForecast { refusal: Some(refusal), ..foretold(target) }
+    ImageForecast { refusal: Some(refusal), ..foretold(target, Way::Forked) }
 }
 
-fn foretold(target: &Target) -> ImageForecast {
+fn foretold(target: &Target, way: Way) -> ImageForecast {
     let bytes = resident(target);
-    ImageForecast { pause_ms: Forecast::of_image(bytes), bytes, refusal: None }
+    let pause_ms = Forecast::of_image(bytes, way.copying());
+    let standing = match way {
+        Way::Forked => None,
+        Way::Standing(why) => Some(why),
+    };
+    ImageForecast { pause_ms, bytes, standing, refusal: None }
 }
 
 fn resident(target: &Target) -> u64 {
@@ -291,16 +295,24 @@ fn resident(target: &Target) -> u64 {
 
 /// # Errors
 /// When an image would take longer than this.
-pub(super) fn forecast(target: &Target, max_pause: PauseLimit) -> Result<Forecast, Refusal> {
+pub(super) fn forecast(
+    target: &Target,
+    max_pause: PauseLimit,
+    way: &Way,
+) -> Result<Forecast, Refusal> {
     let resident = resident(target);
-    let forecast = Forecast::of_image(resident);
+    let forecast = Forecast::of_image(resident, way.copying());
     if forecast.as_millis() <= u64::from(max_pause.get()) {
         return Ok(forecast);
     }
+    let why = match way {
+        Way::Forked => String::new(),
+        Way::Standing(why) => format!(", read while it stands, since {why}"),
+    };
     Err(Refusal::new(
         Code::Freeze,
         format!(
-            "an image would stop {} for about {} ms ({} in memory), more than the {} of --max-pause",
+            "an image would stop {} for about {} ms ({} in memory{why}), more than the {} of --max-pause",
             target.unit,
             forecast.as_millis(),
             godebug_api::forecast::megabytes(resident),
@@ -376,7 +388,7 @@ fn beginning(
         boot: kernel_says("random/boot_id"),
         values: config.transcript_values,
     };
-    let Prepared { target, debugger, confinement, symbols, .. } = prepared;
+    let Prepared { target, debugger, way, confinement, symbols, .. } = prepared;
     let (id, deadline, lasts) = (&session.id, session.at_most_until, lasts(&request));
     let image = ImageMaterial {
         id: id.clone(),
@@ -391,6 +403,7 @@ fn beginning(
             start_ticks: target.process.start_ticks,
             debugger: debugger.path,
             symbols: symbols.as_ref().map(|_| SessionPaths::of(id).symbols()),
+            copying: way.copying(),
             guarded: true,
             work: ImageWork::Answer(request),
             redact: config.redact.clone(),

@@ -1045,6 +1045,7 @@ fn material(
                 start_ticks: session.start_ticks,
                 debugger: session.debugger.clone(),
                 symbols: of_images.as_ref().map(|_| paths.symbols()),
+                copying: observes.copying,
                 guarded: true,
                 work: ImageWork::Serve {
                     socket: paths.debugger_socket(),

@@ -1,7 +1,7 @@
 //! Everything that is found out and decided before the first change to the host.
 
 use super::Sessions;
-use super::images::{self, can_be_copied};
+use super::images;
 use super::launch::Launched;
 use crate::authority::Caller;
 use crate::config::Config;
@@ -15,8 +15,8 @@ use godebug_api::documents::{DebugInformation, OpenRequest, PlanDocument, Sessio
 use godebug_api::image::PauseLimit;
 use godebug_api::rules::engine::{Consent, Permit};
 use godebug_api::{
-    Approval, Cidr, Code, Deadline, Forecast, Mode, PauseBudget, Port, Refusal, SessionId, Ttl,
-    UnitName, clock,
+    Approval, Cidr, Code, Copying, Deadline, Forecast, Mode, PauseBudget, Port, Refusal, SessionId,
+    Ttl, UnitName, clock,
 };
 use godebug_core::delve::{self, Debugger, GoVersion};
 use godebug_core::forecast::{Objection, Work, megabytes};
@@ -52,6 +52,7 @@ pub struct Prepared {
 #[derive(Debug, Clone, Copy)]
 pub struct Observes {
     pub max_pause: PauseLimit,
+    pub copying: Copying,
     pub forecast: Forecast,
 }
 
@@ -87,9 +88,10 @@ pub async fn prepare(
     let debugger = fitting_debugger(&target).await?;
     let observes = match request.mode {
         Mode::Observe => {
-            can_be_copied(host.systemd()?, &target).await?;
+            let way = images::way_of(host.systemd()?, &target).await?;
             let max_pause = request.max_pause;
-            Some(Observes { max_pause, forecast: images::forecast(&target, max_pause)? })
+            let forecast = images::forecast(&target, max_pause, &way)?;
+            Some(Observes { max_pause, copying: way.copying(), forecast })
         }
         Mode::Step | Mode::Modify => None,
     };

@@ -154,6 +154,15 @@ impl Process {
             .ok_or_else(|| self.malformed("status", "PPid"))
     }
 
+    /// Whether it is the first process of a namespace of its own, as in a container.
+    pub fn is_first_of_namespace(&self) -> Result<bool, ProcessError> {
+        let text = self.text("status")?;
+        // One for each namespace that it is in, its own last.
+        let numbers = text.lines().find_map(|line| line.strip_prefix("NSpid:"));
+        let numbers = numbers.ok_or_else(|| self.malformed("status", "NSpid"))?;
+        Ok(numbers.split_whitespace().skip(1).last() == Some("1"))
+    }
+
     /// The process's name as it chose it, at most 15 bytes, made fit for a terminal.
     pub fn comm(&self) -> Result<String, ProcessError> {
         let bytes = self.read("comm")?;

@@ -229,6 +229,11 @@ impl<'a> Threads<'a> {
         all.filter_map(|tid| ThreadState::of(Pid::from_raw(tid)).ok()).collect()
     }
 
+    /// When the first of them was stopped.
+    pub(crate) fn stand_since(&self) -> Instant {
+        self.stopped_at.unwrap_or_else(Instant::now)
+    }
+
     /// Lets every thread go, and tells for how long they stood.
     pub(crate) fn release(mut self) -> Duration {
         self.let_go();

@@ -13,7 +13,7 @@ use crate::{
     faults::{Act, Fault, Target},
     inject::Effect,
     points::{Group, Point},
-    scene::{Scene, TARGET, Ttl, now},
+    scene::{MYAPP, SCRIPTED, Scene, TARGETS, Ttl, now},
     setup,
 };
 
@@ -101,9 +101,9 @@ fn play(scene: &mut Scene, fault: &Fault, point: &Point) -> Result<Effect> {
                 if point.group == Group::Active { scene.extend()? } else { scene.stop()? };
             scene.running.push(command);
         }
-        Group::Image => {
+        Group::Image | Group::Standing => {
             scene.arm(point, action)?;
-            scene.look()?;
+            scene.look(if point.group == Group::Image { MYAPP } else { SCRIPTED })?;
         }
         Group::Exec => {
             scene.arm(point, action)?;
@@ -116,7 +116,7 @@ fn play(scene: &mut Scene, fault: &Fault, point: &Point) -> Result<Effect> {
         Group::Observing => {
             scene.observe_and_connect(fault.ttl.unwrap_or(Ttl::Middle))?;
             scene.arm(point, action)?;
-            scene.is_used()?;
+            scene.is_used(MYAPP)?;
         }
         Group::DeadMan => {
             scene.arm(point, action)?;
@@ -252,7 +252,7 @@ fn prove(scene: &Scene, fault: &Fault, point: &Point) -> Result<()> {
         let left = match target {
             Target::Lives => nothing_left(host, &scene.before),
             Target::Ends => nothing_left_but_targets_ended(host, &scene.before)
-                .and_then(|()| nothing_left(host, &Snapshot::take(host, &[TARGET])?)),
+                .and_then(|()| nothing_left(host, &Snapshot::take(host, &TARGETS)?)),
         };
         match left {
             Ok(()) => break,

@@ -61,14 +61,26 @@ pub(crate) struct Fault {
 const LIVE: &[Group] =
     &[Group::Opening, Group::Active, Group::Closing, Group::DeadMan, Group::Exec];
 const EVERYWHERE: &[Group] = &Group::ALL;
+/// Where the service that all faults are about is the target.
+const OF_TARGET: &[Group] = &[
+    Group::Opening,
+    Group::Active,
+    Group::Closing,
+    Group::DeadMan,
+    Group::Image,
+    Group::Exec,
+    Group::Observe,
+    Group::Observing,
+];
 /// Where images are taken.
-const IMAGE: &[Group] = &[Group::Image, Group::Observe, Group::Observing];
+const IMAGE: &[Group] = &[Group::Image, Group::Standing, Group::Observe, Group::Observing];
 /// Where the program at the point can be godebugd.
 const IN_GODEBUGD: &[Group] = &[
     Group::Opening,
     Group::Active,
     Group::Closing,
     Group::Image,
+    Group::Standing,
     Group::Exec,
     Group::Observe,
     Group::Observing,
@@ -311,23 +323,23 @@ pub(crate) const ALL: &[Fault] = &[
     .restarts_godebugd(),
     // The target.
     Fault::outside("target-stops", "the service is stopped", inject::target_stops)
-        .everywhere()
+        .at(OF_TARGET)
         .ends_target()
         .mended(inject::start_target),
     Fault::outside("target-killed", "the service is killed", |s| {
         inject::target_signalled(s, "KILL")
     })
-    .everywhere()
+    .at(OF_TARGET)
     .ends_target()
     .mended(inject::start_target),
     Fault::outside("target-crashes", "the service crashes (SIGSEGV)", |s| {
         inject::target_signalled(s, "SEGV")
     })
-    .everywhere()
+    .at(OF_TARGET)
     .ends_target()
     .mended(inject::start_target),
     Fault::outside("target-restarts", "the service is restarted", inject::target_restarts)
-        .everywhere()
+        .at(OF_TARGET)
         .ends_target()
         .mended(inject::start_target),
     Fault::outside(

@@ -8,7 +8,7 @@ use godebug_tests::{Host, Snapshot, nothing_left, nothing_left_but_targets_ended
 use serde_json::{Value, json};
 
 use crate::{
-    scene::{SOON, Scene, TARGET, Ttl},
+    scene::{MYAPP, SCRIPTED, SOON, Scene, TARGETS, Ttl},
     setup::FOLDER,
 };
 
@@ -29,6 +29,8 @@ pub(crate) enum Group {
     Image,
     /// All of a third kind: the service is started under a debugger, and stands at main until its time is over.
     Exec,
+    /// The same of a service that stands while its memory is read.
+    Standing,
     /// A session of mode observe is opened.
     Observe,
     /// One is open, its client is shown an image at a line, and its time passes.
@@ -37,18 +39,20 @@ pub(crate) enum Group {
 
 /// What the names of points begin with that belong to such sessions.
 const OF_IMAGE: &str = "image: ";
+const OF_STANDING: &str = "standing: ";
 const OF_EXEC: &str = "exec: ";
 const OF_OBSERVE: &str = "observe: ";
 const OF_OBSERVING: &str = "observing: ";
-const PREFIXES: [&str; 4] = [OF_IMAGE, OF_EXEC, OF_OBSERVE, OF_OBSERVING];
+const PREFIXES: [&str; 5] = [OF_IMAGE, OF_STANDING, OF_EXEC, OF_OBSERVE, OF_OBSERVING];
 
 impl Group {
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::Opening,
         Self::Active,
         Self::Closing,
         Self::DeadMan,
         Self::Image,
+        Self::Standing,
         Self::Exec,
         Self::Observe,
         Self::Observing,
@@ -61,6 +65,7 @@ impl Group {
             Self::Closing => "closing",
             Self::DeadMan => "dead man",
             Self::Image => "image",
+            Self::Standing => "standing",
             Self::Exec => "exec",
             Self::Observe => "observe",
             Self::Observing => "observing",
@@ -108,7 +113,7 @@ impl Point {
 /// Goes once through a session that is extended, one that is stopped, one that the dead man ends, one that
 /// takes an image, one that shows images to a debugger, and one that starts the service under a debugger.
 pub(crate) fn discover(host: &Host) -> Result<Vec<Point>> {
-    let before = Snapshot::take(host, &[TARGET])?;
+    let before = Snapshot::take(host, &TARGETS)?;
     let mut found = Vec::new();
     let mut scene = Scene::new(host)?;
     scene.open_and_connect(Ttl::Long)?;
@@ -136,13 +141,17 @@ pub(crate) fn discover(host: &Host) -> Result<Vec<Point>> {
     ensure!(dead_man.iter().all(|name| name.starts_with("godebug-revoke/")), "{dead_man:?}");
     add(&mut found, dead_man, Group::DeadMan);
 
-    let mut scene = Scene::new(host)?;
-    scene.look()?;
-    scene.running.pop().context("nobody looks")?.wait(SOON)?.ok()?;
-    host.wait_until("the image is closed", SOON, || Ok(scene.sessions().is_empty()))?;
-    add(&mut found, prefixed(OF_IMAGE, trace(host)?), Group::Image);
-    drop(scene);
-    nothing_left(host, &before)?;
+    for (service, prefix, group) in
+        [(MYAPP, OF_IMAGE, Group::Image), (SCRIPTED, OF_STANDING, Group::Standing)]
+    {
+        let mut scene = Scene::new(host)?;
+        scene.look(service)?;
+        scene.running.pop().context("nobody looks")?.wait(SOON)?.ok()?;
+        host.wait_until("the image is closed", SOON, || Ok(scene.sessions().is_empty()))?;
+        add(&mut found, prefixed(prefix, trace(host)?), group);
+        drop(scene);
+        nothing_left(host, &before)?;
+    }
 
     let mut scene = Scene::new(host)?;
     scene.observe_and_connect(Ttl::Middle)?;
@@ -150,7 +159,7 @@ pub(crate) fn discover(host: &Host) -> Result<Vec<Point>> {
     let mut opening = trace(host)?;
     opening.retain(|name| name.starts_with("godebugd/"));
     add(&mut found, prefixed(OF_OBSERVE, opening), Group::Observe);
-    scene.is_used()?;
+    scene.is_used(MYAPP)?;
     scene.client.as_mut().context("there is no client")?.dap.wait_for_stop()?;
     host.wait_until("its time is over", SOON, || Ok(scene.sessions().is_empty()))?;
     add(&mut found, prefixed(OF_OBSERVING, trace(host)?), Group::Observing);

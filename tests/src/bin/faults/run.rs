@@ -73,7 +73,7 @@ fn cells(wanted: &Wanted, results: &Results) -> Result<VecDeque<Cell>> {
             // Of the points of other kinds of session, those that no session before them has.
             let its_own = match point.group {
                 Group::Exec => ["launcher", "started"].iter().any(|name| point.name.contains(name)),
-                Group::Observe | Group::Observing => point.is_in("godebug-image"),
+                Group::Standing | Group::Observe | Group::Observing => point.is_in("godebug-image"),
                 _ => true,
             };
             let every = matches!(fault.name, "godebugd-killed" | "image-killed")

@@ -23,6 +23,17 @@ use crate::{
 
 /// The service that is debugged.
 pub(crate) const TARGET: &str = "myapp";
+/// What a script has started, so that no copy of it can be made.
+pub(crate) const SCRIPTED: Service = Service { unit: "scripted", port: 8281 };
+pub(crate) const MYAPP: Service = Service { unit: TARGET, port: 8080 };
+pub(crate) const TARGETS: [&str; 2] = [TARGET, SCRIPTED.unit];
+
+/// A service of the host's, and where it serves.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Service {
+    pub(crate) unit: &'static str,
+    pub(crate) port: u16,
+}
 /// How long anything may take that should take a moment, on a busy machine.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
 const AUDIT: &str = "/var/log/godebug/audit.jsonl";
@@ -82,7 +93,7 @@ impl<'a> Scene<'a> {
         host.ok(&format!(
             "systemctl reset-failed; cd {FOLDER} && rm -f arm fired go trace; rm -f /root/ticket"
         ))?;
-        let before = Snapshot::take(host, &[TARGET])?;
+        let before = Snapshot::take(host, &TARGETS)?;
         let audit = fs::metadata(host.path(AUDIT)).map_or(0, |file| file.len());
         Ok(Self {
             host,
@@ -147,18 +158,20 @@ impl<'a> Scene<'a> {
     }
 
     /// Begins to look at a service that is used: one image at a line.
-    pub(crate) fn look(&mut self) -> Result<()> {
-        self.is_used()?;
+    pub(crate) fn look(&mut self, service: Service) -> Result<()> {
+        self.is_used(service)?;
         self.running.push(self.host.spawn(&format!(
-            "exec godebugctl --json snapshot {TARGET} --at main.priceOf --expr total --timeout 4s \
-             --max-pause 2s"
+            "exec godebugctl --json snapshot {} --at main.priceOf --expr o.Customer --timeout 4s \
+             --max-pause 2s",
+            service.unit
         ))?);
         Ok(())
     }
 
     /// From now on somebody uses the service.
-    pub(crate) fn is_used(&mut self) -> Result<()> {
-        let order = "curl -s -m 20 -o /dev/null 'http://127.0.0.1:8080/order?id=3'";
+    pub(crate) fn is_used(&mut self, service: Service) -> Result<()> {
+        let order =
+            format!("curl -s -m 20 -o /dev/null 'http://127.0.0.1:{}/order?id=3'", service.port);
         self.load = Some(self.host.spawn(&format!("while {order} || true; do sleep 0.05; done"))?);
         Ok(())
     }
@@ -281,7 +294,7 @@ impl<'a> Scene<'a> {
         let new = may_be_new.then(|| self.host.targets(TARGET).unwrap_or_default());
         let now = match &new {
             Some(new) => new.as_slice(),
-            None => std::slice::from_ref(self.target()?),
+            None => self.before.processes(),
         };
         for process in now.iter().filter(|process| process.is_alive()) {
             if process.tracer()? != 0 || matches!(process.state()?, 't' | 'T') {
@@ -317,8 +330,11 @@ impl<'a> Scene<'a> {
 
     /// Somebody's request is answered as without a debugger.
     pub(crate) fn target_answers(&self) -> Result<()> {
-        let answer = self.host.http_from_host("http://127.0.0.1:8080/order?id=3")?;
-        ensure!(answer.contains(r#""cents":1297"#), "another answer: {answer}");
+        for Service { unit, port } in [MYAPP, SCRIPTED] {
+            let url = format!("http://127.0.0.1:{port}/order?id=3");
+            let answer = self.host.http_from_host(&url)?;
+            ensure!(answer.contains(r#""cents":1297"#), "another answer of {unit}: {answer}");
+        }
         Ok(())
     }
 

@@ -11,6 +11,8 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use godebug_tests::{Host, HostOptions, Suite};
 
+use crate::scene::SCRIPTED;
+
 /// Where the programs look for the point that is armed, and leave their trace.
 pub(crate) const FOLDER: &str = "/run/godebug-faults";
 const PROGRAMS: [&str; 3] = ["godebugd", "godebug-revoke", "godebug-image"];
@@ -54,6 +56,15 @@ pub(crate) fn boot(firewalld: bool) -> Result<Host> {
         "/etc/systemd/system/godebugd.service.d/faults.conf",
         format!("[Service]\nReadWritePaths=-{FOLDER}\n"),
     )?;
+    host.write_file(
+        &format!("/etc/systemd/system/{}.service", SCRIPTED.unit),
+        format!(
+            "[Service]\nExecStart=/bin/sh -c '/opt/samples/shop -listen 127.0.0.1:{}; exit 0'\n\
+             [Install]\nWantedBy=multi-user.target\n",
+            SCRIPTED.port
+        ),
+    )?;
+    host.ok(&format!("systemctl enable --now {}", SCRIPTED.unit))?;
     KEPT.iter().try_for_each(|path| host.ok(&keep(path)).map(drop))?;
     ready(&host)?;
     Ok(host)

@@ -9,7 +9,8 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::support::{
-    Laptop, SOON, Session, is_answered, leaves_nothing, line_of, listen_address, order, start, text,
+    Laptop, SOON, Session, is_answered, leaves_nothing, line_of, listen_address, order, refused,
+    start, text,
 };
 
 pub(crate) const ALL: &[Scenario] = &[
@@ -23,6 +24,7 @@ pub(crate) const ALL: &[Scenario] = &[
     Scenario::new("foreground_session_ends_when_godebugctl_is_killed", foreground_killed).shared(),
     Scenario::new("every_kind_of_service_is_debugged_and_let_go", every_kind_of_service).shared(),
     Scenario::new("stripped_service_is_debugged_with_its_symbols", stripped_with_symbols).shared(),
+    Scenario::new("symbols_come_from_the_sites_debuginfod", debuginfod).with_engines(),
     Scenario::new("second_debugger_of_a_service_is_refused", not_twice).shared(),
     Scenario::new("program_in_a_scope_is_debugged_and_let_go", scope).shared(),
     Scenario::new("package_installed_on_a_running_host_works_at_once", package)
@@ -301,9 +303,44 @@ fn symbols_by_build_id(host: &Host) -> Result<()> {
             host.run(&format!("PATH=/srv/bin:$PATH {attach} {symbols}; rm -f /root/by-id"))?;
         Session::of(opened.json()?)?.stop(host)?;
     }
-    let refused = host.run(&format!("{attach} /srv"))?.exits(2)?;
-    ensure!(refused.stderr.contains(&format!("nothing for the build ID {id}")), "{refused}");
+    let why = refused(host.run(&format!("{attach} /srv"))?, 2, "usage")?;
+    ensure!(why.contains(&format!("nothing for the build ID {id}")), "{why}");
     host.ok("rm -r /srv/debug /srv/bin").map(drop)
+}
+
+/// elfutils' own server, which finds the file by itself, and its own client.
+fn debuginfod(host: &Host) -> Result<()> {
+    start(host, "stripped")?;
+    leaves_nothing(host, &["stripped"], |_| {
+        let inspected = host.run("godebugctl --json inspect stripped")?.exits(0)?.json()?;
+        let id = text(&inspected, "build_id")?;
+        let attach = "DEBUGINFOD_URLS=http://127.0.0.1:8002 godebugctl --json attach stripped --ttl 60s \
+                      --detach --ticket /root/by-id --symbols debuginfod";
+        host.ok(
+            "mkdir /srv/files && systemd-run --quiet --unit=debuginfod-here --property=DynamicUser=yes \
+             debuginfod -F -p 8002 -d :memory: /srv/files",
+        )?;
+        host.wait_until("the server answers", SOON, || {
+            Ok(host.run("curl -s http://127.0.0.1:8002/metrics")?.success())
+        })?;
+        let none = host.run(attach)?;
+        let why = refused(none, 5, "host")?;
+        ensure!(why.contains(&format!("nothing for the build ID {id}")), "{why}");
+        host.ok("cp /opt/samples/shop-stripped.debug-full /srv/files/shop && \
+             systemctl kill --signal=USR1 debuginfod-here")?;
+        let url = format!("http://127.0.0.1:8002/buildid/{id}/debuginfo");
+        host.wait_until("the server has found it", SOON, || {
+            Ok(host.run(&format!("curl -s -f -o /dev/null {url}"))?.success())
+        })?;
+        // What the client was told before it remembers for a while.
+        host.ok("rm -r /root/.cache/debuginfod_client")?;
+        let session = Session::of(host.run(attach)?.exits(0)?.json()?)?;
+        let shown = session.show(host)?;
+        ensure!(shown["state"] == "active", "{shown}");
+        session.stop(host)
+    })?;
+    host.ok("systemctl stop stripped debuginfod-here; rm -r /srv/files /root/.cache /root/by-id")
+        .map(drop)
 }
 
 fn not_twice(host: &Host) -> Result<()> {

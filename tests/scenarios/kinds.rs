@@ -219,7 +219,7 @@ pub(crate) fn debugged(host: &Host, kind: &Kind, folder: &str, port: u16) -> Res
 }
 
 /// A session with a breakpoint that is reached, a value, and the service going on.
-fn looked_into(
+pub(crate) fn looked_into(
     host: &Host,
     named: &str,
     options: &str,

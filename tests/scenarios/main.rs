@@ -37,6 +37,7 @@ mod observe;
 mod on_vm;
 mod outside;
 mod pauses;
+mod pods;
 mod redaction;
 mod rules;
 mod secrets;
@@ -79,6 +80,7 @@ fn main() {
             chain::ALL,
             gateway::ALL,
             pauses::ALL,
+            pods::ALL,
             hot::ALL,
             differential::ALL,
             ides::ALL,

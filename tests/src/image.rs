@@ -79,7 +79,7 @@ impl Suite {
     }
 }
 
-/// Container engines, as Debian has them. Only unpacked: none is started but by hand.
+/// Container engines and other servers, as Debian has them. Only unpacked: none is started but by hand.
 const ENGINES: &[&str] = &[
     "podman",
     "crun",
@@ -88,6 +88,8 @@ const ENGINES: &[&str] = &[
     "docker.io",
     "docker-cli",
     "containerd",
+    "python3-grpcio",
+    "debuginfod",
     "runc",
 ];
 

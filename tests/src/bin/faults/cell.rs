@@ -40,7 +40,10 @@ pub(crate) fn run(host: &Host, fault: &Fault, point: &Point) -> Outcome {
     attempt(host, fault, point).unwrap_or_else(|error| {
         let causes: Vec<String> = error.chain().map(ToString::to_string).collect();
         let why = causes.join("\n  because: ");
-        let target_only = why.lines().count() == 2 && why.contains("(shop) is gone");
+        // A script's child takes the script with it.
+        let is_target =
+            |line: &str| ["(shop) is gone", "(sh) is gone"].iter().any(|end| line.ends_with(end));
+        let target_only = why.contains("(shop) is gone") && why.lines().skip(1).all(is_target);
         match fault.may_kill(point) && target_only {
             true => Outcome::Died,
             false => Outcome::Failed(why),
@@ -261,6 +264,7 @@ fn prove(scene: &Scene, fault: &Fault, point: &Point) -> Result<()> {
             Err(_) => std::thread::sleep(Duration::from_millis(50)),
         }
     }
+    scene.is_in_its_pool()?;
     if point.group != Group::Exec {
         return scene.target_answers();
     }

@@ -18,7 +18,7 @@ use serde_json::Value;
 
 use crate::{
     points::Point,
-    setup::{FOLDER, ready},
+    setup::{FOLDER, POOL, ready},
 };
 
 /// The service that is debugged.
@@ -335,6 +335,13 @@ impl<'a> Scene<'a> {
             let answer = self.host.http_from_host(&url)?;
             ensure!(answer.contains(r#""cents":1297"#), "another answer of {unit}: {answer}");
         }
+        Ok(())
+    }
+
+    /// Every undrain hook has been run that had to be.
+    pub(crate) fn is_in_its_pool(&self) -> Result<()> {
+        let out = fs::read_dir(self.host.path(POOL)).map_or(0, Iterator::count);
+        ensure!(out == 0, "{} is left out of its pool", TARGET);
         Ok(())
     }
 

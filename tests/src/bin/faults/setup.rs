@@ -65,6 +65,9 @@ pub(crate) fn boot(firewalld: bool) -> Result<Host> {
         ),
     )?;
     host.ok(&format!("systemctl enable --now {}", SCRIPTED.unit))?;
+    host.write_file("/usr/local/bin/pool", DRAIN)?;
+    host.ok("chmod 755 /usr/local/bin/pool && mkdir -p /etc/godebug")?;
+    host.write_file("/etc/godebug/godebugd.toml", HOOKS)?;
     KEPT.iter().try_for_each(|path| host.ok(&keep(path)).map(drop))?;
     ready(&host)?;
     Ok(host)
@@ -92,6 +95,27 @@ pub(crate) fn ready(host: &Host) -> Result<()> {
     ))
     .map(drop)
 }
+
+/// Where a site's drain hook notes what it has taken out of its pool. Gone after a boot, as the hook's own part is.
+pub(crate) const POOL: &str = "/run/pool";
+const DRAIN: &str = "#!/bin/sh\nset -e\nmkdir -p /run/pool\n\
+    session=$(grep -o '\"session\":\"[a-z0-9]*\"' | head -n 1 | cut -d '\"' -f 4)\n\
+    case $1 in drain) mkdir \"/run/pool/$session\";; \
+    undrain) rmdir \"/run/pool/$session\" 2>/dev/null || test ! -e \"/run/pool/$session\";; esac\n";
+const HOOKS: &str = r#"
+[[hook]]
+events = ["drain"]
+units = ["myapp"]
+run = ["/usr/local/bin/pool", "drain"]
+user = "root"
+required = true
+[[hook]]
+events = ["undrain"]
+units = ["myapp"]
+run = ["/usr/local/bin/pool", "undrain"]
+user = "root"
+required = true
+"#;
 
 /// Tells one build of the product from another.
 pub(crate) fn version(host: &Host) -> Result<String> {

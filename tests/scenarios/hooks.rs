@@ -4,7 +4,7 @@ use anyhow::{Context, Result, ensure};
 use godebug_tests::{Host, scenario::Scenario};
 use serde_json::Value;
 
-use crate::support::{SOON, Session, leaves_nothing, refused};
+use crate::support::{SOON, Session, leaves_nothing, leaves_nothing_but_new_processes, refused};
 
 pub(crate) const ALL: &[Scenario] = &[
     Scenario::new("hooks_hear_of_everything_and_hold_up_nothing", hear),
@@ -147,7 +147,9 @@ fn drain(host: &Host) -> Result<()> {
     script(
         host,
         "/usr/local/bin/pool",
-        "#!/bin/sh\ncat >/dev/null\necho $1 >>/root/pool\ntest ! -e /root/fail-$1\n",
+        "#!/bin/sh\ncat >/dev/null\n\
+         if test $1 = drain -a -e /root/slow; then touch /root/begun; sleep 20; fi\n\
+         echo $1 >>/root/pool\ntest ! -e /root/fail-$1\n",
     )?;
     let pool = || -> Result<String> { Ok(host.run("cat /root/pool")?.stdout.replace('\n', " ")) };
     let hooks = |required: &str| {
@@ -195,5 +197,25 @@ fn drain(host: &Host) -> Result<()> {
         ensure!(revoked?.success());
         ensure!(pool()? == "drain undrain ", "{}", pool()?);
         put_back(host)
+    })?;
+    leaves_nothing_but_new_processes(host, &["myapp"], |_| {
+        configure(host, &hooks("required = true"))?;
+        ends_while_it_is_drained(host, &pool)?;
+        put_back(host)
     })
+}
+
+/// The service ends before its drain does: what is last is the undrain.
+fn ends_while_it_is_drained(host: &Host, pool: &dyn Fn() -> Result<String>) -> Result<()> {
+    host.ok("rm /root/pool; touch /root/slow")?;
+    let line = "exec godebugctl --json attach myapp --detach --ticket /tmp/t";
+    let mut attach = host.spawn(line)?;
+    host.wait_until("the drain has begun", SOON, || Ok(host.path("/root/begun").exists()))?;
+    host.ok("systemctl restart myapp")?;
+    let why = refused(attach.wait(SOON)?, 4, "target")?;
+    ensure!(why.contains("ended"), "{why}");
+    host.wait_until("it is back in its pool", SOON, || Ok(pool()? == "undrain "))?;
+    let left = host.ok("systemctl list-units --all --no-legend 'godebug-hook@*'")?;
+    ensure!(left.is_empty(), "the drain still runs: {left}");
+    host.ok("rm /root/pool /root/slow /root/begun").map(drop)
 }

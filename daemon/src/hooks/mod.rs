@@ -7,20 +7,19 @@
 //! a grant of it.
 
 mod config;
+mod pool;
 mod run;
 
 pub use config::{Event, Hook, HookError, HookTable};
+pub use pool::{drain, undrain};
 pub(crate) use run::clear_away;
 
 use crate::audit::{Entry, Kind};
 use crate::config::Config;
-use godebug_api::Refusal;
 use godebug_api::UnitName;
-use godebug_core::ledger::Opened;
 use serde::Serialize;
 use std::sync::{Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
 
 /// What a hook reads.
 #[derive(Serialize)]
@@ -30,11 +29,6 @@ struct Document<'a> {
     #[serde(flatten)]
     entry: &'a serde_json::Value,
 }
-
-/// What all hooks together may take that a session waits for. A dead man has two minutes for all of its
-/// work (`host::units::dead_man`), and hooks are the last of it.
-const DRAIN: Duration = Duration::from_secs(600);
-const UNDRAIN: Duration = Duration::from_secs(60);
 
 /// Those that are running.
 static RUNNING: Mutex<Vec<JoinHandle<()>>> = Mutex::new(Vec::new());
@@ -97,62 +91,6 @@ impl Task {
             );
         }
     }
-}
-
-/// Asks the hooks for `event` about a session, one after the other, for `at_most` in all.
-///
-/// # Errors
-/// The first that failed and is required.
-async fn ask(event: Event, session: &Opened, at_most: Duration) -> Result<(), String> {
-    let hooks = Config::load().map_err(|refusal| refusal.message)?.hooks;
-    let hooks: Vec<Hook> =
-        hooks.into_iter().filter(|hook| hook.is_for(event, Some(&session.unit))).collect();
-    let details = serde_json::to_value(session).unwrap_or_default();
-    let message = format!("{event} of {} for session {}", session.unit, session.id);
-    let entry =
-        Entry::new(Kind::Opening, session.unit.as_str(), session.uid, &session.user, message)
-            .session(&session.id)
-            .details(details);
-    let (text, id) = (document(event, &entry), session.id.clone());
-    let until = Instant::now() + at_most;
-    let asked = tokio::task::spawn_blocking(move || {
-        for hook in &hooks {
-            let left = until.saturating_duration_since(Instant::now());
-            let done = match left.as_secs() {
-                0 => Err(format!("all hooks together may take {} s", at_most.as_secs())),
-                _ => run::run(hook, (event, left), id.as_str(), &text),
-            };
-            let Err(why) = done else { continue };
-            let why = format!("the hook {hook} for {event} failed: {why}");
-            tracing::error!(godebug_session = id.as_str(), "session {id}: {why}");
-            if hook.required {
-                return Err(why);
-            }
-        }
-        Ok(())
-    });
-    asked.await.map_err(|error| error.to_string())?
-}
-
-/// Has the host take a service out of its pool.
-///
-/// # Errors
-/// When a hook that is required says no.
-pub async fn drain(session: &Opened) -> Result<(), Refusal> {
-    ask(Event::Drain, session, DRAIN).await.map_err(|why| {
-        Refusal::host(
-            format!("{} was not taken out of its pool: {why}", session.unit),
-            "see `journalctl -t godebugd`; the host's godebugd.toml says that this refuses sessions",
-        )
-    })
-}
-
-/// Has the host put it back.
-///
-/// # Errors
-/// When a hook that is required fails; it is to be tried again.
-pub async fn undrain(session: &Opened) -> Result<(), String> {
-    ask(Event::Undrain, session, UNDRAIN).await
 }
 
 fn document(event: Event, entry: &Entry) -> Vec<u8> {

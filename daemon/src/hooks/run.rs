@@ -4,6 +4,7 @@
 use super::config::What;
 use super::{Event, Hook};
 use crate::{child, kept, paths};
+use godebug_api::SessionId;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -58,6 +59,18 @@ pub(super) fn wall(session: &str, message: &str) -> Result<(), String> {
     as_unit(&name(session, "wall"), Duration::from_secs(10), &["StandardInput=null"], &words)
 }
 
+/// Stops every hook that runs for this event of a session, and waits until it has ended.
+///
+/// # Errors
+/// When systemd does not do it.
+pub(super) fn stop(session: &SessionId, event: Event) -> Result<(), String> {
+    // By its instance, of which a template's name comes before.
+    let units = format!("*@{session}-{event}-*.service");
+    let mut command = Command::new("systemctl");
+    command.args(["--quiet", "--no-ask-password", "stop", "--", &units]);
+    ends_well(command, MARGIN, &units)
+}
+
 /// A name that no other run has, beginning with the session, by which its units are known.
 fn name(session: &str, what: &str) -> String {
     static RUNS: AtomicU32 = AtomicU32::new(0);
@@ -104,6 +117,8 @@ fn as_unit(
     // A oneshot unit's job is done when its program is.
     command.args(["--property=Type=oneshot", "--property=NoNewPrivileges=yes"]);
     command.arg(format!("--property=TimeoutStartSec={}", timeout.as_secs()));
+    // One that is called off has no longer, or who waits for it would wait for more than a minute.
+    command.arg("--property=TimeoutStopSec=5");
     command.args(properties.iter().map(|property| format!("--property={property}")));
     command.arg("--").args(words);
     let unit = format!("godebug-hook@{name}.service");

@@ -552,7 +552,7 @@ impl Life {
                     )),
                     Seen::TargetExited => return Err((
                         CloseReason::TargetExited,
-                        Refusal::target("the target ended while dlv was attaching", "see its log, then try again"),
+                        Refusal::target("the target ended while the session was being opened", "see its log, then try again"),
                     )),
                     // It goes when dlv has the target. One that was killed has let it run, or left it
                     // standing; dlv would wait a minute for it to come to its start.

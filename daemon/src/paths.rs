@@ -98,6 +98,11 @@ impl SessionPaths {
         self.root.join("undrained")
     }
 
+    /// Kept from everybody else as long as the service is out of its pool.
+    pub fn reserve(&self) -> PathBuf {
+        self.root.join("reserve")
+    }
+
     pub fn repair_lock(&self) -> PathBuf {
         self.root.join("repair.lock")
     }

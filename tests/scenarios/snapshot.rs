@@ -12,18 +12,18 @@ use crate::support::{
 pub(crate) const ALL: &[Scenario] = &[
     Scenario::new("snapshot_shows_a_service_that_goes_on", now).main().shared(),
     Scenario::new("snapshot_at_a_line_shows_its_values", at_a_line).main().shared(),
-    Scenario::new("snapshot_at_a_hot_line_disturbs_nothing", hot_line).main().shared(),
+    Scenario::new("snapshot_at_a_hot_line_disturbs_nothing", hot_line).on_newest().shared(),
     Scenario::new("snapshot_of_every_kind_of_service", kinds).shared(),
     Scenario::new("goroutines_are_told_in_groups", goroutines).main().shared(),
     Scenario::new("record_follows_values_at_several_lines", record).shared(),
-    Scenario::new("goroutines_in_a_deadlock_are_named", deadlock).main().shared(),
-    Scenario::new("heap_tells_who_holds_the_memory", heap).main().shared(),
+    Scenario::new("goroutines_in_a_deadlock_are_named", deadlock).on_newest().shared(),
+    Scenario::new("heap_tells_who_holds_the_memory", heap).on_newest().shared(),
     Scenario::new("snapshot_that_cannot_be_is_refused_with_a_remedy", cannot_be).shared(),
     Scenario::new("image_of_what_cannot_be_copied_is_read_while_it_stands", standing).shared(),
     Scenario::new("snapshot_of_a_stripped_program_has_its_symbols", stripped).shared(),
     Scenario::new("snapshot_is_not_for_everybody", not_for_everybody).main().shared(),
     Scenario::new("snapshot_whose_client_vanishes_leaves_nothing", client_vanishes).shared(),
-    Scenario::new("hot_service_survives_an_image_that_is_killed", killed).main().shared(),
+    Scenario::new("hot_service_survives_an_image_that_is_killed", killed).on_newest().shared(),
 ];
 
 /// The images of a host that is busy may stop a service for longer than people's own; the figures are

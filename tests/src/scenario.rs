@@ -31,6 +31,7 @@ pub struct Scenario {
 #[derive(Clone, Copy)]
 enum Suites {
     Trixie,
+    Newest,
     All,
 }
 
@@ -50,6 +51,12 @@ impl Scenario {
     /// One of those that all suites must pass.
     pub const fn main(mut self) -> Self {
         self.suites = Suites::All;
+        self
+    }
+
+    /// On trixie and on the newest suite, for what depends on the version of Go: bookworm's hosts have trixie's programs.
+    pub const fn on_newest(mut self) -> Self {
+        self.suites = Suites::Newest;
         self
     }
 
@@ -80,6 +87,7 @@ impl Scenario {
     fn suites(self) -> &'static [Suite] {
         match self.suites {
             Suites::Trixie => &[Suite::Trixie],
+            Suites::Newest => &[Suite::Trixie, Suite::Forky],
             Suites::All => &Suite::ALL,
         }
     }

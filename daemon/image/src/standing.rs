@@ -1,7 +1,7 @@
 //! The memory of a process that stands, read while somebody waits for it to go on: by system calls that take many
 //! pages at once, on all processors, into memory that was made ready before the process was stopped.
 
-use crate::memory::{OwnMemory, PAGE};
+use crate::memory::{OwnMemory, PAGE, mappings};
 use godebug_api::{Code, Refusal};
 use nix::sys::uio::{RemoteIoVec, process_vm_readv};
 use nix::unistd::Pid;
@@ -53,7 +53,11 @@ impl Room {
             )
         };
         read_all(pid, pieces(&own, &mut bytes), until).then_some(()).ok_or_else(late)?;
-        Ok(Contents { own, bytes })
+        // Of one that was killed meanwhile there is nothing to be read, which is no image of it.
+        match mappings(pid.as_raw()) {
+            Ok(still) if !still.is_empty() => Ok(Contents { own, bytes }),
+            _ => Err(crate::trace::ended(pid)),
+        }
     }
 }
 

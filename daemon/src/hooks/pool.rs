@@ -20,6 +20,8 @@ use tokio::sync::watch;
 /// work (`host::units::dead_man`), and hooks are the last of it.
 const DRAIN: Duration = Duration::from_secs(600);
 const UNDRAIN: Duration = Duration::from_secs(60);
+/// Of /run, for an undrain: what it reads, and what systemd writes down about its units.
+const RESERVE: usize = 256 * 1024;
 /// How soon a drain is called off once more that has just begun another hook.
 const AGAIN: Duration = Duration::from_millis(500);
 
@@ -37,6 +39,12 @@ struct Running {
 /// # Errors
 /// When a hook that is required says no.
 pub async fn drain(session: &Opened) -> Result<(), Refusal> {
+    keep_room(&SessionPaths::of(&session.id)).map_err(|error| {
+        Refusal::host(
+            format!("{} is not taken out of its pool: {error}", session.unit),
+            "make room in /run, by which it could be put back; then try again",
+        )
+    })?;
     let (running, ended) = watch::channel(());
     let called_off = Arc::new(AtomicBool::new(false));
     let drain = Running { called_off: Arc::clone(&called_off), ended };
@@ -63,7 +71,18 @@ pub async fn drain(session: &Opened) -> Result<(), Refusal> {
 pub async fn undrain(session: &Opened) -> Result<(), String> {
     let until = Instant::now() + UNDRAIN;
     end_drain(&session.id, until).await?;
+    // Nobody says that it was there.
+    let _ = std::fs::remove_file(SessionPaths::of(&session.id).reserve());
     ask(Event::Undrain, session, until.saturating_duration_since(Instant::now()), || true).await
+}
+
+/// A hook cannot be run while /run is full, and the service would stay out of its pool.
+fn keep_room(paths: &SessionPaths) -> std::io::Result<()> {
+    std::fs::write(paths.reserve(), vec![0; RESERVE]).inspect_err(|_| {
+        let _ = std::fs::remove_file(paths.reserve());
+        // No hook was begun, so there is nothing to put back.
+        let _ = std::fs::write(paths.undrained_marker(), "");
+    })
 }
 
 /// Ends a drain of this process, and what one of a process that is gone has left running.

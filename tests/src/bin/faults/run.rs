@@ -76,9 +76,11 @@ fn cells(wanted: &Wanted, results: &Results) -> Result<VecDeque<Cell>> {
                 Group::Standing | Group::Observe | Group::Observing => point.is_in("godebug-image"),
                 _ => true,
             };
-            let every = matches!(fault.name, "godebugd-killed" | "image-killed")
-                && !point.name.contains("read-back")
-                && its_own;
+            // Between the end of one step and the writing of the next nothing happens.
+            let is_new =
+                !["read-back", "ledger.before"].iter().any(|part| point.name.contains(part));
+            let every =
+                matches!(fault.name, "godebugd-killed" | "image-killed") && is_new && its_own;
             let wanted_here = (wanted.points.is_empty()
                 || wanted.points.iter().any(|glob| matches(glob, &point.name)))
                 && (!wanted.quick || every || QUICK.contains(&point.name.as_str()));

@@ -87,16 +87,16 @@ fn keep_room(paths: &SessionPaths) -> std::io::Result<()> {
 
 /// Ends a drain of this process, and what one of a process that is gone has left running.
 async fn end_drain(session: &SessionId, until: Instant) -> Result<(), String> {
-    let mine = drains(|all| all.remove(session));
-    if let Some(Running { called_off, .. }) = &mine {
-        called_off.store(true, Ordering::SeqCst);
-    }
+    let mine = drains(|all| {
+        let drain = all.get(session)?;
+        drain.called_off.store(true, Ordering::SeqCst);
+        Some(drain.ended.clone())
+    });
     loop {
         let (id, event) = (session.clone(), Event::Drain);
         let stopped = tokio::task::spawn_blocking(move || run::stop(&id, event)).await;
         stopped.map_err(|error| error.to_string())??;
-        let Some(Running { ended, .. }) = &mine else { return Ok(()) };
-        let mut ended = ended.clone();
+        let Some(mut ended) = mine.clone() else { return Ok(()) };
         // Nobody sends: it changes by being closed.
         if tokio::time::timeout(AGAIN, ended.changed()).await.is_ok() {
             return Ok(());
@@ -109,7 +109,7 @@ async fn end_drain(session: &SessionId, until: Instant) -> Result<(), String> {
 
 fn drains<T>(with: impl FnOnce(&mut BTreeMap<SessionId, Running>) -> T) -> T {
     let mut all = DRAINS.lock().unwrap_or_else(PoisonError::into_inner);
-    // Those that have ended without an undrain were never begun in a ledger.
+    // One that has ended cannot be called off any more.
     all.retain(|_, drain| drain.ended.has_changed().is_ok());
     with(&mut all)
 }

@@ -119,7 +119,7 @@ fn play(scene: &mut Scene, fault: &Fault, point: &Point) -> Result<Effect> {
         Group::Observing => {
             scene.observe_and_connect(fault.ttl.unwrap_or(Ttl::Middle))?;
             scene.arm(point, action)?;
-            scene.is_used(MYAPP)?;
+            scene.watch_its_line()?;
         }
         Group::DeadMan => {
             scene.arm(point, action)?;

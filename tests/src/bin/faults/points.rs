@@ -159,8 +159,8 @@ pub(crate) fn discover(host: &Host) -> Result<Vec<Point>> {
     let mut opening = trace(host)?;
     opening.retain(|name| name.starts_with("godebugd/"));
     add(&mut found, prefixed(OF_OBSERVE, opening), Group::Observe);
-    scene.is_used(MYAPP)?;
-    scene.client.as_mut().context("there is no client")?.dap.wait_for_stop()?;
+    scene.watch_its_line()?;
+    scene.client()?.wait_for_stop()?;
     host.wait_until("its time is over", SOON, || Ok(scene.sessions().is_empty()))?;
     add(&mut found, prefixed(OF_OBSERVING, trace(host)?), Group::Observing);
     drop(scene);

@@ -14,7 +14,7 @@ use godebug_tests::{
 };
 use rustix::process::{Pid, Signal, kill_process};
 use rustls::{ClientConnection, StreamOwned};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{
     points::Point,
@@ -61,9 +61,11 @@ impl Ttl {
     }
 }
 
+type Dap = DapClient<StreamOwned<ClientConnection, TcpStream>>;
+
 /// A debugger's client at work: connected, with a breakpoint set, the target running.
 pub(crate) struct Client {
-    pub(crate) dap: DapClient<StreamOwned<ClientConnection, TcpStream>>,
+    pub(crate) dap: Dap,
     pub(crate) socket: TcpStream,
 }
 
@@ -179,13 +181,25 @@ impl<'a> Scene<'a> {
     /// Opens one, connects a client to it and sets a breakpoint in a function that is called.
     pub(crate) fn open_and_connect(&mut self, ttl: Ttl) -> Result<()> {
         self.open(ttl)?;
-        self.connect()
+        self.connect()?;
+        self.client()?.configuration_done()
     }
 
-    /// The same with one of mode observe: nobody uses the service yet, so no image is taken at the line.
+    /// The same with one of mode observe, in which nothing waits at the line yet.
     pub(crate) fn observe_and_connect(&mut self, ttl: Ttl) -> Result<()> {
         self.observe(ttl)?;
         self.connect()
+    }
+
+    /// From now on images are taken at its line, and somebody uses the service. Not waited for: what takes them may
+    /// be killed meanwhile.
+    pub(crate) fn watch_its_line(&mut self) -> Result<()> {
+        self.client()?.send("configurationDone", json!({}))?;
+        self.is_used(MYAPP)
+    }
+
+    pub(crate) fn client(&mut self) -> Result<&mut Dap> {
+        self.client.as_mut().map(|client| &mut client.dap).context("there is no client")
     }
 
     fn connect(&mut self) -> Result<()> {
@@ -199,7 +213,6 @@ impl<'a> Scene<'a> {
         let mut dap = DapClient::new(tls::connect(socket, &ticket.identity)?);
         dap.attach()?;
         dap.set_function_breakpoints(&["main.priceOf"])?;
-        dap.configuration_done()?;
         self.client = Some(Client { dap, socket: other });
         Ok(())
     }

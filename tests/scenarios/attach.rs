@@ -314,7 +314,7 @@ fn debuginfod(host: &Host) -> Result<()> {
     leaves_nothing(host, &["stripped"], |_| {
         let inspected = host.run("godebugctl --json inspect stripped")?.exits(0)?.json()?;
         let id = text(&inspected, "build_id")?;
-        let attach = "DEBUGINFOD_URLS=http://127.0.0.1:8002 godebugctl --json attach stripped --ttl 60s \
+        let attach = "DEBUGINFOD_URLS=http://127.0.0.1:8002 DEBUGINFOD_CACHE_PATH=/srv/asked godebugctl --json attach stripped --ttl 60s \
                       --detach --ticket /root/by-id --symbols debuginfod";
         host.ok(
             "mkdir /srv/files && systemd-run --quiet --unit=debuginfod-here --property=DynamicUser=yes \
@@ -333,13 +333,13 @@ fn debuginfod(host: &Host) -> Result<()> {
             Ok(host.run(&format!("curl -s -f -o /dev/null {url}"))?.success())
         })?;
         // What the client was told before it remembers for a while.
-        host.ok("rm -r /root/.cache/debuginfod_client")?;
+        host.ok("rm -r /srv/asked")?;
         let session = Session::of(host.run(attach)?.exits(0)?.json()?)?;
         let shown = session.show(host)?;
         ensure!(shown["state"] == "active", "{shown}");
         session.stop(host)
     })?;
-    host.ok("systemctl stop stripped debuginfod-here; rm -r /srv/files /root/.cache /root/by-id")
+    host.ok("systemctl stop stripped debuginfod-here; rm -r /srv/files /srv/asked /root/by-id")
         .map(drop)
 }
 

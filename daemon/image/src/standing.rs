@@ -6,6 +6,7 @@ use godebug_api::{Code, Refusal};
 use nix::sys::uio::{RemoteIoVec, process_vm_readv};
 use nix::unistd::Pid;
 use std::io::{self, IoSliceMut};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Instant;
 
 /// Read at once. A small one keeps to the time that there is, and leaves no hand without work at the end.
@@ -13,8 +14,9 @@ const CHUNK: usize = 256 << 10;
 /// More than there was before, for what is allocated until the process stands.
 const MORE: usize = 4 << 20;
 
-/// Where the memory goes.
-pub(crate) struct Room(Vec<u8>);
+/// Where the memory goes, and who reads it: a thread of its own that is ready before the process stands. Whoever stopped
+/// the process only waits, and lets it go in time though a page should hang on a disk.
+pub(crate) struct Room(Ready<Result<Contents, Refusal>>);
 
 /// What was read.
 pub(crate) struct Contents {
@@ -26,38 +28,68 @@ pub(crate) struct Contents {
 /// A part of the process's memory, and where it goes.
 type Piece<'a> = (u64, &'a mut [u8]);
 
+/// Work that another thread does when it is told until when.
+struct Ready<T> {
+    begin: SyncSender<Instant>,
+    done: Receiver<T>,
+}
+
 impl Room {
     /// For what the process has now, and a little more.
     ///
     /// # Errors
-    /// When it cannot be looked at.
+    /// When it cannot be looked at, or there is no thread for it.
     pub(crate) fn for_memory_of(pid: Pid) -> io::Result<Self> {
         let bytes = usize::try_from(OwnMemory::of(pid.as_raw())?.bytes()).unwrap_or(0);
         // Of zeros there would be none before the first use of each page, which is when somebody waits.
-        Ok(Self(vec![0xff; bytes + MORE]))
+        let bytes = vec![0xff; bytes + MORE];
+        Ready::to(move |until| read_into(bytes, pid, until)).map(Self)
     }
 
-    /// Reads what a process has that stands, until then at the latest.
+    /// Reads what the process has, which stands, until then at the latest.
     ///
     /// # Errors
     /// When it takes longer, or the process has ended.
     pub(crate) fn read(self, pid: Pid, until: Instant) -> Result<Contents, Refusal> {
-        let own = OwnMemory::of(pid.as_raw()).map_err(|_| crate::trace::ended(pid))?;
-        let Self(mut bytes) = self;
-        bytes.resize(usize::try_from(own.bytes()).unwrap_or(0), 0);
-        let late = || {
-            Refusal::new(
-                Code::Freeze,
-                format!("reading the memory of process {pid} took longer than it may stand"),
-                "it runs on; try again, or allow a longer stop with --max-pause",
-            )
-        };
-        read_all(pid, pieces(&own, &mut bytes), until).then_some(()).ok_or_else(late)?;
-        // Of one that was killed meanwhile there is nothing to be read, which is no image of it.
-        match mappings(pid.as_raw()) {
-            Ok(still) if !still.is_empty() => Ok(Contents { own, bytes }),
-            _ => Err(crate::trace::ended(pid)),
-        }
+        self.0.result(until).unwrap_or_else(|| Err(late(pid)))
+    }
+}
+
+impl<T: Send + 'static> Ready<T> {
+    fn to(work: impl FnOnce(Instant) -> T + Send + 'static) -> io::Result<Self> {
+        let (begin, told) = sync_channel(1);
+        let (finished, done) = sync_channel(1);
+        std::thread::Builder::new().name("reader".to_owned()).spawn(move || {
+            // Of one that is never told, or is not waited for any more, nobody wants anything.
+            let Ok(until) = told.recv() else { return };
+            let _ = finished.send(work(until));
+        })?;
+        Ok(Self { begin, done })
+    }
+
+    /// `None` when it is not done by then; it is left to itself.
+    fn result(self, until: Instant) -> Option<T> {
+        self.begin.send(until).ok()?;
+        self.done.recv_timeout(until.saturating_duration_since(Instant::now())).ok()
+    }
+}
+
+fn late(pid: Pid) -> Refusal {
+    Refusal::new(
+        Code::Freeze,
+        format!("reading the memory of process {pid} took longer than it may stand"),
+        "it runs on; try again, or allow a longer stop with --max-pause",
+    )
+}
+
+fn read_into(mut bytes: Vec<u8>, pid: Pid, until: Instant) -> Result<Contents, Refusal> {
+    let own = OwnMemory::of(pid.as_raw()).map_err(|_| crate::trace::ended(pid))?;
+    bytes.resize(usize::try_from(own.bytes()).unwrap_or(0), 0);
+    read_all(pid, pieces(&own, &mut bytes), until).then_some(()).ok_or_else(|| late(pid))?;
+    // Of one that was killed meanwhile there is nothing to be read, which is no image of it.
+    match mappings(pid.as_raw()) {
+        Ok(still) if !still.is_empty() => Ok(Contents { own, bytes }),
+        _ => Err(crate::trace::ended(pid)),
     }
 }
 
@@ -176,6 +208,16 @@ mod tests {
         let room = Room::for_memory_of(process.pid()).unwrap();
         let read = room.read(process.pid(), Instant::now());
         assert_eq!(read.err().map(|why| why.code), Some(Code::Freeze));
+    }
+
+    #[test]
+    fn whoever_stopped_it_does_not_wait_for_a_page_that_hangs() {
+        let (let_it_end, hangs) = sync_channel::<()>(0);
+        let reader = Ready::to(move |_| hangs.recv()).unwrap();
+        let until = Instant::now() + Duration::from_millis(5);
+        assert!(reader.result(until).is_none());
+        assert!(Instant::now() >= until);
+        drop(let_it_end);
     }
 
     #[test]

@@ -11,6 +11,7 @@ use godebug_api::{Code, Copying, Refusal, clock};
 use godebug_image::reached;
 use nix::unistd::Pid;
 use std::fs::File;
+use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 
 /// The process, pinned by its start time.
@@ -156,7 +157,13 @@ impl Target {
     /// Where its memory is read to while it stands, if it is.
     fn room(&self) -> Result<Option<Room>, Refusal> {
         let room = (self.copying == Copying::Standing).then(|| Room::for_memory_of(self.pid));
-        room.transpose().map_err(|_| ended(self.pid))
+        room.transpose().map_err(|error| match error.kind() {
+            ErrorKind::WouldBlock => Refusal::host(
+                format!("there is no thread to read the memory of process {} with", self.pid),
+                "does the host have too many processes?",
+            ),
+            _ => ended(self.pid),
+        })
     }
 
     /// An image of the process, whose threads all stand. They go on here.

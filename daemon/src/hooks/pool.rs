@@ -20,6 +20,8 @@ use tokio::sync::watch;
 /// work (`host::units::dead_man`), and hooks are the last of it.
 const DRAIN: Duration = Duration::from_secs(600);
 const UNDRAIN: Duration = Duration::from_secs(60);
+/// Of that minute, the most that a drain which still runs may take to end: the rest is the hooks'.
+const END_DRAIN: Duration = Duration::from_secs(30);
 /// Of /run, for an undrain: what it reads, and what systemd writes down about its units.
 const RESERVE: usize = 256 * 1024;
 /// How soon a drain is called off once more that has just begun another hook.
@@ -70,7 +72,7 @@ pub async fn drain(session: &Opened) -> Result<(), Refusal> {
 /// When a hook that is required fails, or the drain does not end; it is to be tried again.
 pub async fn undrain(session: &Opened) -> Result<(), String> {
     let until = Instant::now() + UNDRAIN;
-    end_drain(&session.id, until).await?;
+    end_drain(&session.id, Instant::now() + END_DRAIN).await?;
     // Nobody says that it was there.
     let _ = std::fs::remove_file(SessionPaths::of(&session.id).reserve());
     ask(Event::Undrain, session, until.saturating_duration_since(Instant::now()), || true).await

@@ -21,12 +21,12 @@ use serde_json::{Value, json};
 use crate::support::{Laptop, Session, is_answered, order};
 
 pub(crate) const ALL: &[Scenario] = &[
-    Scenario::new("differential_json_rpc_in_a_step_session", rpc::in_step).main().shared(),
-    Scenario::new("differential_json_rpc_in_a_modify_session", rpc::in_modify).main().shared(),
-    Scenario::new("differential_json_rpc_of_who_watches", rpc::watching).main().shared(),
-    Scenario::new("differential_dap_in_a_step_session", dap::in_step).main().shared(),
-    Scenario::new("differential_dap_in_a_modify_session", dap::in_modify).main().shared(),
-    Scenario::new("differential_dap_of_who_watches", dap::watching).main().shared(),
+    Scenario::new("differential_json_rpc_in_a_step_session", rpc::in_step).on_newest().shared(),
+    Scenario::new("differential_json_rpc_in_a_modify_session", rpc::in_modify).on_newest().shared(),
+    Scenario::new("differential_json_rpc_of_who_watches", rpc::watching).on_newest().shared(),
+    Scenario::new("differential_dap_in_a_step_session", dap::in_step).on_newest().shared(),
+    Scenario::new("differential_dap_in_a_modify_session", dap::in_modify).on_newest().shared(),
+    Scenario::new("differential_dap_of_who_watches", dap::watching).on_newest().shared(),
 ];
 
 /// What becomes of a request, by the least that allows it.

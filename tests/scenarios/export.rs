@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::support::{Laptop, SOON, Session, leaves_nothing, refused};
 
 pub(crate) const ALL: &[Scenario] =
-    &[Scenario::new("exported_records_are_verified_on_another_machine", exported).main()];
+    &[Scenario::new("exported_records_are_verified_on_another_machine", exported).on_newest()];
 
 fn exported(host: &Host) -> Result<()> {
     leaves_nothing(host, &["myapp"], |_| {

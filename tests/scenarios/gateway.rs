@@ -10,15 +10,15 @@ use crate::support::{Laptop, SOON, Session, is_answered, leaves_nothing, order, 
 
 pub(crate) const ALL: &[Scenario] = &[
     Scenario::new("step_session_changes_nothing_and_the_ide_goes_on", step_in_an_ide)
-        .main()
+        .on_newest()
         .shared(),
     Scenario::new("step_session_changes_nothing_and_dlv_connect_goes_on", step_in_dlv)
-        .main()
+        .on_newest()
         .shared(),
     Scenario::new("step_session_changes_nothing_by_json_rpc", step_by_json_rpc).shared(),
     Scenario::new("modify_session_sets_a_variable", modify).shared(),
     Scenario::new("client_that_vanishes_at_a_breakpoint_lets_the_service_go_on", vanished)
-        .main()
+        .on_newest()
         .shared(),
     Scenario::new("client_that_vanishes_within_a_step_lets_the_service_go_on", within_a_step)
         .shared(),

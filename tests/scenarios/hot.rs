@@ -9,8 +9,12 @@ use std::{net::TcpStream, time::Duration};
 use crate::support::{Laptop, SOON, Session, is_answered, leaves_nothing, line_of, order};
 
 pub(crate) const ALL: &[Scenario] = &[
-    Scenario::new("hot_breakpoint_is_turned_off_and_the_ide_is_told", in_an_ide).main().shared(),
-    Scenario::new("hot_breakpoint_is_turned_off_and_dlv_connect_is_told", in_dlv).main().shared(),
+    Scenario::new("hot_breakpoint_is_turned_off_and_the_ide_is_told", in_an_ide)
+        .on_newest()
+        .shared(),
+    Scenario::new("hot_breakpoint_is_turned_off_and_dlv_connect_is_told", in_dlv)
+        .on_newest()
+        .shared(),
     Scenario::new("hot_log_point_is_turned_off", log_point).shared(),
     Scenario::new("hot_is_what_a_rule_says", by_rule),
     Scenario::new("hot_breakpoints_again_and_again_and_the_service_lives", again_and_again)

@@ -13,9 +13,11 @@ use std::{
 use crate::support::{Laptop, SOON, Session, is_answered, leaves_nothing, line_of, order};
 
 pub(crate) const ALL: &[Scenario] = &[
-    Scenario::new("vscode_works_in_a_step_session", |host| vscode(host, "step")).main().shared(),
+    Scenario::new("vscode_works_in_a_step_session", |host| vscode(host, "step"))
+        .on_newest()
+        .shared(),
     Scenario::new("vscode_works_in_a_modify_session", |host| vscode(host, "modify"))
-        .main()
+        .on_newest()
         .shared(),
     Scenario::new("dlv_itself_works_on_the_terminal_of_attach", dlv_on_the_terminal).shared(),
 ];

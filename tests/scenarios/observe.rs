@@ -17,15 +17,17 @@ use crate::support::{
 pub(crate) const ALL: &[Scenario] = &[
     Scenario::new("observer_looks_at_images_of_a_service_that_runs", ide).main().shared(),
     Scenario::new("observer_has_conditions_counts_and_log_messages", conditions).shared(),
-    Scenario::new("observer_by_dlv_connect_has_the_next_image", json_rpc).main().shared(),
+    Scenario::new("observer_by_dlv_connect_has_the_next_image", json_rpc).on_newest().shared(),
     Scenario::new("image_shows_the_values_that_the_live_process_has", museum).on_newest(),
     Scenario::new("observer_by_vscode_sees_a_busy_service_at_its_lines", vscode)
         .on_newest()
         .shared(),
     Scenario::new("observer_by_dlvs_own_client_goes_from_hit_to_hit", dlv_connect).shared(),
-    Scenario::new("observer_of_a_hot_line_disturbs_nothing", hot).main().shared(),
+    Scenario::new("observer_of_a_hot_line_disturbs_nothing", hot).on_newest().shared(),
     Scenario::new("observer_changes_and_stops_nothing", changes_nothing).shared(),
-    Scenario::new("observer_whose_images_are_ended_by_force_harms_nobody", killed).main().shared(),
+    Scenario::new("observer_whose_images_are_ended_by_force_harms_nobody", killed)
+        .on_newest()
+        .shared(),
 ];
 
 const SOURCE: &str = "/opt/samples/src/shop/main.go";

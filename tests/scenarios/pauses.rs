@@ -10,12 +10,14 @@ use crate::support::{Laptop, SOON, Session, is_answered, leaves_nothing, order};
 
 pub(crate) const ALL: &[Scenario] = &[
     Scenario::new("service_goes_on_after_its_pause_budget_and_the_ide_is_told", ide_at_lunch)
-        .main()
+        .on_newest()
         .shared(),
     Scenario::new("service_goes_on_after_its_pause_budget_and_dlv_connect_is_told", dlv_at_lunch)
         .shared(),
     Scenario::new("service_that_stood_for_its_whole_budget_is_stopped_no_more", used_up).shared(),
-    Scenario::new("transcript_tells_what_was_done_and_that_it_stood", transcript).main().shared(),
+    Scenario::new("transcript_tells_what_was_done_and_that_it_stood", transcript)
+        .on_newest()
+        .shared(),
 ];
 
 fn open(host: &Host, unit: &str, options: &str) -> Result<Session> {

@@ -9,9 +9,9 @@ use crate::support::{
 };
 
 pub(crate) const ALL: &[Scenario] = &[
-    Scenario::new("ide_is_not_shown_what_a_rule_hides", in_an_ide).main(),
+    Scenario::new("ide_is_not_shown_what_a_rule_hides", in_an_ide).on_newest(),
     Scenario::new("dlv_connect_is_not_shown_what_a_rule_hides", in_dlv),
-    Scenario::new("snapshot_does_not_show_what_a_rule_hides", in_a_snapshot).main(),
+    Scenario::new("snapshot_does_not_show_what_a_rule_hides", in_a_snapshot).on_newest(),
 ];
 
 const RULES: &str = "/etc/godebug/rules.d/10-hidden.toml";

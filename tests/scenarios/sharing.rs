@@ -11,8 +11,8 @@ use crate::support::{
 };
 
 pub(crate) const ALL: &[Scenario] = &[
-    Scenario::new("shared_session_has_a_name_for_each_of_its_people", guest).main().shared(),
-    Scenario::new("shared_session_can_be_watched_and_no_more", watcher).main().shared(),
+    Scenario::new("shared_session_has_a_name_for_each_of_its_people", guest).on_newest().shared(),
+    Scenario::new("shared_session_can_be_watched_and_no_more", watcher).on_newest().shared(),
     Scenario::new("shared_ticket_is_taken_back_before_the_end", withdrawn).shared(),
     Scenario::new("shared_session_needs_a_rule_and_a_right", denied),
 ];

@@ -10,11 +10,11 @@ use crate::support::{
 };
 
 pub(crate) const ALL: &[Scenario] = &[
-    Scenario::new("snapshot_shows_a_service_that_goes_on", now).main().shared(),
-    Scenario::new("snapshot_at_a_line_shows_its_values", at_a_line).main().shared(),
+    Scenario::new("snapshot_shows_a_service_that_goes_on", now).on_newest().shared(),
+    Scenario::new("snapshot_at_a_line_shows_its_values", at_a_line).on_newest().shared(),
     Scenario::new("snapshot_at_a_hot_line_disturbs_nothing", hot_line).on_newest().shared(),
     Scenario::new("snapshot_of_every_kind_of_service", kinds).shared(),
-    Scenario::new("goroutines_are_told_in_groups", goroutines).main().shared(),
+    Scenario::new("goroutines_are_told_in_groups", goroutines).on_newest().shared(),
     Scenario::new("record_follows_values_at_several_lines", record).shared(),
     Scenario::new("goroutines_in_a_deadlock_are_named", deadlock).on_newest().shared(),
     Scenario::new("heap_tells_who_holds_the_memory", heap).on_newest().shared(),

@@ -54,7 +54,8 @@ impl Scenario {
         self
     }
 
-    /// On trixie and on the newest suite, for what depends on the version of Go: bookworm's hosts have trixie's programs.
+    /// On trixie and on the newest suite, for what depends on the versions of Go and dlv more than on the host's own:
+    /// bookworm's hosts have trixie's programs.
     pub const fn on_newest(mut self) -> Self {
         self.suites = Suites::Newest;
         self

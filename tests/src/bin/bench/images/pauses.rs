@@ -12,17 +12,29 @@ const IMAGES: usize = 10;
 const ATTACHES: usize = 3;
 const PORT: u16 = 8110;
 
-/// Megabytes resident, in huge pages or not, and threads that wait in the kernel.
-const CASES: [(u32, bool, u32); 8] = [
-    (10, false, 5),
-    (100, false, 5),
-    (1000, false, 5),
-    (1000, true, 5),
-    (4000, false, 5),
-    (4000, true, 5),
-    (10, false, 50),
-    (10, false, 500),
+/// Megabytes resident, in huge pages or not, threads that wait in the kernel, and how it is looked at.
+const CASES: [(u32, bool, u32, By); 11] = [
+    (10, false, 5, By::Copy),
+    (100, false, 5, By::Copy),
+    (1000, false, 5, By::Copy),
+    (1000, true, 5, By::Copy),
+    (4000, false, 5, By::Copy),
+    (4000, true, 5, By::Copy),
+    (10, false, 50, By::Copy),
+    (10, false, 500, By::Copy),
+    (10, false, 5, By::Standing),
+    (100, false, 5, By::Standing),
+    (1000, false, 5, By::Standing),
 ];
+
+/// What an image of a service is made from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum By {
+    /// A copy that it makes of itself.
+    Copy,
+    /// Its own memory, for it is the first process of a PID namespace, as in a container.
+    Standing,
+}
 
 struct Case {
     name: String,
@@ -38,8 +50,8 @@ pub(crate) struct Pauses(Vec<Case>);
 
 pub(crate) fn measure(host: &Host) -> Result<Pauses> {
     let mut cases = Vec::new();
-    for (resident, huge, threads) in CASES {
-        let case = of(host, resident, huge, threads);
+    for (resident, huge, threads, by) in CASES {
+        let case = of(host, resident, huge, threads, by);
         let case = case.with_context(|| format!("{resident} MB, {threads} threads"))?;
         eprintln!("* pauses: {}", case.name);
         cases.push(case);
@@ -47,10 +59,14 @@ pub(crate) fn measure(host: &Host) -> Result<Pauses> {
     Ok(Pauses(cases))
 }
 
-fn of(host: &Host, resident: u32, huge: bool, threads: u32) -> Result<Case> {
+fn of(host: &Host, resident: u32, huge: bool, threads: u32, by: By) -> Result<Case> {
     let options =
         format!("-resident {resident} -threads {threads}{}", if huge { " -huge" } else { "" });
-    let burden = Burden::start(host, "burden", PORT, "", &options)?;
+    let (properties, how) = match by {
+        By::Copy => ("", ""),
+        By::Standing => ("--property=PrivatePIDs=yes", ", read while it stands"),
+    };
+    let burden = Burden::start(host, "burden", PORT, properties, &options)?;
     burden.stood()?;
     std::thread::sleep(crate::load::CALM);
     let calm = burden.stood()?;
@@ -71,7 +87,7 @@ fn of(host: &Host, resident: u32, huge: bool, threads: u32) -> Result<Case> {
     ensure!(counts["wrong"].as_array().is_none_or(Vec::is_empty), "it saw something: {counts}");
     burden.stop()?;
     let pages = if huge { ", in huge pages" } else { "" };
-    let name = format!("{resident} MB{pages}, {threads} threads");
+    let name = format!("{resident} MB{pages}, {threads} threads{how}");
     Ok(Case { name, calm, images, images_seen, dlv_seen })
 }
 
@@ -106,7 +122,8 @@ impl Pauses {
              {IMAGES} images at a function that is called some ten thousand times a second, and {ATTACHES} times bare \
              `dlv attach --continue` with an\norderly end. What is seen from within is the longest time between two of the \
              service's own looks at the clock, every 0.5 ms, of all\nimages together; by itself, when nothing is done to it, \
-             that is what the last column says.\n\n{}\n\
+             that is what the last column says. A service that is the first process of a PID namespace, as in a\ncontainer, \
+             is read while it stands.\n\n{}\n\
              ![for how long it stands, by size and threads](pauses.svg)\n",
             table(&rows)
         )
@@ -115,7 +132,7 @@ impl Pauses {
     /// A row for each case, on a logarithmic scale.
     pub(crate) fn svg(&self) -> String {
         const WIDTH: f64 = 900.0;
-        const LEFT: f64 = 240.0;
+        const LEFT: f64 = 270.0;
         const TOP: f64 = 60.0;
         const ROW: f64 = 26.0;
         let bottom = TOP + ROW * self.0.len() as f64;

@@ -86,7 +86,7 @@ fn announce(
         ));
     }
     if let Some(wanted) = arguments.ide {
-        output.text(&format!("\n{}", ide::configuration(wanted, &ticket.unit, listen.port())));
+        output.text(&format!("\n{}", ide::configuration(wanted, &ticket.unit, listen.port(), &[])));
     }
     output.note("\nCtrl-C disconnects; the session goes on.");
     Ok(())

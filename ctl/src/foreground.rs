@@ -129,8 +129,8 @@ async fn on_this_terminal(
     if arguments.way.ide != Some(Ide::Dlv) || !TerminalClient::is_possible(output) {
         return Ok(None);
     }
-    let paths = ide::paths(manager, &opened.session).await;
-    TerminalClient::start(output, port.address.port(), &paths).map(Some)
+    let rules = ide::rules(manager, &opened.session).await;
+    TerminalClient::start(output, port.address.port(), &rules).map(Some)
 }
 
 /// Whoever is at the terminal: by signals, or by the client that has it.

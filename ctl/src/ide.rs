@@ -5,6 +5,7 @@
 
 mod checkout;
 mod launch;
+mod paths;
 mod terminal_client;
 
 use crate::cli::Ide;
@@ -14,17 +15,17 @@ use checkout::Checkout;
 use godebug_api::UnitName;
 use godebug_api::bus::ManagerProxy;
 use godebug_api::documents::{Inspection, SessionInfo};
+use paths::{Paths, Rule};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
 pub(crate) use terminal_client::TerminalClient;
 
 /// The paths that a client on this terminal needs, where this is a checkout of the program.
-pub(crate) async fn paths(manager: &ManagerProxy<'_>, session: &SessionInfo) -> Vec<Value> {
-    let name = session.target_name().to_string();
-    let asked = manager.inspect(&name, session.pid.get()).await;
-    let Ok(target) = answer::<Inspection>(asked) else { return Vec::new() };
-    Checkout::of(&target).and_then(|checkout| checkout.paths(&target)).unwrap_or_default()
+pub(crate) async fn rules(manager: &ManagerProxy<'_>, session: &SessionInfo) -> Vec<Rule> {
+    let Some(target) = inspected(manager, session).await else { return Vec::new() };
+    let paths = Checkout::of(&target).and_then(|checkout| Paths::of(&checkout, &target));
+    paths.map(|paths| paths.rules).unwrap_or_default()
 }
 
 /// Puts the configuration where the IDE looks for it, when this is a checkout of the program; else tells what to
@@ -35,39 +36,67 @@ pub(crate) async fn set_up(
     session: &SessionInfo,
     port: u16,
 ) -> String {
-    let (unit, told) = (&session.unit, configuration(ide, &session.unit, port));
-    if !matches!(ide, Ide::Vscode | Ide::Goland) {
-        return told;
-    }
-    let asked = manager.inspect(&session.target_name().to_string(), session.pid.get()).await;
+    let unit = &session.unit;
     // It tells of the source only; without it the words are for the person.
-    let Ok(target) = answer::<Inspection>(asked) else { return told };
+    let Some(target) = inspected(manager, session).await else {
+        return configuration(ide, unit, port, &[]);
+    };
     let Some(checkout) = Checkout::of(&target) else {
         let module = target.module.as_ref().map(safe).unwrap_or_default();
-        return format!("{told}\n(In a checkout of {module} it would be put in place.)");
+        let elsewhere = match ide {
+            Ide::Vscode | Ide::Goland => {
+                format!("\n(In a checkout of {module} it would be put in place.)")
+            }
+            _ => String::new(),
+        };
+        return configuration(ide, unit, port, &[]) + &elsewhere;
     };
-    let paths = checkout.paths(&target);
-    let is_known = paths.is_some();
+    let paths = Paths::of(&checkout, &target);
+    let notes = notes(&checkout, &target, paths.as_ref());
     let written = match ide {
-        Ide::Goland => run_configuration(&checkout.folder, unit, port),
-        _ => {
-            let paths = paths.filter(|paths| !paths.is_empty());
-            let entry = entry(&name_of(unit), port, paths.map(Value::Array));
-            launch::update(&checkout.folder, &entry).map_err(|error| error.to_string())
+        Ide::Vscode => {
+            let workspace = checkout.workspace(".vscode");
+            let rules = paths.as_ref().and_then(|paths| paths.in_vscode(workspace));
+            let entry = entry(&name_of(unit), port, rules);
+            launch::update(workspace, &entry).map_err(|error| error.to_string())
+        }
+        Ide::Goland => run_configuration(checkout.workspace(".idea"), unit, port),
+        Ide::Nvim | Ide::Emacs | Ide::Dlv => {
+            let rules = paths.map(|paths| paths.rules).unwrap_or_default();
+            return configuration(ide, unit, port, &rules) + &notes;
         }
     };
-    let differs = checkout.differs(&target);
-    let differs = differs.map(|why| format!("\n{} {why}", painted(YELLOW, "warning:")));
     match written {
         Ok(path) => format!(
-            "{} has {:?} now: F5. Stop and Disconnect both let the service go on.{}{}",
+            "{} has {:?} now: F5. Stop and Disconnect both let the service go on.{notes}",
             path.display(),
             name_of(unit),
-            if is_known { "" } else { BUILT_ELSEWHERE },
-            differs.unwrap_or_default()
         ),
-        Err(why) => format!("{told}\n{} {why}", painted(YELLOW, "not put in place:")),
+        Err(why) => {
+            let told = configuration(ide, unit, port, &[]);
+            format!("{told}\n{} {why}", painted(YELLOW, "not put in place:"))
+        }
     }
+}
+
+async fn inspected(manager: &ManagerProxy<'_>, session: &SessionInfo) -> Option<Inspection> {
+    let name = session.target_name().to_string();
+    answer::<Inspection>(manager.inspect(&name, session.pid.get()).await).ok()
+}
+
+/// What a person should know of, a line each.
+fn notes(checkout: &Checkout, target: &Inspection, paths: Option<&Paths>) -> String {
+    let mut notes = String::new();
+    if paths.is_none() {
+        notes += BUILT_ELSEWHERE;
+    }
+    if let Some(note) = paths.and_then(|paths| paths.note.as_deref()) {
+        notes += &format!("\n{} {}", painted(YELLOW, "note:"), safe(note));
+    }
+    if let Some(why) = checkout.differs(target) {
+        notes += &format!("\n{} {why}", painted(YELLOW, "warning:"));
+    }
+    notes
 }
 
 /// Not every program tells.
@@ -96,7 +125,7 @@ fn run_file(unit: &UnitName) -> String {
 }
 
 /// What to paste where, for the local port `port`.
-pub(crate) fn configuration(ide: Ide, unit: &UnitName, port: u16) -> String {
+pub(crate) fn configuration(ide: Ide, unit: &UnitName, port: u16, rules: &[Rule]) -> String {
     let name = name_of(unit);
     match ide {
         Ide::Vscode => format!(
@@ -110,25 +139,39 @@ pub(crate) fn configuration(ide: Ide, unit: &UnitName, port: u16) -> String {
         Ide::Nvim => format!(
             "Put this into your nvim-dap configuration:\n\n{}\n\n\
              Leave with :lua require(\"dap\").disconnect(); the service goes on.",
-            nvim(&name, port)
+            nvim(&name, port, rules)
         ),
         Ide::Emacs => format!(
             "Put this into your configuration of dape:\n\n{}\n\n\
              Then M-x dape RET godebug. Leave with M-x dape-disconnect-quit; the service goes on.",
-            emacs(port)
+            emacs(port, rules)
         ),
         Ide::Dlv => dlv(port),
     }
 }
 
 /// A configuration for dape, which speaks DAP.
-fn emacs(port: u16) -> String {
+fn emacs(port: u16, rules: &[Rule]) -> String {
+    let rule = |rule: &Rule| format!("(:from {} :to {})", quoted(&rule.here), quoted(&rule.there));
+    let rules = match rules {
+        [] => String::new(),
+        rules => {
+            let rules: Vec<String> = rules.iter().map(rule).collect();
+            let between = format!("\n{:42}", "");
+            format!("\n{:23}:substitutePath [{}]", "", rules.join(&between))
+        }
+    };
     format!(
         r#"(add-to-list 'dape-configs
              '(godebug modes (go-mode go-ts-mode)
                        host "127.0.0.1" port {port}
-                       :type "go" :request "attach" :mode "remote"))"#
+                       :type "go" :request "attach" :mode "remote"{rules}))"#
     )
+}
+
+/// As Lua and Emacs Lisp have strings, of one without control characters.
+fn quoted(text: &str) -> String {
+    format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
 }
 
 /// A whole launch.json.
@@ -169,18 +212,28 @@ fn goland(name: &str, port: u16) -> String {
 }
 
 /// An adapter and a configuration for nvim-dap. A unit's name can have backslashes.
-fn nvim(name: &str, port: u16) -> String {
-    let name = name.replace('\\', "\\\\");
+fn nvim(name: &str, port: u16, rules: &[Rule]) -> String {
+    let rule = |rule: &Rule| {
+        format!("    {{ from = {}, to = {} }},\n", quoted(&rule.here), quoted(&rule.there))
+    };
+    let rules = match rules {
+        [] => String::new(),
+        rules => {
+            let rules: String = rules.iter().map(rule).collect();
+            format!("\n  substitutePath = {{\n{rules}  }},")
+        }
+    };
     format!(
         r#"local dap = require("dap")
 dap.adapters.godebug = {{ type = "server", host = "127.0.0.1", port = {port} }}
 dap.configurations.go = dap.configurations.go or {{}}
 table.insert(dap.configurations.go, {{
   type = "godebug",
-  name = "{name}",
+  name = {},
   request = "attach",
-  mode = "remote",
-}})"#
+  mode = "remote",{rules}
+}})"#,
+        quoted(name)
     )
 }
 
@@ -201,7 +254,7 @@ mod tests {
 
     #[test]
     fn the_launch_configuration_is_valid_json() {
-        let text = configuration(Ide::Vscode, &unit(), 2350);
+        let text = configuration(Ide::Vscode, &unit(), 2350, &[]);
         let (start, end) = (text.find("{\n").unwrap(), text.find("\n}\n").unwrap() + 2);
         let document: serde_json::Value = serde_json::from_str(&text[start..end]).unwrap();
         let entry = &document["configurations"][0];
@@ -214,9 +267,25 @@ mod tests {
     #[test]
     fn every_configuration_names_the_port_and_none_kills() {
         for ide in [Ide::Vscode, Ide::Goland, Ide::Nvim, Ide::Emacs, Ide::Dlv] {
-            assert!(configuration(ide, &unit(), 2351).contains("2351"), "{ide:?}");
+            assert!(configuration(ide, &unit(), 2351, &[]).contains("2351"), "{ide:?}");
         }
-        assert!(configuration(Ide::Goland, &unit(), 1).contains(r#"<disconnect value="LEAVE" />"#));
-        assert!(configuration(Ide::Nvim, &unit(), 1).contains(r"app\\x2da@1"));
+        assert!(
+            configuration(Ide::Goland, &unit(), 1, &[]).contains(r#"<disconnect value="LEAVE" />"#)
+        );
+        assert!(configuration(Ide::Nvim, &unit(), 1, &[]).contains(r"app\\x2da@1"));
+    }
+
+    #[test]
+    fn editors_that_nothing_is_written_for_are_told_the_paths() {
+        let rules = [
+            Rule { here: "/home/me/\"shop\"".to_owned(), there: "example.com/shop".to_owned() },
+            Rule { here: "/usr/lib/go/src".to_owned(), there: String::new() },
+        ];
+        let nvim = configuration(Ide::Nvim, &unit(), 1, &rules);
+        let lines = r#"{ from = "/home/me/\"shop\"", to = "example.com/shop" },"#;
+        assert!(nvim.contains(lines) && nvim.contains(r#"to = "" },"#), "{nvim}");
+        let emacs = configuration(Ide::Emacs, &unit(), 1, &rules);
+        assert!(emacs.contains(r#":substitutePath [(:from "/home/me/\"shop\"" :to "#), "{emacs}");
+        assert!(emacs.contains(r#"(:from "/usr/lib/go/src" :to "")]))"#), "{emacs}");
     }
 }

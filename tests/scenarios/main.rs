@@ -48,6 +48,7 @@ mod strangers;
 mod support;
 mod survival;
 mod toolchain;
+mod trimmed;
 
 fn main() {
     scenario::main(
@@ -57,6 +58,7 @@ fn main() {
             kept::ALL,
             kinds::ALL,
             strangers::ALL,
+            trimmed::ALL,
             ends::ALL,
             survival::ALL,
             snapshot::ALL,

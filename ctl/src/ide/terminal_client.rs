@@ -1,11 +1,12 @@
 //! `--ide dlv`: dlv's own client on this terminal, with the paths of this checkout.
 
+use super::paths::Rule;
+use super::quoted;
 use crate::output::Output;
 use godebug_api::Refusal;
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
-use serde_json::Value;
 use std::io::{self, IsTerminal, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Stdio;
 use tokio::process::{Child, Command};
 
@@ -30,12 +31,12 @@ impl TerminalClient {
     ///
     /// # Errors
     /// When it cannot be started.
-    pub(crate) fn start(output: &Output, port: u16, paths: &[Value]) -> Result<Self, Refusal> {
+    pub(crate) fn start(output: &Output, port: u16, paths: &[Rule]) -> Result<Self, Refusal> {
         let failed = |error: io::Error| {
             Refusal::failed(format!("dlv cannot be started: {error}"), "leave --ide dlv out")
         };
         let mut script = tempfile::NamedTempFile::new().map_err(failed)?;
-        script.write_all(rules(paths, &here()).as_bytes()).map_err(failed)?;
+        script.write_all(rules(paths).as_bytes()).map_err(failed)?;
         let mut dlv = Command::new(program().unwrap_or_else(|| PathBuf::from("dlv")));
         dlv.args(["connect", &format!("127.0.0.1:{port}"), "--init"]).arg(script.path());
         // With no terminal of its own it would not be asked.
@@ -67,37 +68,32 @@ fn program() -> Option<PathBuf> {
     std::env::split_paths(&path).map(|folder| folder.join("dlv")).find(|dlv| dlv.is_file())
 }
 
-fn here() -> PathBuf {
-    std::env::current_dir().unwrap_or_default()
-}
-
 /// dlv goes from the program's paths to ours, editors the other way.
-fn rules(paths: &[Value], here: &Path) -> String {
-    let quoted = |text: &str| format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""));
-    let rule = |pair: &Value| {
-        let from = pair["to"].as_str()?;
-        let to = pair["from"].as_str()?;
-        let to = to.replace("${workspaceFolder}", &here.display().to_string());
-        Some(format!("config substitute-path {} {}\n", quoted(from), quoted(&to)))
+fn rules(paths: &[Rule]) -> String {
+    let rule = |Rule { here, there }: &Rule| {
+        format!("config substitute-path {} {}\n", quoted(there), quoted(here))
     };
-    paths.iter().filter_map(rule).collect()
+    paths.iter().map(rule).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     #[test]
     fn rules_go_from_the_program_to_this_checkout() {
+        let rule =
+            |here: &str, there: &str| Rule { here: here.to_owned(), there: there.to_owned() };
         let paths = [
-            json!({"from": "${workspaceFolder}", "to": "example.invalid/shop"}),
-            json!({"from": "/usr/lib/go", "to": "/opt/a \"go\""}),
+            rule("/home/me/shop", "example.invalid/shop"),
+            rule("/usr/lib/go", "/opt/a \"go\""),
+            rule("/usr/lib/go/src", ""),
         ];
         assert_eq!(
-            rules(&paths, Path::new("/home/me/shop")),
+            rules(&paths),
             "config substitute-path \"example.invalid/shop\" \"/home/me/shop\"\n\
-             config substitute-path \"/opt/a \\\"go\\\"\" \"/usr/lib/go\"\n"
+             config substitute-path \"/opt/a \\\"go\\\"\" \"/usr/lib/go\"\n\
+             config substitute-path \"\" \"/usr/lib/go/src\"\n"
         );
     }
 }

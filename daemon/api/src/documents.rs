@@ -399,7 +399,8 @@ pub struct Inspection {
     pub image: Option<ImageForecast>,
 }
 
-/// Where a program's sources were when it was built. What is not known is left out, with `-trimpath` all.
+/// Where a program's sources were when it was built. What is not known is left out; with `-trimpath` there are no
+/// folders but the names of modules.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sources {
     /// The folder of the main module.
@@ -411,6 +412,19 @@ pub struct Sources {
     /// GOMODCACHE.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub module_cache: Option<String>,
+    /// With `-trimpath`, the other modules that the program's files are in.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub modules: Vec<SourceModule>,
+}
+
+/// A module that a program was built from, besides its own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceModule {
+    /// `PATH@VERSION`, with which the paths of its files begin.
+    pub name: String,
+    /// What `replace` in go.mod has put in its place: `PATH@VERSION`, or a folder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replaced_by: Option<String>,
 }
 
 /// What taking an image does to a target, as far as can be told before.

@@ -142,11 +142,17 @@ impl GoExecutable {
             .parse()
             .map_err(|_| ExecutableError::UnknownVersion(version.chars().take(60).collect()))?;
         let without_dwarf5 = without_dwarf5(&version, &modules.settings);
+        let mut sources =
+            sources::find(&elf, modules.module.as_deref(), modules.package.as_deref());
+        let is_trimmed = |(key, value): &(String, String)| key == "-trimpath" && value == "true";
+        if modules.settings.iter().any(is_trimmed) {
+            sources.modules = modules.dependencies;
+        }
         Ok(Self {
             debug_information: debug_information(&elf, go_version, without_dwarf5),
             debug_size: debug_size(&elf),
             build_ids: build_ids(&elf),
-            sources: sources::find(&elf, modules.module.as_deref(), modules.package.as_deref()),
+            sources,
             architecture: architecture(&elf),
             pie: elf.is_pie(),
             go_version_text: version,

@@ -3,6 +3,8 @@
 //! The format is that of Go's debug/buildinfo: since 1.18 two strings follow the header, before
 //! that the header points to them.
 
+use godebug_api::documents::SourceModule;
+
 /// The header's beginning; it lies at a multiple of 16.
 pub(super) const MAGIC: &[u8] = b"\xff Go buildinf:";
 pub(super) const ALIGNMENT: usize = 16;
@@ -11,6 +13,8 @@ pub(super) const HEADER: usize = 32;
 const MARK: usize = 16;
 /// Go itself records about twenty settings.
 const MOST_SETTINGS: usize = 256;
+/// The largest programs have some hundreds.
+const MOST_DEPENDENCIES: usize = 2000;
 const LONGEST_VALUE: usize = 16 * 1024;
 
 /// How the header leads to the two strings, the Go version and the modules.
@@ -65,12 +69,13 @@ fn take_varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
     None
 }
 
-/// What the modules' text says about the program itself; its dependencies are passed over.
+/// What the modules' text says about the program and what it was built from.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Modules {
     pub(super) package: Option<String>,
     pub(super) module: Option<String>,
     pub(super) version: Option<String>,
+    pub(super) dependencies: Vec<SourceModule>,
     pub(super) settings: Vec<(String, String)>,
 }
 
@@ -87,6 +92,18 @@ pub(super) fn modules(framed: &[u8]) -> Modules {
                 found.module = fields.next().and_then(word);
                 found.version = fields.next().and_then(word);
             }
+            Some("dep") if found.dependencies.len() < MOST_DEPENDENCIES => {
+                let name = named(&mut fields);
+                found
+                    .dependencies
+                    .extend(name.map(|name| SourceModule { name, replaced_by: None }));
+            }
+            // Of the line before.
+            Some("=>") => {
+                if let Some(last) = found.dependencies.last_mut() {
+                    last.replaced_by = named(&mut fields);
+                }
+            }
             Some("build") if found.settings.len() < MOST_SETTINGS => {
                 let setting = line.split_once('\t').and_then(|(_, text)| parse_setting(text));
                 found.settings.extend(setting);
@@ -95,6 +112,13 @@ pub(super) fn modules(framed: &[u8]) -> Modules {
         }
     }
     found
+}
+
+/// `PATH@VERSION`; a folder has no version.
+fn named<'a>(fields: &mut impl Iterator<Item = &'a str>) -> Option<String> {
+    let path = fields.next().and_then(word)?;
+    let version = fields.next().and_then(word);
+    Some(version.map_or_else(|| path.clone(), |version| format!("{path}@{version}")))
 }
 
 /// A value as it may be kept and shown; `None` for an empty one.
@@ -207,13 +231,27 @@ mod tests {
     #[test]
     fn the_main_module_and_the_settings_are_read() {
         let text = "path\texample.com/shop/cmd\nmod\texample.com/shop\t(devel)\t\n\
-            dep\tgolang.org/x/net\tv0.1.0\th1:abc=\n=>\t./net\n\
+            dep\tgolang.org/x/net\tv0.1.0\n=>\t./net\t\n\
+            dep\tgithub.com/Old/x\tv1.2.0\n=>\tgithub.com/new/x\tv1.2.1\th1:abc=\n\
+            dep\tgo.uber.org/zap\tv1.27.0\th1:abc=\n\
             build\t-ldflags=\"-s -w -X \\\"main.v=\\u00e91\\\"\"\nbuild\tCGO_ENABLED=0\n\
             build\t\"odd key\"=`raw`\nbuild\tvcs.time=2024-01-02T03:04:05Z\nbuild\tempty=\n";
         let found = modules(&framed(text));
         assert_eq!(found.package.as_deref(), Some("example.com/shop/cmd"));
         assert_eq!(found.module.as_deref(), Some("example.com/shop"));
         assert_eq!(found.version.as_deref(), Some("(devel)"));
+        let module = |name: &str, replaced_by: Option<&str>| SourceModule {
+            name: name.to_owned(),
+            replaced_by: replaced_by.map(str::to_owned),
+        };
+        assert_eq!(
+            found.dependencies,
+            [
+                module("golang.org/x/net@v0.1.0", Some("./net")),
+                module("github.com/Old/x@v1.2.0", Some("github.com/new/x@v1.2.1")),
+                module("go.uber.org/zap@v1.27.0", None),
+            ]
+        );
         let pair = |key: &str, value: &str| (key.to_owned(), value.to_owned());
         assert_eq!(
             found.settings,

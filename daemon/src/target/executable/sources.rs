@@ -36,6 +36,7 @@ pub(super) fn find(elf: &Elf<'_, '_>, module: Option<&str>, package: Option<&str
         module: module.and_then(|module| root(&own, module, package?)),
         go: go.map(str::to_owned),
         module_cache: cache.map(|(folder, _)| format!("{folder}/pkg/mod")),
+        modules: Vec::new(),
     }
 }
 

@@ -22,10 +22,13 @@ const BATCH: usize = 100;
 const WORKERS: usize = 2;
 
 /// What is looked at: a name, properties of the unit, options of the program.
-const SERVICES: [(&str, &str, &str); 4] = [
+const SERVICES: [(&str, &str, &str); 6] = [
     ("burden-plain", "", ""),
     ("burden-signals", "", "-signals"),
     ("burden-threads", "", "-threads 40 -signals"),
+    // The first process of a PID namespace, as in a container: it is read while it stands.
+    ("burden-first", "-p PrivatePIDs=yes", "-signals"),
+    ("burden-first-threads", "-p PrivatePIDs=yes", "-threads 40 -signals"),
     (
         "burden-closed",
         "-p NoNewPrivileges=yes -p SystemCallFilter=@system-service -p ProtectSystem=strict \

@@ -73,7 +73,8 @@ pub(crate) async fn set_up(
             name_of(unit),
         ),
         Err(why) => {
-            let told = configuration(ide, unit, port, &[]);
+            let rules = paths.map(|paths| paths.rules).unwrap_or_default();
+            let told = configuration(ide, unit, port, &rules);
             format!("{told}\n{} {why}", painted(YELLOW, "not put in place:"))
         }
     }
@@ -128,13 +129,20 @@ fn run_file(unit: &UnitName) -> String {
 pub(crate) fn configuration(ide: Ide, unit: &UnitName, port: u16, rules: &[Rule]) -> String {
     let name = name_of(unit);
     match ide {
-        Ide::Vscode => format!(
-            "Put this into .vscode/launch.json:\n\n{}\n\n\
-             If the program was built in another directory, add \"substitutePath\":\n\
-             [{{\"from\": \"${{workspaceFolder}}\", \"to\": \"/where/it/was/built\"}}].\n\
-             Stop and Disconnect both let the service go on.",
-            vscode(&name, port)
-        ),
+        Ide::Vscode => {
+            let elsewhere = match rules {
+                [] => {
+                    "If the program was built in another directory, add \"substitutePath\":\n\
+                     [{\"from\": \"${workspaceFolder}\", \"to\": \"/where/it/was/built\"}].\n"
+                }
+                _ => "",
+            };
+            format!(
+                "Put this into .vscode/launch.json:\n\n{}\n\n{elsewhere}\
+                 Stop and Disconnect both let the service go on.",
+                vscode(&name, port, rules)
+            )
+        }
         Ide::Goland => format!("Put this into .run/{}:\n\n{}", run_file(unit), goland(&name, port)),
         Ide::Nvim => format!(
             "Put this into your nvim-dap configuration:\n\n{}\n\n\
@@ -175,8 +183,10 @@ fn quoted(text: &str) -> String {
 }
 
 /// A whole launch.json.
-fn vscode(name: &str, port: u16) -> String {
-    let document = json!({ "version": "0.2.0", "configurations": [entry(name, port, None)] });
+fn vscode(name: &str, port: u16, rules: &[Rule]) -> String {
+    let rule = |rule: &Rule| json!({ "from": rule.here, "to": rule.there });
+    let paths = (!rules.is_empty()).then(|| rules.iter().map(rule).collect());
+    let document = json!({ "version": "0.2.0", "configurations": [entry(name, port, paths)] });
     format!("{document:#}")
 }
 

@@ -9,8 +9,9 @@ use crate::screen::{Inward, Outward, Screen};
 use crate::traffic::Traffic;
 use std::io;
 use std::pin::pin;
-use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::sync::{Mutex, mpsc};
@@ -20,6 +21,10 @@ pub(crate) const BUFFER: usize = 16 * 1024;
 /// Bytes from dlv, likewise, and then again encrypted: four of TLS's records, which go out in one
 /// system call and wake the client once.
 pub(crate) const ANSWERS: usize = 64 * 1024;
+
+/// For how long the next message is looked for. dlv answers much of what an IDE asks at a stop sooner, and its own client
+/// asks on sooner.
+const LOOK: Duration = Duration::from_micros(100);
 
 /// Relays until both sides have finished, or one has broken off, or one has finished and the other
 /// stays silent for `grace`. `opening` is what the client has already said, `notices` what others in the
@@ -99,13 +104,37 @@ async fn inward<W: AsyncWrite + Unpin, D: AsyncWrite + Unpin>(
         buffer.resize(BUFFER, 0);
         // A client that leaves without TLS's close_notify is an error here, as it should be: what
         // it said may have been cut short by somebody else.
-        count = client.read(&mut buffer).await?;
+        count = read(&mut client, &mut buffer, &traffic.own.outward).await?;
         if count == 0 {
             // Fails only when dlv has gone, which the other direction notices.
             let _ = debugger.lock().await.shutdown().await;
             return Ok(());
         }
     }
+}
+
+/// Reads what comes next. After what has just passed somebody mostly says something soon, and to be woken for it costs the
+/// client more time than all the rest of what is done here: so it is looked for first, until something has passed the
+/// other way. Others have their turn in between.
+async fn read(
+    from: &mut (impl AsyncRead + Unpin),
+    buffer: &mut [u8],
+    other_way: &AtomicU64,
+) -> io::Result<usize> {
+    static MAY_LOOK: LazyLock<bool> = LazyLock::new(|| {
+        // On a single processor nobody could say anything meanwhile.
+        std::thread::available_parallelism().is_ok_and(|processors| processors.get() > 1)
+    });
+    let mut read = pin!(from.read(buffer));
+    let (before, begun) = (other_way.load(Relaxed), Instant::now());
+    while *MAY_LOOK && other_way.load(Relaxed) == before && begun.elapsed() < LOOK {
+        tokio::select! {
+            biased;
+            count = &mut read => return count,
+            () = tokio::task::yield_now() => {}
+        }
+    }
+    read.await
 }
 
 /// From dlv to the client, until dlv closes; then the client gets close_notify.
@@ -119,7 +148,7 @@ async fn outward<W: AsyncWrite + Unpin>(
     // Kept within a message that is handed on in pieces: no other one may come in between.
     let mut held = None;
     loop {
-        let count = match debugger.read(&mut buffer).await {
+        let count = match read(&mut debugger, &mut buffer, &traffic.own.inward).await {
             // So says a Unix socket whose other end closed with bytes unread; what that end had
             // said came before, so this is an end like any other.
             Err(error) if error.kind() == io::ErrorKind::ConnectionReset => 0,

@@ -154,7 +154,7 @@ pub(crate) fn configuration(ide: Ide, unit: &UnitName, port: u16, rules: &[Rule]
              Then M-x dape RET godebug. Leave with M-x dape-disconnect-quit; the service goes on.",
             emacs(port, rules)
         ),
-        Ide::Dlv => dlv(port),
+        Ide::Dlv => dlv(port, rules),
     }
 }
 
@@ -247,9 +247,13 @@ table.insert(dap.configurations.go, {{
     )
 }
 
-fn dlv(port: u16) -> String {
+fn dlv(port: u16, rules: &[Rule]) -> String {
+    let paths = match terminal_client::substitutions(rules).as_str() {
+        "" => String::new(),
+        lines => format!("and there, so that it finds the source:\n\n{lines}\n"),
+    };
     format!(
-        "  dlv connect 127.0.0.1:{port}\n\n\
+        "  dlv connect 127.0.0.1:{port}\n\n{paths}\
          Leave with `exit -c`: the program goes on. No answer to a plain `exit` ends it either."
     )
 }
@@ -297,5 +301,7 @@ mod tests {
         let emacs = configuration(Ide::Emacs, &unit(), 1, &rules);
         assert!(emacs.contains(r#":substitutePath [(:from "/home/me/\"shop\"" :to "#), "{emacs}");
         assert!(emacs.contains(r#"(:from "/usr/lib/go/src" :to "")]))"#), "{emacs}");
+        let dlv = configuration(Ide::Dlv, &unit(), 1, &rules);
+        assert!(dlv.contains("config substitute-path \"\" \"/usr/lib/go/src\"\n"), "{dlv}");
     }
 }

@@ -47,6 +47,8 @@ impl Paths {
             if let (Some(go), Some(there)) = (&go, sources.module_cache.as_deref()) {
                 rules.push(Rule::new(&go.module_cache, there));
             }
+            // One within another comes first.
+            rules.sort_by_key(|rule| std::cmp::Reverse(rule.here.len()));
         }
         let mut note = None;
         let there = if target.trimpath { Some("") } else { sources.go.as_deref() };
@@ -204,10 +206,16 @@ impl Go {
 
     fn other(&self, version: &str) -> String {
         let (here, version) = (release(&self.version), release(version));
-        format!(
-            "Go's own packages are not shown: they are of {version} in the program, and of {here} here. \
-             `GOTOOLCHAIN={version} go version` fetches them; then attach again"
-        )
+        let differ = format!(
+            "Go's own packages are not shown: they are of {version} in the program, and of {here} here."
+        );
+        // What a program says of itself becomes no command for people to copy unless it is a version.
+        match version.chars().all(|letter| letter.is_ascii_alphanumeric() || letter == '.') {
+            true => format!(
+                "{differ} `GOTOOLCHAIN={version} go version` fetches them; then attach again"
+            ),
+            false => differ,
+        }
     }
 }
 
@@ -345,5 +353,6 @@ mod tests {
         assert_eq!(go.root_of("go1.23.4"), Some(fetched));
         assert_eq!(go.root_of("go1.23"), None);
         assert!(go.other("go1.23").contains("GOTOOLCHAIN=go1.23 go version"));
+        assert!(!go.other("go1.23;reboot").contains("GOTOOLCHAIN"));
     }
 }

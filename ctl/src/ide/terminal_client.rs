@@ -36,7 +36,7 @@ impl TerminalClient {
             Refusal::failed(format!("dlv cannot be started: {error}"), "leave --ide dlv out")
         };
         let mut script = tempfile::NamedTempFile::new().map_err(failed)?;
-        script.write_all(rules(paths).as_bytes()).map_err(failed)?;
+        script.write_all(substitutions(paths).as_bytes()).map_err(failed)?;
         let mut dlv = Command::new(program().unwrap_or_else(|| PathBuf::from("dlv")));
         dlv.args(["connect", &format!("127.0.0.1:{port}"), "--init"]).arg(script.path());
         // With no terminal of its own it would not be asked.
@@ -69,7 +69,7 @@ fn program() -> Option<PathBuf> {
 }
 
 /// dlv goes from the program's paths to ours, editors the other way.
-fn rules(paths: &[Rule]) -> String {
+pub(super) fn substitutions(paths: &[Rule]) -> String {
     let rule = |Rule { here, there }: &Rule| {
         format!("config substitute-path {} {}\n", quoted(there), quoted(here))
     };
@@ -90,7 +90,7 @@ mod tests {
             rule("/usr/lib/go/src", ""),
         ];
         assert_eq!(
-            rules(&paths),
+            substitutions(&paths),
             "config substitute-path \"example.invalid/shop\" \"/home/me/shop\"\n\
              config substitute-path \"/opt/a \\\"go\\\"\" \"/usr/lib/go\"\n\
              config substitute-path \"\" \"/usr/lib/go/src\"\n"

@@ -110,7 +110,9 @@ pub(crate) fn target_restarts(scene: &mut Scene) -> Result<Effect> {
 }
 
 pub(crate) fn target_signalled(scene: &mut Scene, name: &str) -> Result<Effect> {
-    let target = scene.target()?;
+    // Where it was started for the session it is another process than before.
+    let running = scene.host.targets(TARGET)?;
+    let target = running.first().context("the service does not run")?;
     let pid = Pid::from_raw(i32::try_from(target.pid)?).context("a process without a number")?;
     kill_process(pid, signal(name)?).context("signalling the target")?;
     Ok(Effect::Done)

@@ -76,9 +76,9 @@ fn cells(wanted: &Wanted, results: &Results) -> Result<VecDeque<Cell>> {
                 Group::Standing | Group::Observe | Group::Observing => point.is_in("godebug-image"),
                 _ => true,
             };
-            // Between the end of one step and the writing of the next nothing happens.
-            let is_new =
-                !["read-back", "ledger.before"].iter().any(|part| point.name.contains(part));
+            // Between the end of one step and the writing of the next nothing happens, nor between the writing and the act.
+            const NOTHING_NEW: [&str; 3] = ["read-back", "ledger.before", "ledger.after.intent"];
+            let is_new = !NOTHING_NEW.iter().any(|part| point.name.contains(part));
             let every =
                 matches!(fault.name, "godebugd-killed" | "image-killed") && is_new && its_own;
             let wanted_here = (wanted.points.is_empty()

@@ -296,11 +296,6 @@ impl<'a> Scene<'a> {
         Ok(!processes.is_empty())
     }
 
-    /// The target as it was before.
-    pub(crate) fn target(&self) -> Result<&Process> {
-        self.before.processes().first().context("no target")
-    }
-
     /// Whether somebody holds the service: as it was before, or whichever process it is by now.
     pub(crate) fn is_held(&self, may_be_new: bool) -> Result<bool> {
         // One that does not run is not held.

@@ -139,8 +139,10 @@ pub(crate) struct Dlv<'a> {
 impl<'a> Dlv<'a> {
     /// Attaches, and lets the service go on.
     pub(crate) fn attach(host: &'a Host, unit: &str) -> Result<Self> {
-        let targets = host.targets(unit)?;
-        let pid = targets.first().with_context(|| format!("{unit} has no process"))?.inner_pid;
+        // Its number on the host, whatever namespace it is in.
+        let pid = host.ok(&format!("systemctl show --property=MainPID --value {unit}"))?;
+        let pid = pid.trim();
+        ensure!(pid != "0", "{unit} has no process");
         let process = host.spawn(&format!(
             "rm -f {SOCKET}; exec dlv attach {pid} --headless --listen=unix:{SOCKET} \
              --accept-multiclient --continue --api-version=2"

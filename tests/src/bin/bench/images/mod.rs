@@ -38,7 +38,7 @@ impl<'a> Burden<'a> {
     ) -> Result<Self> {
         let unit = format!("{name}.service");
         host.ok(&format!(
-            "systemd-run --quiet --unit={unit} --property=User=shop {properties} \
+            "systemd-run --quiet --collect --unit={unit} --property=User=shop {properties} \
              --setenv=GODEBUG=asyncpreemptoff=1 \
              /opt/samples/burden -listen 127.0.0.1:{port} {options}"
         ))?;

@@ -5,7 +5,7 @@ use godebug::engine;
 use godebug::host::RealHost;
 use godebug::ledger::{Ledger, LedgerFileError};
 use godebug::sessions::revoke_by_name;
-use godebug::{hooks, launch, logging};
+use godebug::{hooks, launch, logging, rescue};
 use godebug_api::{CloseReason, SessionId, UnitName, clock};
 use std::process::ExitCode;
 
@@ -55,8 +55,8 @@ fn main() -> ExitCode {
         }
     };
     let done = match task {
-        Task::Guard => godebug::rescue::guard(&id),
-        Task::DlvEnded => godebug::rescue::after_debugger(&id),
+        Task::Guard => rescue::guard(&id),
+        Task::DlvEnded => rescue::after_debugger(&id),
         Task::Catch { unit, programs } => {
             named(unit).and_then(|unit| launch::catch(&id, &unit, programs))
         }
@@ -64,7 +64,10 @@ fn main() -> ExitCode {
             named(unit).and_then(|unit| launch::let_go(&id, &unit, stops))
         }
         Task::Revoke => run(&id, false),
-        Task::IfDue => run(&id, true),
+        Task::IfDue => {
+            rescue::come_first();
+            run(&id, true)
+        }
     };
     hooks::wait_for_all();
     match done {

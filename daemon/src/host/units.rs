@@ -26,6 +26,8 @@ pub const DETACH_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// dlv's place among those who want a processor: nine times the share of an ordinary process.
 pub const DEBUGGER_NICE: i32 = -10;
+/// Before dlv of another session too.
+pub const DEAD_MANS_NICE: i32 = -15;
 
 /// How long anything else may take to start. It takes a moment; a host can be slow.
 pub const START_TIMEOUT: Duration = Duration::from_secs(30);
@@ -561,7 +563,7 @@ pub fn dead_man(
         ("CollectMode", "inactive-or-failed".into()),
         ("TimersCalendar", Variant::from(vec![("OnCalendar".to_owned(), calendar)])),
         ("TimersMonotonic", Variant::from(vec![("OnStartupSec".to_owned(), on_startup)])),
-        ("AccuracyUSec", micros(Duration::from_millis(50))),
+        ("AccuracyUSec", micros(Duration::from_millis(1))),
         ("RemainAfterElapse", false.into()),
     ];
     let revoke = revoke_program();
@@ -572,6 +574,8 @@ pub fn dead_man(
         ("Type", "oneshot".into()),
         ("ExecStart", commands(&[&[&revoke, "--if-due", id.as_str()]])),
         ("TimeoutStartUSec", micros(Duration::from_secs(120))),
+        // On a busy host too it is to be in time; its group it places itself (rescue/priority.rs).
+        ("Nice", DEAD_MANS_NICE.into()),
         // What could not be undone is tried again, for as long as it takes.
         ("Restart", "on-failure".into()),
         ("RestartUSec", micros(Duration::from_secs(5))),

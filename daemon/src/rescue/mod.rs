@@ -13,6 +13,7 @@ mod watchdog;
 
 pub use baseline::Baseline;
 pub use guard::guard;
+pub use priority::come_first;
 
 use crate::ledger::Ledger;
 use crate::paths::{self, SessionPaths};

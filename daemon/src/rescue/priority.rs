@@ -1,12 +1,13 @@
-//! dlv's place among the groups that want a processor.
+//! The place of dlv and of the dead man among the groups that want a processor.
 //!
 //! Where the kernel makes a group of each session (`CONFIG_SCHED_AUTOGROUP`, as Debian's does; not where
 //! control groups share out the processors), a process's nice value counts within its group only, and
 //! every service is a group of its own. That group has a nice value too, which systemd leaves at 0: while ten
 //! services wanted two processors, dlv took six times as long to attach (docs/measurements.md).
 
-use crate::host::units::DEBUGGER_NICE;
+use crate::host::units::{DEAD_MANS_NICE, DEBUGGER_NICE};
 use rustix::io::Errno;
+use rustix::process::{getpid, getsid};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::time::Duration;
@@ -23,7 +24,7 @@ pub(super) fn prefer(tracer: i32) {
     let group = OpenOptions::new().write(true).open(format!("/proc/{tracer}/autogroup"));
     let begun = group.and_then(|group| {
         std::thread::Builder::new().spawn(move || {
-            if let Err(error) = set_patiently(group) {
+            if let Err(error) = set_patiently(group, DEBUGGER_NICE) {
                 tracing::warn!("{WITHOUT}: {error}");
             }
         })
@@ -36,9 +37,24 @@ pub(super) fn prefer(tracer: i32) {
     }
 }
 
-fn set_patiently(mut group: File) -> io::Result<()> {
+/// Gives this process's own group its place, if systemd has made it one: a person's command shares
+/// that person's. What it is to give back is given back later on a busy host where this fails.
+pub fn come_first() {
+    if getsid(None).ok() != Some(getpid()) {
+        return;
+    }
+    let group = OpenOptions::new().write(true).open("/proc/self/autogroup");
+    match group.and_then(|group| set_patiently(group, DEAD_MANS_NICE)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            tracing::warn!("the dead man does not come before other services: {error}");
+        }
+        _ => {}
+    }
+}
+
+fn set_patiently(mut group: File, nice: i32) -> io::Result<()> {
     for tried in 1.. {
-        match group.write_all(DEBUGGER_NICE.to_string().as_bytes()) {
+        match group.write_all(nice.to_string().as_bytes()) {
             Err(error) if Errno::from_io_error(&error) == Some(Errno::AGAIN) && tried < TRIES => {
                 std::thread::sleep(PAUSE);
             }

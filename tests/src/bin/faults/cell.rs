@@ -31,8 +31,19 @@ pub(crate) enum Outcome {
     /// The service died, where nobody could have saved it.
     Died,
     NotApplicable(String),
+    /// Nothing was left, but later than it must be.
+    Late(String),
     /// What was left, or went wrong.
     Failed(String),
+}
+
+/// When nothing of the session was to be seen any more, in milliseconds since the epoch.
+enum End {
+    InTime(f64),
+    /// By so many seconds.
+    Late(f64),
+    /// Nothing but its folder is there, and nobody who would take it away.
+    FolderStayed,
 }
 
 /// Runs one. The host can be used again unless it failed.
@@ -62,7 +73,7 @@ fn attempt(host: &Host, fault: &Fault, point: &Point) -> Result<Outcome> {
         return Ok(Outcome::NotApplicable(why));
     }
     let end = match fault.reboots {
-        true => Some(now()),
+        true => End::InTime(now()),
         false => await_end(&mut scene, fault, point, released)?,
     };
     if let Some(mend) = fault.mend {
@@ -79,8 +90,13 @@ fn attempt(host: &Host, fault: &Fault, point: &Point) -> Result<Outcome> {
     if fault.reboots {
         return Ok(Outcome::Passed { milliseconds: 0.0, since: "the next boot" });
     }
-    let Some(end) = end else { return Ok(Outcome::FolderStayed) };
-    Ok(measured(&scene, point, released, end))
+    Ok(match end {
+        End::InTime(end) => measured(&scene, point, released, end),
+        End::Late(seconds) => {
+            Outcome::Late(format!("nothing was left {seconds:.1} s after it was due"))
+        }
+        End::FolderStayed => Outcome::FolderStayed,
+    })
 }
 
 /// Opens a session, brings it to the point and breaks what is to be broken there.
@@ -171,49 +187,46 @@ fn settle(scene: &mut Scene, fault: &Fault, point: &Point) -> Result<()> {
     prove(scene, fault, point)
 }
 
-/// Waits until nothing of the session can be seen; gives the moment. `None`: nothing but its folder is there,
-/// and nobody who would take it away.
-fn await_end(
-    scene: &mut Scene,
-    fault: &Fault,
-    point: &Point,
-    released: f64,
-) -> Result<Option<f64>> {
+/// Waits until nothing of the session can be seen.
+fn await_end(scene: &mut Scene, fault: &Fault, point: &Point, released: f64) -> Result<End> {
+    // What is late by so much does not come.
+    const NEVER: Duration = Duration::from_secs(20);
     let mut bare_since = None;
     loop {
         scene.note_deadline();
         let quiet = seen(scene, point)?;
         let now = now();
-        if quiet.is_none() {
-            return Ok(Some(now));
-        }
+        let seconds = (now - due(scene, fault, point, released)) / 1000.0;
+        let limit = fault.limit_at(point).as_secs_f64();
+        let Some(what) = quiet else {
+            return Ok(if seconds > limit { End::Late(seconds) } else { End::InTime(now) });
+        };
         // The dead man leaves it so too, for the moment before he takes the folder.
         bare_since = match fault.daemon_is_gone && scene.has_only_a_folder()? {
             true => bare_since.or(Some(now)),
             false => None,
         };
         if bare_since.is_some_and(|since| now > since + 1500.0) {
-            return Ok(None);
+            return Ok(End::FolderStayed);
         }
-        let due = match scene.deadline {
-            // It was asked for, and godebugd is there to do it.
-            _ if point.group == Group::Closing
-                && !fault.daemon_is_gone
-                && !fault.daemon_restarts =>
-            {
-                released
-            }
-            Some(deadline) => deadline.max(released),
-            None => released,
-        };
-        if let Some(what) = quiet
-            && now > due + fault.limit_at(point).as_secs_f64() * 1000.0
-        {
+        if seconds > limit + NEVER.as_secs_f64() {
             let left = nothing_left(scene.host, &scene.before).err();
             let left = left.map_or(what, |error| format!("{error:#}"));
-            bail!("{:.1} s after it was due: {left}", (now - due) / 1000.0);
+            bail!("{seconds:.1} s after it was due: {left}");
         }
         std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// From when on the time is counted in which everything has to be gone.
+fn due(scene: &Scene, fault: &Fault, point: &Point, released: f64) -> f64 {
+    match scene.deadline {
+        // It was asked for, and godebugd is there to do it.
+        _ if point.group == Group::Closing && !fault.daemon_is_gone && !fault.daemon_restarts => {
+            released
+        }
+        Some(deadline) => deadline.max(released),
+        None => released,
     }
 }
 

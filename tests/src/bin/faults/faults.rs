@@ -61,17 +61,6 @@ pub(crate) struct Fault {
 const LIVE: &[Group] =
     &[Group::Opening, Group::Active, Group::Closing, Group::DeadMan, Group::Exec];
 const EVERYWHERE: &[Group] = &Group::ALL;
-/// Where the service that all faults are about is the target.
-const OF_TARGET: &[Group] = &[
-    Group::Opening,
-    Group::Active,
-    Group::Closing,
-    Group::DeadMan,
-    Group::Image,
-    Group::Exec,
-    Group::Observe,
-    Group::Observing,
-];
 /// Where images are taken.
 const IMAGE: &[Group] = &[Group::Image, Group::Standing, Group::Observe, Group::Observing];
 /// Where the program at the point can be godebugd.
@@ -323,23 +312,23 @@ pub(crate) const ALL: &[Fault] = &[
     .restarts_godebugd(),
     // The target.
     Fault::outside("target-stops", "the service is stopped", inject::target_stops)
-        .at(OF_TARGET)
+        .everywhere()
         .ends_target()
         .mended(inject::start_target),
     Fault::outside("target-killed", "the service is killed", |s| {
         inject::target_signalled(s, "KILL")
     })
-    .at(OF_TARGET)
+    .everywhere()
     .ends_target()
     .mended(inject::start_target),
     Fault::outside("target-crashes", "the service crashes (SIGSEGV)", |s| {
         inject::target_signalled(s, "SEGV")
     })
-    .at(OF_TARGET)
+    .everywhere()
     .ends_target()
     .mended(inject::start_target),
     Fault::outside("target-restarts", "the service is restarted", inject::target_restarts)
-        .at(OF_TARGET)
+        .everywhere()
         .ends_target()
         .mended(inject::start_target),
     Fault::outside(

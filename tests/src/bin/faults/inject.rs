@@ -10,7 +10,7 @@ use rustix::{
 };
 
 use crate::{
-    scene::{SOON, Scene, TARGET, send},
+    scene::{SOON, Scene, send},
     setup::restore,
 };
 
@@ -102,16 +102,16 @@ pub(crate) fn slice(scene: &mut Scene) -> Result<Effect> {
 // The target.
 
 pub(crate) fn target_stops(scene: &mut Scene) -> Result<Effect> {
-    host(scene, &format!("systemctl stop {TARGET}"))
+    host(scene, &format!("systemctl stop {}", scene.service.unit))
 }
 
 pub(crate) fn target_restarts(scene: &mut Scene) -> Result<Effect> {
-    host(scene, &format!("systemctl restart {TARGET}"))
+    host(scene, &format!("systemctl restart {}", scene.service.unit))
 }
 
 pub(crate) fn target_signalled(scene: &mut Scene, name: &str) -> Result<Effect> {
     // Where it was started for the session it is another process than before.
-    let running = scene.host.targets(TARGET)?;
+    let running = scene.host.targets(scene.service.unit)?;
     let target = running.first().context("the service does not run")?;
     let pid = Pid::from_raw(i32::try_from(target.pid)?).context("a process without a number")?;
     kill_process(pid, signal(name)?).context("signalling the target")?;
@@ -127,11 +127,12 @@ pub(crate) fn target_replaced(scene: &mut Scene) -> Result<Effect> {
 }
 
 pub(crate) fn target_redeployed(scene: &mut Scene) -> Result<Effect> {
-    host(scene, &format!("{REPLACE} && systemctl restart {TARGET}"))
+    host(scene, &format!("{REPLACE} && systemctl restart {}", scene.service.unit))
 }
 
 pub(crate) fn start_target(scene: &mut Scene) -> Result<()> {
-    must(scene, &format!("systemctl reset-failed {TARGET}; systemctl start {TARGET}"))
+    let unit = scene.service.unit;
+    must(scene, &format!("systemctl reset-failed {unit}; systemctl start {unit}"))
 }
 
 const UNIT: &str = "/etc/systemd/system/myapp.service";

@@ -85,7 +85,7 @@ impl Results {
                 line["since"] = (*since).into();
             }
             Outcome::FolderStayed | Outcome::Died => {}
-            Outcome::NotApplicable(text) | Outcome::Failed(text) => {
+            Outcome::NotApplicable(text) | Outcome::Late(text) | Outcome::Failed(text) => {
                 line["text"] = text.as_str().into()
             }
         }
@@ -111,6 +111,7 @@ pub(crate) fn name(outcome: &Outcome) -> &'static str {
         Outcome::FolderStayed => "folder stayed",
         Outcome::Died => "died",
         Outcome::NotApplicable(_) => "not applicable",
+        Outcome::Late(_) => "late",
         Outcome::Failed(_) => "failed",
     }
 }

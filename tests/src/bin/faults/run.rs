@@ -118,23 +118,28 @@ struct Shared<'a> {
     done: usize,
     /// What was printed of those that failed, to be said again at the end.
     failed: Vec<String>,
+    /// Those that were late while other hosts wanted the same processors.
+    late: VecDeque<Cell>,
 }
 
 fn run(wanted: &Wanted, host: Host, cells: VecDeque<Cell>, results: &mut Results) -> Result<bool> {
-    let shared =
-        Mutex::new(Shared { total: cells.len(), cells, results, done: 0, failed: Vec::new() });
+    let (total, hosts) = (cells.len(), wanted.hosts.max(1));
+    let failed = Vec::new();
+    let late = VecDeque::new();
+    let shared = Mutex::new(Shared { total, cells, results, done: 0, failed, late });
     let began = Instant::now();
     std::thread::scope(|scope| {
         let mut threads = Vec::new();
         let mut first = Some(host);
-        for _ in 0..wanted.hosts.max(1) {
+        for _ in 0..hosts {
             let (mut host, shared) = (first.take().map(|host| (true, host)), &shared);
-            threads.push(scope.spawn(move || work(shared, &mut host)));
+            threads.push(scope.spawn(move || work(shared, &mut host, hosts == 1)));
         }
         threads
             .into_iter()
             .try_for_each(|thread| thread.join().map_err(|_| anyhow!("a thread panicked"))?)
     })?;
+    try_late_ones_alone(&shared)?;
     let shared = shared.into_inner().unwrap_or_else(PoisonError::into_inner);
     shared.failed.iter().for_each(|line| println!("{line}"));
     println!(
@@ -150,8 +155,22 @@ fn locked<'a, 'b>(shared: &'a Mutex<Shared<'b>>) -> MutexGuard<'a, Shared<'b>> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// The time that is promised is promised for a host, not for one that shares its processors with others under
+/// torture. Whoever was late there has to be in time with nobody beside it.
+fn try_late_ones_alone(shared: &Mutex<Shared<'_>>) -> Result<()> {
+    let mut state = locked(shared);
+    if state.late.is_empty() {
+        return Ok(());
+    }
+    println!("{} were late beside others, and are tried alone", state.late.len());
+    state.total += state.late.len();
+    state.cells = std::mem::take(&mut state.late);
+    drop(state);
+    work(shared, &mut None, true)
+}
+
 /// Runs cells until there are no more, on a host that is used again as long as nothing fails.
-fn work(shared: &Mutex<Shared<'_>>, host: &mut Option<(bool, Host)>) -> Result<()> {
+fn work(shared: &Mutex<Shared<'_>>, host: &mut Option<(bool, Host)>, is_alone: bool) -> Result<()> {
     loop {
         let Some((fault, point)) = locked(shared).cells.pop_front() else { return Ok(()) };
         let fits = host.take().filter(|(firewalld, _)| *firewalld == fault.firewalld);
@@ -160,12 +179,20 @@ fn work(shared: &Mutex<Shared<'_>>, host: &mut Option<(bool, Host)>) -> Result<(
             None => (fault.firewalld, setup::boot(fault.firewalld)?),
         };
         let began = Instant::now();
-        let outcome = cell::run(&this, fault, &point);
+        let outcome = match cell::run(&this, fault, &point) {
+            Outcome::Late(why) if is_alone => Outcome::Failed(why),
+            outcome => outcome,
+        };
         let mut shared = locked(shared);
         shared.done += 1;
         let number = shared.done;
         let line = line(number, &shared, fault, &point, &outcome, began);
         println!("{line}");
+        if matches!(outcome, Outcome::Late(_)) {
+            shared.late.push_back((fault, point));
+            *host = Some((firewalld, this));
+            continue;
+        }
         shared.results.add_cell(fault.name, &point, &outcome)?;
         if outcome == Outcome::Died {
             // Its host has no service any more.
@@ -204,7 +231,7 @@ fn line(
         Outcome::Passed { milliseconds, since } => format!("{milliseconds:.0} ms after {since}"),
         Outcome::Died => "the service died, where nobody could have saved it".to_owned(),
         Outcome::FolderStayed => "its folder, until a godebugd runs again".to_owned(),
-        Outcome::NotApplicable(why) => why.clone(),
+        Outcome::NotApplicable(why) | Outcome::Late(why) => why.clone(),
         Outcome::Failed(why) => why.lines().take(12).collect::<Vec<_>>().join("\n    "),
     };
     format!(

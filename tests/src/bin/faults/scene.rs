@@ -21,7 +21,7 @@ use crate::{
     setup::{FOLDER, POOL, ready},
 };
 
-/// The service that is debugged.
+/// The service that is debugged, but where an image is taken of the other.
 pub(crate) const TARGET: &str = "myapp";
 /// What a script has started, so that no copy of it can be made.
 pub(crate) const SCRIPTED: Service = Service { unit: "scripted", port: 8281 };
@@ -72,6 +72,8 @@ pub(crate) struct Client {
 pub(crate) struct Scene<'a> {
     pub(crate) host: &'a Host,
     pub(crate) before: Snapshot,
+    /// The one that is debugged or looked at, and that faults of the service strike.
+    pub(crate) service: Service,
     pub(crate) client: Option<Client>,
     /// Commands that need not have ended: `attach`, `stop` and the like.
     pub(crate) running: Vec<Spawned>,
@@ -100,6 +102,7 @@ impl<'a> Scene<'a> {
         Ok(Self {
             host,
             before,
+            service: MYAPP,
             client: None,
             running: Vec::new(),
             load: None,
@@ -161,6 +164,7 @@ impl<'a> Scene<'a> {
 
     /// Begins to look at a service that is used: one image at a line.
     pub(crate) fn look(&mut self, service: Service) -> Result<()> {
+        self.service = service;
         self.is_used(service)?;
         self.running.push(self.host.spawn(&format!(
             "exec godebugctl --json snapshot {} --at main.priceOf --expr o.Customer --timeout 4s \

@@ -172,7 +172,7 @@ impl Cli {
             TargetName::Container(_) if is_done_there => return Ok(self),
             TargetName::Container(_) if is_far => {
                 return wrong(
-                    "; of a container on another host name the unit: systemctl --user list-units 'libpod-*'",
+                    "; of a container on another host name the unit: systemctl --user list-units --type=scope",
                 );
             }
             TargetName::Container(name) => own_containers::unit_of(&name)?,

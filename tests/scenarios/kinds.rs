@@ -337,11 +337,16 @@ fn rootless(host: &Host) -> Result<()> {
         let url = format!("http://127.0.0.1:{port}/healthz");
         host.wait_until("it serves", SOON, || Ok(host.http_from_host(&url).is_ok()))?;
     }
+    docker_without_root(host, &alice)?;
     let manager = format!("user@{}.service", host.ok("id -u alice")?.trim());
     leaves_nothing(host, &[&manager], |_| {
-        for (name, port) in [("mine", 8401), ("as-another", 8402)] {
-            let line = format!("podman inspect --format 'libpod-{{{{.Id}}}}.scope' {name}");
-            let unit = alice(&line)?.exits(0)?.stdout.trim().to_owned();
+        let podmans = "podman inspect --format 'libpod-{{.Id}}.scope'";
+        let dockers =
+            "docker -H unix://$XDG_RUNTIME_DIR/docker.sock inspect --format 'runc-{{.Id}}.scope'";
+        for (name, engine, port) in
+            [("mine", podmans, 8401), ("as-another", podmans, 8402), ("in-docker", dockers, 8404)]
+        {
+            let unit = alice(&format!("{engine} {name}"))?.exits(0)?.stdout.trim().to_owned();
             let named = format!("user:alice/{unit}");
             looked_into(host, &named, "", || order(host, port)).context(name.to_owned())?;
             crate::snapshot::read_while_it_stands(host, &named, port).context(name.to_owned())?;
@@ -357,7 +362,40 @@ fn rootless(host: &Host) -> Result<()> {
     })?;
     somebody_else_in_there(host, &alice)?;
     alice("podman rm --force --time 0 --all")?.exits(0)?;
+    alice(
+        "docker -H unix://$XDG_RUNTIME_DIR/docker.sock rm --force in-docker && \
+         systemctl --user stop dockerd",
+    )?
+    .exits(0)?;
     user_is_gone(host, &manager, "/home/alice/.config /home/alice/.local")
+}
+
+/// A container of alice's own Docker, which has the host's network as Podman's have.
+fn docker_without_root(
+    host: &Host,
+    alice: &dyn Fn(&str) -> Result<godebug_tests::Output>,
+) -> Result<()> {
+    const DOCKERD: &str = "exec dockerd --rootless --iptables=false --ip6tables=false --ip-forward=false --bridge=none \
+        --storage-driver=vfs --exec-opt native.cgroupdriver=systemd";
+    // As it is on a host that is no container.
+    host.ok("chmod 666 /dev/net/tun")?;
+    alice(&format!(
+        "systemd-run --quiet --user --unit=dockerd -p Delegate=yes --setenv=PATH=/usr/sbin:/usr/bin \
+         rootlesskit --state-dir=$XDG_RUNTIME_DIR/rootlesskit --net=slirp4netns --port-driver=builtin \
+         --publish=127.0.0.1:8404:8404/tcp --copy-up=/etc --copy-up=/run \
+         --propagation=rslave sh -c 'rm -f /run/docker /run/containerd; {DOCKERD}'"
+    ))?
+    .exits(0)?;
+    host.wait_until("alice's Docker answers", SOON, || {
+        Ok(alice("docker -H unix://$XDG_RUNTIME_DIR/docker.sock info")?.success())
+    })?;
+    alice("export DOCKER_HOST=unix://$XDG_RUNTIME_DIR/docker.sock; \
+         tar -C /tmp/root -c . | docker import - shop:latest && \
+         docker run --detach --name in-docker --network host shop:latest /shop -listen 127.0.0.1:8404")?
+    .exits(0)?;
+    host.wait_until("it serves", SOON, || {
+        Ok(host.http_from_host("http://127.0.0.1:8404/healthz").is_ok())
+    })
 }
 
 /// Waits for the end of everything that runs in alice's manager before `files` are removed: what cleans up after a container

@@ -91,6 +91,8 @@ const ENGINES: &[&str] = &[
     "python3-grpcio",
     "debuginfod",
     "runc",
+    "rootlesskit",
+    "slirp4netns",
 ];
 
 /// What of the product is on a host.

@@ -17,6 +17,14 @@ pub const TRANSCRIPTS: &str = "/var/log/godebug/sessions";
 pub const STATE: &str = "/var/lib/godebug";
 pub const CGROUP: &str = "/sys/fs/cgroup";
 
+/// Where systemd hears from its services, or a user's own manager does: their `$NOTIFY_SOCKET`.
+pub fn notify_socket(user: Option<u32>) -> String {
+    match user {
+        None => "/run/systemd/notify".to_owned(),
+        Some(uid) => format!("/run/user/{uid}/systemd/notify"),
+    }
+}
+
 /// The group of gateways and debuggers, and of nobody else: it lets a session's two halves meet.
 pub const SESSION_GROUP: &str = "godebug-session";
 

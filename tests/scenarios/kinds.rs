@@ -282,8 +282,32 @@ fn of_a_user(host: &Host) -> Result<()> {
         host.run_as("alice", "godebugctl --json --user attach other --detach")?.exits(4)?;
         host.run_as("bob", "godebugctl --json --user attach notes --detach")?.exits(4).map(drop)
     })?;
+    watchdog_of_a_users_unit(host, &manager)?;
     privileged_process_of_a_user(host, &manager)?;
     user_is_gone(host, &manager, "/home/alice/.config")
+}
+
+/// Her manager is told that the service is alive, as the system's would be.
+fn watchdog_of_a_users_unit(host: &Host, manager: &str) -> Result<()> {
+    let own = "XDG_RUNTIME_DIR=/run/user/$(id -u)";
+    let watched = "systemd-run --quiet --user --unit=watched -p Type=notify -p WatchdogSec=2 \
+                   -p NotifyAccess=main /opt/samples/shop -listen 127.0.0.1:8292";
+    host.run_as("alice", &format!("{own} {watched}"))?.exits(0)?;
+    leaves_nothing(host, &[manager], |_| {
+        let told = host.run_as("alice", "godebugctl --json --user inspect watched")?;
+        let told = told.exits(0)?.json()?;
+        ensure!(told["watchdog_ms"] == 2000, "{told}");
+        let options = format!("--ttl 60s --yes --from {}", host.laptop_address());
+        let session = Session::open(host, "user:alice/watched", &options)?;
+        let laptop = Laptop::connect(host, &session)?;
+        let mut rpc = laptop.rpc()?;
+        rpc.command("halt")?;
+        // Three times as long as its WatchdogSec=; it must not have been killed meanwhile.
+        std::thread::sleep(std::time::Duration::from_secs(6));
+        ensure!(rpc.state()?["Running"] == false, "it does not stand");
+        session.stop(host)
+    })?;
+    host.run_as("alice", &format!("{own} systemctl --user stop watched"))?.exits(0).map(drop)
 }
 
 /// A program to which its file gives a capability: whoever debugs it has that too, so polkit is asked.

@@ -96,6 +96,12 @@ impl Opened {
         self.mode == Mode::Observe && self.dump.is_none()
     }
 
+    /// The user whose own manager runs the target, by number: that manager is the unit's instance.
+    pub fn users_manager(&self) -> Option<u32> {
+        self.target.as_ref()?.owner()?;
+        self.unit.as_str().strip_prefix("user@")?.strip_suffix(".service")?.parse().ok()
+    }
+
     /// The unit of whatever traces the target.
     pub fn tracer_unit(&self) -> String {
         if self.takes_images() { image_unit(&self.id) } else { debugger_unit(&self.id) }

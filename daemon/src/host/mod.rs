@@ -225,10 +225,9 @@ impl RealHost {
     async fn take_guard(&self, unit: &str, material: &Material) -> Result<(), Refusal> {
         let properties = match (&material.image, &material.session) {
             // Nothing stands for so long that it would have to be told of.
-            (Some(image), _) => units::guard(&image.id, &image.target, false),
+            (Some(image), _) => units::guard(&image.id, &image.target, None),
             (None, Some(SessionMaterial { debugger, .. })) => {
-                let speaks = debugger.target_has_demands || debugger.target_is_starting;
-                units::guard(&debugger.id, &debugger.target, speaks)
+                units::guard(&debugger.id, &debugger.target, debugger.is_spoken_for_to)
             }
             (None, None) => return Err(only_when_opening(unit)),
         };

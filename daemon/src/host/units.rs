@@ -103,6 +103,14 @@ impl TargetUser {
     }
 }
 
+/// Who runs a target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Manager {
+    System,
+    /// The manager of the user with this number.
+    OfUser(u32),
+}
+
 /// What dlv's unit needs to know.
 #[derive(Debug, Clone)]
 pub struct DebuggerUnit {
@@ -115,8 +123,8 @@ pub struct DebuggerUnit {
     pub exec: Option<StartAt>,
     /// The target's unit is still starting.
     pub target_is_starting: bool,
-    /// The target's unit has a watchdog.
-    pub target_has_demands: bool,
+    /// Who has to hear of the target while it stands: its unit has a watchdog, or is still starting.
+    pub is_spoken_for_to: Option<Manager>,
     /// Until the latest moment that the session can be extended to.
     pub at_most: Duration,
     pub confinement: Confinement,
@@ -198,15 +206,25 @@ pub fn debugger(unit: &DebuggerUnit) -> Properties {
 
 /// The process that catches dlv's death. Root, since it holds dlv, writes the target's memory and
 /// freezes its control group; it speaks to nobody.
-pub fn guard(id: &SessionId, target: &UnitName, speaks: bool) -> Properties {
+pub fn guard(id: &SessionId, target: &UnitName, speaks: Option<Manager>) -> Properties {
     // SYS_ADMIN is what the kernel wants of a process that speaks to systemd for another one, for
     // services with a watchdog; it is not given where there is nothing to say.
-    let speaking = if speaks { CAP_SYS_ADMIN } else { 0 };
+    let speaking = if speaks.is_some() { CAP_SYS_ADMIN } else { 0 };
     let description = format!("godebug {id}: guard of {target}");
     // SYS_NICE for dlv's place among those who want a processor.
     let mut properties = rescuer(id, description, CAP_SYS_NICE | speaking);
     // Whoever kills all of godebug.slice shall not kill what keeps the target alive then.
     properties.retain(|(name, _)| *name != "Slice");
+    if let Some(Manager::OfUser(uid)) = speaks {
+        // Of all that is the user's, it sees the socket of that user's manager.
+        let socket = paths::notify_socket(Some(uid));
+        properties.retain(|(name, _)| *name != "ProtectHome");
+        properties.extend([
+            ("ProtectHome", "tmpfs".into()),
+            // Source, place, whether it may be missing, no other mounts below it.
+            ("BindReadOnlyPaths", Variant::from(vec![(socket.clone(), socket, true, 0_u64)])),
+        ]);
+    }
     let revoke = revoke_program();
     properties.extend([
         ("Type", "exec".into()),

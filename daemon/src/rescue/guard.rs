@@ -88,8 +88,11 @@ fn repair_what_an_earlier_guard_could_not(
 
 /// Looks after the target's watchdog, in a thread that ends with this process.
 fn keep_alive(session: &Opened) -> Result<(), String> {
-    let demands =
-        Demands { watchdog_usec: session.watchdog_usec, starting: session.target_is_starting };
+    let demands = Demands {
+        manager: session.users_manager(),
+        watchdog_usec: session.watchdog_usec,
+        starting: session.target_is_starting,
+    };
     let target = Process::pin(session.pid).map_err(|error| error.to_string())?;
     std::thread::spawn(move || watchdog::keep_alive(&target, demands));
     Ok(())

@@ -6,6 +6,7 @@
 //! the service's own watchdog counts as before. A service that is still starting has its start
 //! time-out extended in the same way.
 
+use crate::paths;
 use crate::target::process::Process;
 use rustix::net::{
     AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix,
@@ -16,12 +17,11 @@ use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-/// systemd's own socket: the target's `$NOTIFY_SOCKET`.
-const NOTIFY_SOCKET: &str = "/run/systemd/notify";
-
 /// What the unit of a target demands of it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Demands {
+    /// The user whose manager runs it; `None` for the system's.
+    pub(super) manager: Option<u32>,
     /// Microseconds; `None` without a watchdog.
     pub(super) watchdog_usec: Option<u64>,
     /// The unit is starting, and `TimeoutStartSec=` is running.
@@ -63,7 +63,7 @@ fn speak_for(target: &Process, demands: Demands) -> rustix::io::Result<()> {
         message.push_str("EXTEND_TIMEOUT_USEC=10000000\n");
     }
     let socket = notify_socket()?;
-    let address = SocketAddrUnix::new(NOTIFY_SOCKET)?;
+    let address = SocketAddrUnix::new(paths::notify_socket(demands.manager))?;
     let pid = i32::try_from(target.pid.get()).ok().and_then(rustix::process::Pid::from_raw);
     let credentials = UCred {
         pid: pid.ok_or(rustix::io::Errno::SRCH)?,

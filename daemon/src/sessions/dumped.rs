@@ -329,7 +329,7 @@ fn material(
                 debugger: session.debugger.clone(),
                 exec: None,
                 target_is_starting: false,
-                target_has_demands: false,
+                is_spoken_for_to: None,
                 at_most: session.at_most_until.remaining(clock::now()),
                 confinement: facts.confinement,
             },

@@ -1004,6 +1004,13 @@ fn record_opening(session: &Opened) -> Result<(), Refusal> {
     record_before_grant(Kind::Opening, session, message)
 }
 
+/// Who has to hear of the target while it stands, if anybody.
+fn spoken_for_to(session: &Opened) -> Option<units::Manager> {
+    let has_demands = session.watchdog_usec.is_some() || session.target_is_starting;
+    let manager = session.users_manager().map_or(units::Manager::System, units::Manager::OfUser);
+    has_demands.then_some(manager)
+}
+
 fn record_before_grant(kind: Kind, session: &Opened, message: String) -> Result<(), Refusal> {
     let entry = Entry::new(kind, session.unit.as_str(), session.uid, &session.user, message)
         .session(&session.id)
@@ -1069,7 +1076,7 @@ fn material(
                 debugger: session.debugger.clone(),
                 exec: session.exec,
                 target_is_starting: prepared.target.starting,
-                target_has_demands: prepared.target.watchdog_usec.is_some(),
+                is_spoken_for_to: spoken_for_to(session),
                 at_most: session.at_most_until.remaining(clock::now()),
                 confinement: prepared.facts.confinement,
             },

@@ -248,7 +248,7 @@ impl Prepared {
             let watchdog = humantime::format_duration(watchdog);
             warnings.push(format!(
                 "{} has WatchdogSec={watchdog}: systemd is told that it is alive while the debugger holds it",
-                self.target.unit
+                self.target.part.as_ref().map_or_else(|| self.target.unit.to_string(), ToString::to_string)
             ));
         }
         if !self.target.executable.optimised() {

@@ -131,15 +131,25 @@ pub async fn find(
         others,
         invocation: InvocationId::from_bytes(&facts.bytes("InvocationID")),
         starting: facts.text("ActiveState") == "activating",
-        watchdog_usec: facts
-            .number("WatchdogUSec")
-            .filter(|usec| *usec > 0 && *usec < u64::MAX && part.is_none()),
+        watchdog_usec: watchdog_of(&facts, part, &process)
+            .filter(|usec| *usec > 0 && *usec < u64::MAX),
         unit,
         part: part.map(|part| part.name.clone()),
         process,
         executable,
         user,
     })
+}
+
+/// A user's manager is not asked: it tells its services.
+fn watchdog_of(facts: &UnitFacts, part: Option<&Part>, process: &Process) -> Option<u64> {
+    let Some(part) = part else { return facts.number("WatchdogUSec") };
+    part.name.owner()?;
+    // A service's children have it too, and are not meant (sd_watchdog_enabled(3)).
+    let meant = process.number_in_environment("WATCHDOG_PID")?;
+    (meant == u64::from(process.pid.get()))
+        .then(|| process.number_in_environment("WATCHDOG_USEC"))
+        .flatten()
 }
 
 /// The control group to look in.

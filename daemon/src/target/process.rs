@@ -169,6 +169,16 @@ impl Process {
         Ok(printable(String::from_utf8_lossy(&bytes).trim_end_matches('\n')))
     }
 
+    /// A number that its environment had when it was executed. The process may have changed it since.
+    pub fn number_in_environment(&self, name: &str) -> Option<u64> {
+        // The kernel takes at most a quarter of the stack's limit, which is mostly 8 MiB.
+        const MOST: u64 = 2 * 1024 * 1024;
+        let all = read_at_most(Path::new(&self.path("environ")), MOST).ok()?;
+        let mut all = all.split(|byte| *byte == 0);
+        let value = all.find_map(|one| one.strip_prefix(name.as_bytes())?.strip_prefix(b"="))?;
+        std::str::from_utf8(value).ok()?.parse().ok()
+    }
+
     /// The path of its control group below the cgroup v2 mount, as systemd writes it too.
     pub fn cgroup(&self) -> Result<String, ProcessError> {
         let bytes = self.read("cgroup")?;

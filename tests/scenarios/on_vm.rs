@@ -4,7 +4,7 @@ use std::{net::TcpStream, path::Path, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use godebug_tests::{
-    Machine, Vm,
+    Machine, Output, Vm,
     dap::DapClient,
     vm::{VmSnapshot, nothing_left_on},
 };
@@ -109,7 +109,30 @@ pub(crate) fn in_own_namespace(vm: &Vm) -> Result<()> {
     ensure!(session["target"] == "user:alice/inner.service", "{session}");
     alice("godebugctl stop --all")?;
     alice("systemctl --user stop inner")?;
+    with_a_watchdog(vm, &alice)?;
     vm.ok("rm /home/alice/ticket; loginctl disable-linger alice").map(drop)
+}
+
+/// Her manager is told that the service is alive while it stands.
+fn with_a_watchdog(vm: &Vm, alice: &dyn Fn(&str) -> Result<Output>) -> Result<()> {
+    alice(
+        "systemd-run --user --quiet --unit=watched -p NotifyAccess=main -p WatchdogSec=8 \
+         /opt/samples/shop -listen 127.0.0.1:8292",
+    )?;
+    vm.wait_until("it serves", IN_TIME, &mut || {
+        Ok(vm.run("curl --silent --fail http://127.0.0.1:8292/healthz")?.success())
+    })?;
+    let pid = vm.ok("pgrep -u alice -x shop")?;
+    let session = open(vm, "user:alice/watched", "10m --max-freeze 2m")?;
+    let laptop = Laptop::connect(vm, &session)?;
+    let mut rpc = laptop.rpc()?;
+    rpc.command("halt")?;
+    // Three times as long as its WatchdogSec=; it must not have been killed meanwhile.
+    std::thread::sleep(Duration::from_secs(24));
+    ensure!(rpc.state()?["Running"] == false, "it does not stand");
+    session.stop(vm)?;
+    ensure!(vm.ok("pgrep -u alice -x shop")? == pid, "it is another process than before");
+    alice("systemctl --user stop watched").map(drop)
 }
 
 /// Brings a file over the wire from the laptop; where it is there.

@@ -19,7 +19,7 @@ use tokio::sync::{Mutex, mpsc};
 /// Bytes from the client that are held at most, beside a message that is not whole.
 pub(crate) const BUFFER: usize = 16 * 1024;
 /// Bytes from dlv, likewise, and then again encrypted: sixteen of TLS's records, which go out in one
-/// system call and wake the client once. With a quarter of it a long answer was 3% slower.
+/// system call and wake the client once.
 pub(crate) const ANSWERS: usize = 256 * 1024;
 
 /// For how long the next message is looked for. dlv answers much of what an IDE asks at a stop sooner, and its own client

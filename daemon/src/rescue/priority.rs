@@ -15,38 +15,35 @@ use std::time::Duration;
 /// The kernel changes one group in 100 ms, for all who have no CAP_SYS_ADMIN.
 const TRIES: u32 = 30;
 const PAUSE: Duration = Duration::from_millis(10);
-const WITHOUT: &str = "dlv does not come before other services while its target stands";
 
-/// Gives the group of dlv's thread `tracer` its place, in a thread: nothing waits for it, and without it
-/// the target only stands longer.
+/// Gives the group of dlv's thread `tracer` its place: without it the target only stands longer.
 pub(super) fn prefer(tracer: i32) {
-    // Opened while the thread is surely dlv's: a file of /proc stays with its process.
-    let group = OpenOptions::new().write(true).open(format!("/proc/{tracer}/autogroup"));
+    place(&format!("/proc/{tracer}/autogroup"), DEBUGGER_NICE, "dlv");
+}
+
+/// Gives this process's own group its place, if systemd has made it one: a person's command shares
+/// that person's. Without it what is to be given back is given back later on a busy host.
+pub fn come_first() {
+    if getsid(None).ok() == Some(getpid()) {
+        place("/proc/self/autogroup", DEAD_MANS_NICE, "the dead man");
+    }
+}
+
+/// In a thread, since nothing waits for it.
+fn place(group: &str, nice: i32, whose: &'static str) {
+    // Opened while the process is surely there: a file of /proc stays with its process.
+    let group = OpenOptions::new().write(true).open(group);
     let begun = group.and_then(|group| {
         std::thread::Builder::new().spawn(move || {
-            if let Err(error) = set_patiently(group, DEBUGGER_NICE) {
-                tracing::warn!("{WITHOUT}: {error}");
+            if let Err(error) = set_patiently(group, nice) {
+                tracing::warn!("{whose} does not come before other services: {error}");
             }
         })
     });
     match begun {
-        Ok(_) => {}
         // A kernel without such groups.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => tracing::warn!("{WITHOUT}: {error}"),
-    }
-}
-
-/// Gives this process's own group its place, if systemd has made it one: a person's command shares
-/// that person's. What it is to give back is given back later on a busy host where this fails.
-pub fn come_first() {
-    if getsid(None).ok() != Some(getpid()) {
-        return;
-    }
-    let group = OpenOptions::new().write(true).open("/proc/self/autogroup");
-    match group.and_then(|group| set_patiently(group, DEAD_MANS_NICE)) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            tracing::warn!("the dead man does not come before other services: {error}");
+            tracing::warn!("{whose} does not come before other services: {error}");
         }
         _ => {}
     }

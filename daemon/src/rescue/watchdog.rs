@@ -8,6 +8,7 @@
 
 use crate::paths;
 use crate::target::process::Process;
+use rustix::fs::FileType;
 use rustix::net::{
     AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix,
     SocketFlags, SocketType, UCred, sendmsg_addr, socket_with,
@@ -38,10 +39,14 @@ pub(super) fn keep_alive(target: &Process, demands: Demands) {
     };
     // The kernel does not tell when a tracer stops a process; the state is looked at often enough.
     let interval = interval.clamp(Duration::from_millis(10), Duration::from_secs(2));
+    let mut is_told = false;
     while let Ok(status) = target.status() {
         if status.state == 't' {
             let said = speak_for(target, demands);
-            if let Err(error) = said {
+            // Once: how often it is tried a user's own service decides.
+            if let Err(error) = said
+                && !std::mem::replace(&mut is_told, true)
+            {
                 tracing::warn!(
                     "systemd cannot be told that process {} is alive: {error}",
                     target.pid
@@ -62,8 +67,17 @@ fn speak_for(target: &Process, demands: Demands) -> rustix::io::Result<()> {
     if demands.starting {
         message.push_str("EXTEND_TIMEOUT_USEC=10000000\n");
     }
+    let path = paths::notify_socket(demands.manager);
+    if let Some(user) = demands.manager {
+        // The path is the user's to change, and what systemd found there may be another's.
+        let there = rustix::fs::stat(&path)?;
+        let is_socket = FileType::from_raw_mode(there.st_mode) == FileType::Socket;
+        if !is_socket || there.st_uid != user {
+            return Err(rustix::io::Errno::PERM);
+        }
+    }
     let socket = notify_socket()?;
-    let address = SocketAddrUnix::new(paths::notify_socket(demands.manager))?;
+    let address = SocketAddrUnix::new(path)?;
     let pid = i32::try_from(target.pid.get()).ok().and_then(rustix::process::Pid::from_raw);
     let credentials = UCred {
         pid: pid.ok_or(rustix::io::Errno::SRCH)?,
@@ -74,7 +88,8 @@ fn speak_for(target: &Process, demands: Demands) -> rustix::io::Result<()> {
     let mut control = SendAncillaryBuffer::new(&mut space);
     control.push(SendAncillaryMessage::ScmCredentials(credentials));
     let text = [IoSlice::new(message.as_bytes())];
-    sendmsg_addr(&socket, &address, &text, &mut control, SendFlags::empty()).map(drop)
+    // A manager that does not read any more, which its user can stop, is not waited for.
+    sendmsg_addr(&socket, &address, &text, &mut control, SendFlags::DONTWAIT).map(drop)
 }
 
 fn notify_socket() -> rustix::io::Result<OwnedFd> {

@@ -174,6 +174,7 @@ impl Process {
         // The kernel takes at most a quarter of the stack's limit, which is mostly 8 MiB.
         const MOST: u64 = 2 * 1024 * 1024;
         let all = read_at_most(Path::new(&self.path("environ")), MOST).ok()?;
+        self.check_alive().ok()?;
         let mut all = all.split(|byte| *byte == 0);
         let value = all.find_map(|one| one.strip_prefix(name.as_bytes())?.strip_prefix(b"="))?;
         std::str::from_utf8(value).ok()?.parse().ok()

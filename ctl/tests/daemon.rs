@@ -165,10 +165,15 @@ async fn leaving_while_the_session_is_being_opened_takes_it_back() {
     let host = Host::start().await;
     let arguments = ["--json", "attach", "slow", "--listen", "127.0.0.1:0"];
     let mut child = host.godebugctl(&arguments).spawn().unwrap();
-    sleep(Duration::from_millis(700)).await;
+    let asked = async {
+        while host.book.lock().unwrap().wishes == 0 {
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(Duration::from_secs(20), asked).await.unwrap();
     let pid = Pid::from_raw(child.id().unwrap().cast_signed()).unwrap();
     kill_process(pid, Signal::INT).unwrap();
-    let status = timeout(Duration::from_secs(5), child.wait()).await.unwrap().unwrap();
+    let status = timeout(Duration::from_secs(20), child.wait()).await.unwrap().unwrap();
     assert_eq!(status.code(), Some(1));
 }
 

@@ -11,7 +11,13 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 const SHORT: Duration = Duration::from_millis(100);
-const SECONDS: Duration = Duration::from_secs(5);
+const SECONDS: Duration = Duration::from_secs(20);
+
+fn with_handshake(handshake: Duration) -> Setting {
+    let mut setting = Setting::default();
+    setting.limits.handshake = handshake;
+    setting
+}
 
 #[tokio::test]
 async fn the_right_certificate_relays_and_each_half_closes_by_itself() {
@@ -76,7 +82,8 @@ async fn is_kept_out(host: &Host, client: ClientConfig) {
     };
     let error = within(SECONDS, outcome).await.unwrap_err().to_string();
     assert_ne!(error, "it got through");
-    tokio::time::sleep(Duration::from_millis(20)).await;
+    let counted = async { while host.refused().await == before {} };
+    within(SECONDS, counted).await;
     assert_eq!(host.refused().await, before + 1, "{error}");
     assert_eq!((host.dlv.connections(), host.dlv.bytes()), (0, 0));
 }
@@ -221,7 +228,7 @@ async fn a_client_is_told_when_dlv_has_gone() {
 
 #[tokio::test]
 async fn the_deadline_cuts_a_transfer() {
-    let ttl = Duration::from_millis(700);
+    let ttl = Duration::from_secs(2);
     let start = Instant::now();
     let host = Host::start(Setting { ttl, answers: Answers::Flood, ..Setting::default() }).await;
     let mut client = host.client().await;
@@ -237,7 +244,7 @@ async fn the_deadline_cuts_a_transfer() {
     };
     let took = start.elapsed();
     assert!(received > 1_000_000, "{received}");
-    assert!(took >= ttl - Duration::from_millis(300) && took < ttl + SHORT, "{took:?} {error}");
+    assert!((ttl..SECONDS).contains(&took), "{took:?} {error}");
     let dlv_open = host.dlv.open();
     assert_eq!(host.ended().await, End::Deadline);
     assert!(dlv_open <= 1);
@@ -245,17 +252,18 @@ async fn the_deadline_cuts_a_transfer() {
 
 #[tokio::test]
 async fn the_deadline_can_come_nearer_and_go_further() {
-    let host = Host::start(Setting { ttl: Duration::from_millis(400), ..Setting::default() }).await;
+    let ttl = Duration::from_secs(2);
+    let host = Host::start(Setting { ttl, ..Setting::default() }).await;
     let mut client = host.talking_client().await;
     host.set_ttl(Duration::from_secs(600)).await;
-    tokio::time::sleep(Duration::from_millis(600)).await;
+    tokio::time::sleep(ttl + SHORT).await;
     client.write_all(PING).await.unwrap();
     client.read_exact(&mut [0; PING.len()]).await.unwrap();
 
     let start = Instant::now();
     host.set_ttl(Duration::from_millis(150)).await;
     within(SECONDS, client.read(&mut [0; 1])).await.unwrap_err();
-    assert!(start.elapsed() < Duration::from_millis(300), "{:?}", start.elapsed());
+    assert!(start.elapsed() < SECONDS, "{:?}", start.elapsed());
     assert_eq!(host.ended().await, End::Deadline);
 }
 
@@ -268,7 +276,10 @@ async fn a_deadline_in_the_past_ends_it_now() {
 
 #[tokio::test]
 async fn cut_is_answered_when_every_connection_to_dlv_is_closed() {
-    let host = Host::start(Setting::default()).await;
+    let mut setting = Setting::default();
+    // Whoever is cut is not waited for.
+    setting.limits.close_grace = Duration::from_secs(600);
+    let host = Host::start(setting).await;
     let mut clients = Vec::new();
     for _ in 0..3 {
         clients.push(host.talking_client().await);
@@ -278,7 +289,7 @@ async fn cut_is_answered_when_every_connection_to_dlv_is_closed() {
     assert_eq!(host.dlv.open(), 3);
     let start = Instant::now();
     assert_eq!(host.ask(&Request::Cut).await, Reply::Done);
-    assert!(start.elapsed() < SHORT, "{:?}", start.elapsed());
+    assert!(start.elapsed() < SECONDS, "{:?}", start.elapsed());
     until(|| host.dlv.open() == 0).await;
     for client in &mut clients {
         within(SECONDS, client.read(&mut [0; 1])).await.unwrap_err();
@@ -302,25 +313,26 @@ async fn cut_is_answered_when_every_connection_to_dlv_is_closed() {
 
 #[tokio::test]
 async fn a_slow_handshake_is_dropped() {
-    let host = Host::start(Setting::default()).await;
-    let mut tcp = host.tcp().await;
+    let handshake = Duration::from_millis(400);
+    let host = Host::start(with_handshake(handshake)).await;
     let start = Instant::now();
+    let mut tcp = host.tcp().await;
     tcp.write_all(&[0x16, 3, 1]).await.unwrap();
     let _ = within(SECONDS, tcp.read(&mut [0; 1])).await;
     let took = start.elapsed();
-    assert!((350..700).contains(&took.as_millis()), "{took:?}");
+    assert!((handshake..SECONDS).contains(&took), "{took:?}");
     assert_eq!(host.refused().await, 1);
 }
 
 #[tokio::test]
 async fn no_more_handshakes_at_once_than_allowed_and_the_others_wait() {
-    let host = Host::start(Setting { max_handshakes: 2, ..Setting::default() }).await;
-    let hold = [host.tcp().await, host.tcp().await];
-    tokio::time::sleep(Duration::from_millis(20)).await;
+    let handshake = Duration::from_secs(1);
+    let host = Host::start(Setting { max_handshakes: 2, ..with_handshake(handshake) }).await;
     let start = Instant::now();
-    // It gets its turn when the two are thrown out after 400 ms.
+    let hold = [host.tcp().await, host.tcp().await];
+    // It gets its turn when the two are thrown out.
     drop(within(SECONDS, host.talking_client()).await);
-    assert!(start.elapsed() > Duration::from_millis(200), "{:?}", start.elapsed());
+    assert!(start.elapsed() >= handshake, "{:?}", start.elapsed());
     drop(hold);
     assert_eq!(host.refused().await, 2);
 }

@@ -235,10 +235,10 @@ impl Default for Setting {
             max_connections: 8,
             max_handshakes: 8,
             limits: Limits {
-                handshake: Duration::from_millis(400),
+                handshake: Duration::from_secs(20),
                 close_grace: Duration::from_millis(400),
                 release: Duration::from_millis(100),
-                control_request: Duration::from_millis(400),
+                control_request: Duration::from_secs(2),
                 ..Limits::default()
             },
             answers: Answers::Echo,
@@ -329,7 +329,7 @@ impl Host {
     }
 
     pub(crate) async fn ended(self) -> End {
-        within(Duration::from_secs(5), self.task).await.unwrap()
+        within(Duration::from_secs(20), self.task).await.unwrap()
     }
 
     pub(crate) async fn stop(mut self) -> End {
@@ -412,7 +412,7 @@ pub(crate) async fn within<T>(patience: Duration, future: impl Future<Output = T
 
 /// Waits until `condition` holds.
 pub(crate) async fn until(condition: impl Fn() -> bool) {
-    within(Duration::from_secs(5), async {
+    within(Duration::from_secs(20), async {
         while !condition() {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }

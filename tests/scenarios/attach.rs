@@ -1,7 +1,7 @@
 //! A person debugs a service: from the laptop with a ticket, on the host in the foreground, with an
 //! IDE's protocol and with dlv itself.
 
-use std::{net::TcpStream, time::Duration};
+use std::net::TcpStream;
 
 use anyhow::{Context, Result, ensure};
 use godebug_tests::{Host, Port, dap::DapClient, jsonrpc::JsonRpcClient, scenario::Scenario};
@@ -168,7 +168,7 @@ fn foreground_killed(host: &Host) -> Result<()> {
         let line = attach.wait_for_line("\"listen\"", SOON)?;
         let session = Session::of(serde_json::from_str(&line)?)?;
         attach.signal(Signal::KILL)?;
-        let ended = session.ends(host, "client-gone", Duration::from_secs(2))?;
+        let ended = session.ends(host, "client-gone", SOON)?;
         ensure!(ended["pid"] == session.document["pid"]);
         Ok(())
     })

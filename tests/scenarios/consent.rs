@@ -1,8 +1,6 @@
 //! Sessions that need the consent of others: who gives it, who cannot, and what is looked at again when
 //! it is given and when it is used.
 
-use std::time::Duration;
-
 use anyhow::{Context, Result, ensure};
 use godebug_tests::{Host, Output, scenario::Scenario};
 use rustix::process::Signal;
@@ -315,8 +313,7 @@ fn requests_end(host: &Host) -> Result<()> {
 
         host.write_file(RULES, rule("groups = [\"leads\"], within = \"2s\""))?;
         let id = asks(host, "dev")?;
-        let limit = Duration::from_secs(6);
-        host.wait_until("the request is over", limit, || Ok(pending(host, "root")?.is_empty()))?;
+        host.wait_until("the request is over", SOON, || Ok(pending(host, "root")?.is_empty()))?;
         ensure!(ended(&id)?["close_reason"] == "expired");
         let list = host.run("godebugctl --json audit list --last 1")?.exits(0)?.json()?;
         ensure!(list["sessions"][0]["outcome"] == "not-opened", "{list}");

@@ -97,7 +97,7 @@ fn service_restarts(host: &Host) -> Result<()> {
         let session = Session::for_laptop(host, "myapp", "60s")?;
         let laptop = Laptop::connect(host, &session)?;
         ensure!(laptop.rpc()?.state()?["Running"] == true);
-        let restart = host.run_within("systemctl restart myapp", Duration::from_secs(5))?;
+        let restart = host.run_within("systemctl restart myapp", Duration::from_secs(30))?;
         restart.exits(0).context("the restart was held up by the session")?;
         session.ends(host, "target-exited", SOON)?;
         let new = host.targets("myapp")?;

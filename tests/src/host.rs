@@ -30,6 +30,7 @@ use crate::{
 
 const BOOT_LIMIT: Duration = Duration::from_secs(90);
 const COMMAND_LIMIT: Duration = Duration::from_secs(120);
+const CONNECT_LIMIT: Duration = Duration::from_secs(20);
 /// What systemd-nspawn exits with when the container asked for a reboot and --keep-unit was given.
 const NSPAWN_REBOOT: i32 = 133;
 
@@ -373,29 +374,19 @@ impl Host {
     /// Connects from the laptop.
     pub fn connect_from_laptop(&self, port: u16) -> Result<TcpStream> {
         let target = SocketAddr::new(self.address(), port);
-        network::connect_from(
-            &self.network.laptop_namespace(),
-            None,
-            target,
-            Duration::from_secs(5),
-        )?
-        .with_context(|| format!("connecting from the laptop to {target}"))
+        network::connect_from(&self.network.laptop_namespace(), None, target, CONNECT_LIMIT)?
+            .with_context(|| format!("connecting from the laptop to {target}"))
     }
 
     /// Connects to a port that a program on the laptop itself serves.
     pub fn connect_on_laptop(&self, target: SocketAddr) -> Result<TcpStream> {
-        network::connect_from(
-            &self.network.laptop_namespace(),
-            None,
-            target,
-            Duration::from_secs(5),
-        )?
-        .with_context(|| format!("connecting on the laptop to {target}"))
+        network::connect_from(&self.network.laptop_namespace(), None, target, CONNECT_LIMIT)?
+            .with_context(|| format!("connecting on the laptop to {target}"))
     }
 
     /// Connects on the host itself, for its loopback services.
     pub fn connect_on_host(&self, target: SocketAddr) -> Result<TcpStream> {
-        network::connect_from(&self.network.host_namespace(), None, target, Duration::from_secs(5))?
+        network::connect_from(&self.network.host_namespace(), None, target, CONNECT_LIMIT)?
             .with_context(|| format!("connecting on the host to {target}"))
     }
 

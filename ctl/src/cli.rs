@@ -788,7 +788,7 @@ pub(crate) struct Connect {
     /// port]
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub(crate) listen: Option<Listen>,
-    /// Print a configuration for this IDE
+    /// Set up this IDE, as attach does; `dlv` starts dlv's own client
     #[arg(long)]
     pub(crate) ide: Option<Ide>,
     /// With -H: `ssh` goes through the ssh connection, for the ticket of a session that was opened so

@@ -1,14 +1,17 @@
 //! `connect`: serves a local port through the gateway that a ticket names.
 
-use crate::cli::{Connect, Via, via};
+use crate::cli::{Connect, Ide, Via, via};
 use crate::countdown::{Countdown, in_words};
 use crate::far::Host;
+use crate::ide::TerminalClient;
 use crate::output::{Output, ended_early};
+use crate::person::Person;
 use crate::ports::{self, LocalPort};
 use crate::signals::Signals;
 use crate::terminal::{BOLD, painted, safe};
 use crate::tunnel::{Credentials, Gateway, Trouble, Tunnel};
 use crate::{countdown, ide, live, tickets};
+use godebug_api::documents::BuildInfo;
 use godebug_api::ticket::Ticket;
 use godebug_api::{Refusal, clock};
 use std::path::Path;
@@ -44,13 +47,29 @@ pub(crate) async fn connect(output: &Output, arguments: &Connect) -> Result<(), 
         answers = gateway.probe() => answers.map_err(Trouble::into_refusal)?,
         () = signals.next() => return Ok(()),
     }
-    announce(output, arguments, &ticket, &gateway, &port)?;
-    serve(output, &arguments.ticket, ticket, gateway, port, signals).await
+    // It has only the gateway to ask how the program was built.
+    let build = match arguments.ide {
+        Some(_) => gateway.build_info().await,
+        None => None,
+    };
+    let is_dlv_here = arguments.ide == Some(Ide::Dlv) && TerminalClient::is_possible(output);
+    let rules = ide::rules(build.as_ref());
+    let wanted = arguments.ide.filter(|_| !is_dlv_here);
+    announce(output, (wanted, build), &ticket, &gateway, &port)?;
+    if is_dlv_here {
+        output.note("\nThis is dlv; `exit -c` leaves it, and the service and the session go on.");
+    }
+    let client = match is_dlv_here {
+        true => Some(TerminalClient::start(output, port.address.port(), &rules)?),
+        false => None,
+    };
+    let person = Person { signals: &mut signals, client };
+    serve(output, &arguments.ticket, ticket, gateway, port, person).await
 }
 
 fn announce(
     output: &Output,
-    arguments: &Connect,
+    (wanted, build): (Option<Ide>, Option<BuildInfo>),
     ticket: &Ticket,
     gateway: &Gateway,
     port: &LocalPort,
@@ -85,8 +104,9 @@ fn announce(
             safe(gateway.endpoint()),
         ));
     }
-    if let Some(wanted) = arguments.ide {
-        output.text(&format!("\n{}", ide::configuration(wanted, &ticket.unit, listen.port(), &[])));
+    if let Some(wanted) = wanted {
+        let told = ide::set_up(wanted, build, &ticket.unit, listen.port());
+        output.text(&format!("\n{told}"));
     }
     output.note("\nCtrl-C disconnects; the session goes on.");
     Ok(())
@@ -99,7 +119,7 @@ async fn serve(
     mut ticket: Ticket,
     gateway: Gateway,
     port: LocalPort,
-    mut signals: Signals,
+    mut person: Person<'_>,
 ) -> Result<(), Refusal> {
     let mut countdown = countdown(&ticket)?;
     let (tunnel, mut events) = Tunnel::new(gateway);
@@ -110,7 +130,7 @@ async fn serve(
     let ended = loop {
         tokio::select! {
             () = &mut relaying => {}
-            () = signals.next() => break Ok(()),
+            () = person.leaves() => break Ok(()),
             trouble = &mut gone => break Err(trouble),
             Some(event) = events.recv() => live::tell(output, &event),
             _ = tick.tick() => {
@@ -127,6 +147,7 @@ async fn serve(
             }
         }
     };
+    drop(person);
     output.clear();
     let over = countdown.left().is_zero();
     ended.map_err(|trouble| {

@@ -90,7 +90,8 @@ async fn tell_more(
         output.note("note: only this host can connect; --from CIDR lets other machines in");
     }
     if let Some(wanted) = arguments.way.ide {
-        let text = ide::set_up(wanted, manager, session, ports::DEFAULT).await;
+        let build = ide::build_info(manager, session).await;
+        let text = ide::set_up(wanted, build, &session.unit, ports::DEFAULT);
         // Standard output belongs to the ticket when there is no file for it.
         if arguments.way.ticket.is_some() { output.text(&text) } else { output.note(&text) }
     }

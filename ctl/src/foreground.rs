@@ -8,6 +8,7 @@ use crate::ide::TerminalClient;
 use crate::keys::Key;
 use crate::manager::{answer, manager};
 use crate::output::{Output, ended_early};
+use crate::person::Person;
 use crate::ports::{self, LocalPort};
 use crate::question::Question;
 use crate::sessions::stuck;
@@ -129,27 +130,8 @@ async fn on_this_terminal(
     if arguments.way.ide != Some(Ide::Dlv) || !TerminalClient::is_possible(output) {
         return Ok(None);
     }
-    let rules = ide::rules(manager, &opened.session).await;
+    let rules = ide::rules(ide::build_info(manager, &opened.session).await.as_ref());
     TerminalClient::start(output, port.address.port(), &rules).map(Some)
-}
-
-/// Whoever is at the terminal: by signals, or by the client that has it.
-struct Person<'a> {
-    signals: &'a mut Signals,
-    client: Option<TerminalClient>,
-}
-
-impl Person<'_> {
-    /// Returns when they are done. A client on the terminal has its Ctrl-C for itself.
-    async fn leaves(&mut self) {
-        match &mut self.client {
-            None => self.signals.next().await,
-            Some(client) => tokio::select! {
-                () = client.ended() => {}
-                () = self.signals.next_from_outside() => {}
-            },
-        }
-    }
 }
 
 /// The session's document with the local port.
@@ -181,7 +163,8 @@ async fn announce(
         return Ok(());
     }
     if let Some(wanted) = arguments.way.ide {
-        let told = ide::set_up(wanted, manager, session, listen.port()).await;
+        let build = ide::build_info(manager, session).await;
+        let told = ide::set_up(wanted, build, &session.unit, listen.port());
         output.text(&format!("\n{told}"));
     }
     output.note("\nCtrl-C ends the session.");

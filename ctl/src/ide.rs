@@ -14,33 +14,34 @@ use crate::terminal::{YELLOW, painted, safe};
 use checkout::Checkout;
 use godebug_api::UnitName;
 use godebug_api::bus::ManagerProxy;
-use godebug_api::documents::{Inspection, SessionInfo};
+use godebug_api::documents::{BuildInfo, Inspection, SessionInfo};
 use paths::{Paths, Rule};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
 pub(crate) use terminal_client::TerminalClient;
 
+/// How the program was built, as godebugd sees it. It tells of the source only; without it the words are for the person.
+pub(crate) async fn build_info(
+    manager: &ManagerProxy<'_>,
+    session: &SessionInfo,
+) -> Option<BuildInfo> {
+    let name = session.target_name().to_string();
+    let told = answer::<Inspection>(manager.inspect(&name, session.pid.get()).await);
+    told.ok().map(BuildInfo::from)
+}
+
 /// The paths that a client on this terminal needs, where this is a checkout of the program.
-pub(crate) async fn rules(manager: &ManagerProxy<'_>, session: &SessionInfo) -> Vec<Rule> {
-    let Some(target) = inspected(manager, session).await else { return Vec::new() };
-    let paths = Checkout::of(&target).and_then(|checkout| Paths::of(&checkout, &target));
+pub(crate) fn rules(build: Option<&BuildInfo>) -> Vec<Rule> {
+    let Some(target) = build else { return Vec::new() };
+    let paths = Checkout::of(target).and_then(|checkout| Paths::of(&checkout, target));
     paths.map(|paths| paths.rules).unwrap_or_default()
 }
 
 /// Puts the configuration where the IDE looks for it, when this is a checkout of the program; else tells what to
 /// put where.
-pub(crate) async fn set_up(
-    ide: Ide,
-    manager: &ManagerProxy<'_>,
-    session: &SessionInfo,
-    port: u16,
-) -> String {
-    let unit = &session.unit;
-    // It tells of the source only; without it the words are for the person.
-    let Some(target) = inspected(manager, session).await else {
-        return configuration(ide, unit, port, &[]);
-    };
+pub(crate) fn set_up(ide: Ide, build: Option<BuildInfo>, unit: &UnitName, port: u16) -> String {
+    let Some(target) = build else { return configuration(ide, unit, port, &[]) };
     let Some(checkout) = Checkout::of(&target) else {
         let module = target.module.as_ref().map(safe).unwrap_or_default();
         let elsewhere = match ide {
@@ -80,13 +81,8 @@ pub(crate) async fn set_up(
     }
 }
 
-async fn inspected(manager: &ManagerProxy<'_>, session: &SessionInfo) -> Option<Inspection> {
-    let name = session.target_name().to_string();
-    answer::<Inspection>(manager.inspect(&name, session.pid.get()).await).ok()
-}
-
 /// What a person should know of, a line each.
-fn notes(checkout: &Checkout, target: &Inspection, paths: Option<&Paths>) -> String {
+fn notes(checkout: &Checkout, target: &BuildInfo, paths: Option<&Paths>) -> String {
     let mut notes = String::new();
     if paths.is_none() {
         notes += BUILT_ELSEWHERE;
@@ -126,7 +122,7 @@ fn run_file(unit: &UnitName) -> String {
 }
 
 /// What to paste where, for the local port `port`.
-pub(crate) fn configuration(ide: Ide, unit: &UnitName, port: u16, rules: &[Rule]) -> String {
+fn configuration(ide: Ide, unit: &UnitName, port: u16, rules: &[Rule]) -> String {
     let name = name_of(unit);
     match ide {
         Ide::Vscode => {

@@ -23,6 +23,7 @@ mod many;
 mod output;
 mod own_containers;
 mod peer;
+mod person;
 mod ports;
 mod question;
 mod report;

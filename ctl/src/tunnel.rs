@@ -3,6 +3,8 @@
 use crate::far::Host;
 use crate::peer::Allowed;
 use godebug_api::Refusal;
+use godebug_api::control::{BUILD_INFO_CALL, BuildInfoAnswer, LONGEST_BUILD_INFO};
+use godebug_api::documents::BuildInfo;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{AlertDescription, CertificateError, CipherSuite, ClientConfig, RootCertStore};
@@ -11,7 +13,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -23,6 +25,9 @@ use tokio_rustls::client::TlsStream;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// When a silent connection is probed: a laptop that slept must notice that its peer is gone.
 const KEEPALIVE: Duration = Duration::from_secs(30);
+
+/// What a gateway says of the program, and some words around it, in bytes.
+const LONGEST_ANSWER: u64 = LONGEST_BUILD_INFO as u64 + 1024;
 
 /// What a client needs to be let in.
 pub(crate) struct Credentials<'a> {
@@ -200,6 +205,18 @@ impl Gateway {
             Ok(Ok(0)) => Err(Trouble::TurnedAway(self.endpoint())),
             Ok(Err(error)) => Err(self.explain(error)),
         }
+    }
+
+    /// How the program was built; `None` when the gateway does not tell.
+    pub(crate) async fn build_info(&self) -> Option<BuildInfo> {
+        let asked = async {
+            let mut stream = self.connect().await.ok()?;
+            stream.write_all(BUILD_INFO_CALL.as_bytes()).await.ok()?;
+            let mut answer = Vec::new();
+            stream.take(LONGEST_ANSWER).read_to_end(&mut answer).await.ok()?;
+            serde_json::from_slice::<BuildInfoAnswer>(&answer).ok()?.result
+        };
+        timeout(PATIENCE, asked).await.ok()?
     }
 
     /// What an error of the connection means.

@@ -225,6 +225,10 @@ fn package(host: &Host) -> Result<()> {
         return Ok(());
     }
     host.install_package()?;
+    // firewalld watches the folder of its services, and sees what the package put there when it comes to it.
+    host.wait_until("firewalld knows the package's service", SOON, || {
+        Ok(host.ok("firewall-cmd --permanent --get-services")?.contains("godebug"))
+    })?;
     leaves_nothing(host, &["myapp"], |_| {
         let session = Session::for_laptop(host, "myapp", "60s")?;
         let laptop = Laptop::connect(host, &session)?;

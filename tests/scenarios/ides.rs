@@ -20,6 +20,9 @@ pub(crate) const ALL: &[Scenario] = &[
         .on_newest()
         .shared(),
     Scenario::new("dlv_itself_works_on_the_terminal_of_attach", dlv_on_the_terminal).shared(),
+    Scenario::new("dlv_itself_works_on_the_terminal_of_a_ticket", dlv_with_a_ticket)
+        .on_newest()
+        .shared(),
 ];
 
 /// Those that need what nobody installs here.
@@ -82,6 +85,27 @@ fn client(host: &Host, mode: &str, command: impl Fn(u16, u32) -> String) -> Resu
         ensure!(said.contains("OK"), "it did not come to its end: {said}");
         is_answered(request)?;
         ensure!(session.show(host)?["state"] == "active", "its stop button has ended the session");
+        session.stop(host)
+    })
+}
+
+/// The same with a ticket: the session goes on when it is left, and so does the service.
+fn dlv_with_a_ticket(host: &Host) -> Result<()> {
+    leaves_nothing(host, &["myapp"], |_| {
+        let from = host.address();
+        let session = Session::open(host, "myapp", &format!("--ttl 90s --from {from}"))?;
+        let mut terminal = host.spawn(
+            "exec script --quiet --flush --return \
+             --command 'cd /opt/samples/src/shop && exec godebugctl connect /tmp/ticket-myapp --ide dlv' /dev/null",
+        )?;
+        terminal.wait_for_line("(dlv)", SOON)?;
+        terminal.type_line("break main.priceOf")?;
+        terminal.wait_for_line("Breakpoint 1 set at", SOON)?;
+        terminal.type_line("clearall")?;
+        terminal.type_line("exit -c")?;
+        terminal.wait(SOON)?.exits(0)?;
+        ensure!(session.show(host)?["state"] == "active", "the session has ended");
+        is_answered(order(host, 8080)?)?;
         session.stop(host)
     })
 }

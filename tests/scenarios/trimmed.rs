@@ -3,9 +3,10 @@
 
 use anyhow::{Context, Result, ensure};
 use godebug_tests::{Host, scenario::Scenario};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::support::{Laptop, Session, leaves_nothing, start};
+use crate::support::{Laptop, SOON, Session, leaves_nothing, start};
 
 pub(crate) const ALL: &[Scenario] =
     &[Scenario::new("every_file_of_a_trimmed_program_is_shown", shown).on_newest()];
@@ -29,8 +30,9 @@ fn shown(host: &Host) -> Result<()> {
     start(host, "trimmed")?;
     leaves_nothing(host, &["trimmed"], |_| {
         let attach = format!(
-            "cd {SHOP} && godebugctl attach trimmed --ttl 90s --from {} --detach --ticket /root/t --ide vscode",
-            host.laptop_address()
+            "cd {SHOP} && godebugctl attach trimmed --ttl 90s --from {} --from {} --detach --ticket /root/t --ide vscode",
+            host.laptop_address(),
+            host.address()
         );
         let said = host.run(&attach)?.exits(0)?.stdout;
         ensure!(said.contains("/root/repo/.vscode/launch.json has"), "{said}");
@@ -40,9 +42,28 @@ fn shown(host: &Host) -> Result<()> {
         let ticket = std::fs::read_to_string(host.path("/root/t")).context("the ticket")?;
         let laptop = Laptop::with_ticket(host, &ticket)?;
         frames_are_here(host, &laptop)?;
+        ticket_is_enough(host)?;
         session.stop(host)
     })?;
     host.ok(&format!("systemctl stop trimmed; rm -rf {REPOSITORY} /opt/samples/trimmed")).map(drop)
+}
+
+/// Whoever has the ticket and nothing else gets the same configuration: the gateway tells how the program was built.
+fn ticket_is_enough(host: &Host) -> Result<()> {
+    let launch = host.path(&format!("{REPOSITORY}/.vscode/launch.json"));
+    let read =
+        || -> Result<Value> { Ok(serde_json::from_str(&std::fs::read_to_string(&launch)?)?) };
+    let rules = |launch: &Value| launch["configurations"][0]["substitutePath"].clone();
+    let by_attach = rules(&read()?);
+    std::fs::remove_file(&launch)?;
+    let mut connect = host.spawn(&format!(
+        "cd {SHOP} && exec env DBUS_SYSTEM_BUS_ADDRESS=unix:path=/nowhere godebugctl connect /root/t --ide vscode"
+    ))?;
+    connect.wait_for_line("/root/repo/.vscode/launch.json has", SOON)?;
+    let by_ticket = rules(&read()?);
+    ensure!(by_ticket.is_array() && by_ticket == by_attach, "{by_ticket} but {by_attach}");
+    connect.signal(Signal::INT)?;
+    connect.wait(SOON)?.exits(0).map(drop)
 }
 
 fn build(host: &Host) -> Result<()> {
@@ -64,7 +85,7 @@ fn build(host: &Host) -> Result<()> {
         &format!(
             "cd {SHOP} && HOME=/root go build -mod=vendor -trimpath -buildvcs=false -o /opt/samples/trimmed ."
         ),
-        crate::support::SOON * 6,
+        SOON * 6,
     )?
     .exits(0)
     .map(drop)

@@ -1,6 +1,6 @@
 //! The source that the person has here: whether it is that of the program, and in which folder an IDE opens it.
 
-use godebug_api::documents::Inspection;
+use godebug_api::documents::BuildInfo;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -21,7 +21,7 @@ pub(crate) struct Checkout {
 impl Checkout {
     /// The one that the current folder is in, or that the Go workspace has that it is in, if it is of this program, and
     /// the person's own.
-    pub(crate) fn of(target: &Inspection) -> Option<Self> {
+    pub(crate) fn of(target: &BuildInfo) -> Option<Self> {
         let here = std::env::current_dir().ok()?;
         Self::above(&here, target.module.as_deref()?)
     }
@@ -64,7 +64,7 @@ impl Checkout {
     }
 
     /// What a person should know of before they trust the lines they see.
-    pub(crate) fn differs(&self, target: &Inspection) -> Option<String> {
+    pub(crate) fn differs(&self, target: &BuildInfo) -> Option<String> {
         let revision = target.vcs_revision.as_deref()?;
         let here = self.git(&["rev-parse", "HEAD"])?;
         let short = |revision: &str| revision.chars().take(12).collect::<String>();

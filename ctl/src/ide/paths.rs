@@ -5,7 +5,7 @@
 //! those of the machine on which it was built.
 
 use super::checkout::Checkout;
-use godebug_api::documents::{Inspection, SourceModule};
+use godebug_api::documents::{BuildInfo, SourceModule};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -31,7 +31,7 @@ pub(crate) struct Paths {
 
 impl Paths {
     /// `None` when nothing is known of where the program was built.
-    pub(crate) fn of(checkout: &Checkout, target: &Inspection) -> Option<Self> {
+    pub(crate) fn of(checkout: &Checkout, target: &BuildInfo) -> Option<Self> {
         let go = Go::of(&checkout.folder);
         let module = target.module.as_deref()?;
         let mut rules = Vec::new();

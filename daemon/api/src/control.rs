@@ -1,6 +1,7 @@
 //! How the gateway is told what to do: its configuration, which [`crate::handover`] brings, and the
 //! requests that it takes on its control socket, one JSON document a line each way.
 
+use crate::documents::BuildInfo;
 use godebug_core::rules::{RedactRules, TranscriptValues};
 use godebug_core::{Cidr, Deadline, GuestName, HotLimit, Mode, PauseBudget, Port, SessionId};
 use serde::{Deserialize, Serialize};
@@ -9,6 +10,22 @@ use serde::{Deserialize, Serialize};
 pub const LONGEST_LINE: usize = 4096;
 /// No configuration is longer than this, in bytes.
 pub const LONGEST_CONFIG: usize = 256 * 1024;
+
+/// What a client says, in place of the first words to a debugger, to be told a [`BuildInfo`] by the gateway itself:
+/// whoever has a ticket and the source, but no way to godebugd, learns by it which file is which. A call in JSON-RPC, so that a
+/// gateway that knows nothing of it says so.
+pub const BUILD_INFO_CALL: &str = "{\"method\":\"Godebug.BuildInfo\",\"params\":[],\"id\":1}\n";
+/// No longer than this in JSON is what is told then, in bytes.
+pub const LONGEST_BUILD_INFO: usize = 128 * 1024;
+
+/// The answer to [`BUILD_INFO_CALL`].
+#[derive(Debug, Serialize, Deserialize)]
+pub struct BuildInfoAnswer {
+    pub id: u32,
+    /// `None` when it is not known.
+    pub result: Option<BuildInfo>,
+    pub error: Option<String>,
+}
 
 /// All that a gateway knows. Holds its private key: never logged, never written to a file.
 #[derive(Clone, Serialize, Deserialize)]
@@ -42,6 +59,9 @@ pub struct GatewayConfig {
     pub key: String,
     /// dlv's Unix socket.
     pub debugger_socket: String,
+    /// How the program was built.
+    #[serde(default)]
+    pub build: Option<BuildInfo>,
     /// Where the gateway makes its control socket.
     pub control_socket: String,
     /// Bounds.

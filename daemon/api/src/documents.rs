@@ -399,6 +399,30 @@ pub struct Inspection {
     pub image: Option<ImageForecast>,
 }
 
+/// How a program was built, as far as whoever has its source needs to know.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BuildInfo {
+    pub go_version: String,
+    pub module: Option<String>,
+    pub vcs_revision: Option<String>,
+    pub vcs_modified: Option<bool>,
+    pub trimpath: bool,
+    pub sources: Sources,
+}
+
+impl From<Inspection> for BuildInfo {
+    fn from(inspection: Inspection) -> Self {
+        Self {
+            go_version: inspection.go_version,
+            module: inspection.module,
+            vcs_revision: inspection.vcs_revision,
+            vcs_modified: inspection.vcs_modified,
+            trimpath: inspection.trimpath,
+            sources: inspection.sources,
+        }
+    }
+}
+
 /// Where a program's sources were when it was built. What is not known is left out; with `-trimpath` there are no
 /// folders but the names of modules.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -11,6 +11,7 @@ use crate::screen::{Person, Screen};
 use crate::subject;
 use crate::traffic::Traffic;
 use crate::transcript::Entry;
+use godebug_api::control::BUILD_INFO_CALL;
 use rustix::net::sockopt;
 use std::io;
 use std::net::SocketAddr;
@@ -153,6 +154,11 @@ async fn converse(
         tls.shutdown().await?;
         return Ok("it said nothing");
     };
+    if opening == BUILD_INFO_CALL.as_bytes() {
+        tls.write_all(&shared.build).await?;
+        tls.shutdown().await?;
+        return Ok("it asked how the program was built");
+    }
     let protocol = Protocol::of_first_byte(*first);
     let (line, mut notices) = listed.speaks(protocol);
     let person = Person {

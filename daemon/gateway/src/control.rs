@@ -192,6 +192,7 @@ mod tests {
             certificate: own.cert.pem(),
             key: own.signing_key.serialize_pem(),
             debugger_socket: "/nowhere".to_owned(),
+            build: None,
             control_socket: folder.join("control.sock").to_str().unwrap().to_owned(),
             max_connections: 1,
             max_handshakes: 1,

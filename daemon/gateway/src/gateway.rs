@@ -15,7 +15,8 @@ use crate::tls::{Doors, TlsError};
 use crate::traffic::Totals;
 use crate::transcript::{Entry, Transcript};
 use crate::{control, images, notify};
-use godebug_api::control::Reply;
+use godebug_api::control::{BuildInfoAnswer, Reply};
+use godebug_api::documents::BuildInfo;
 use godebug_api::redact::Redactor;
 use godebug_api::{Cidr, Deadline, Mode, clock};
 use std::fmt::Display;
@@ -113,6 +114,7 @@ impl Gateway {
             clients: Clients::default(),
             sources: config.sources,
             debugger_socket: config.debugger_socket.into(),
+            build: answer_of(config.build),
             mode: config.mode,
             release: Release::default(),
             stuck: CancellationToken::new(),
@@ -163,6 +165,14 @@ impl Gateway {
     }
 }
 
+fn answer_of(build: Option<BuildInfo>) -> Vec<u8> {
+    let answer = BuildInfoAnswer { id: 1, result: build, error: None };
+    // Text and lists of text cannot fail to be written.
+    let mut line = serde_json::to_vec(&answer).unwrap_or_default();
+    line.push(b'\n');
+    line
+}
+
 /// What the parts of a gateway share.
 pub(crate) struct Shared {
     pub(crate) sources: Vec<Cidr>,
@@ -171,6 +181,8 @@ pub(crate) struct Shared {
     pub(crate) transcript: Arc<Transcript>,
     pub(crate) clients: Clients,
     pub(crate) debugger_socket: PathBuf,
+    /// What whoever asks how the program was built is told.
+    pub(crate) build: Vec<u8>,
     pub(crate) mode: Mode,
     pub(crate) release: Release,
     /// Cancelled once, when the target cannot be released in another way than by the session's end.

@@ -342,7 +342,7 @@ fn material(
                 largest: room.saturating_sub(KEPT_FREE).min(LARGEST_CORE),
             }),
             gateway: life::gateway_config(
-                session,
+                (session, &dump.executable),
                 // Nothing can stand.
                 (port, PauseBudget::new(config.pause_per_stop, config.pause_per_session)),
                 (config, deadline),

@@ -13,6 +13,7 @@ use crate::launch;
 use crate::ledger::{Ledger, LedgerFileError, Locked};
 use crate::paths::SessionPaths;
 use crate::rescue::Baseline;
+use crate::target::executable::GoExecutable;
 use crate::target::process::Process;
 use futures_util::StreamExt;
 use godebug_api::control::{GatewayConfig, Reply, Request};
@@ -1081,7 +1082,7 @@ fn material(
                 confinement: prepared.facts.confinement,
             },
             gateway: gateway_config(
-                session,
+                (session, &prepared.target.executable),
                 (prepared.wanted.port, prepared.pause),
                 (config, deadline),
                 certificates,
@@ -1096,7 +1097,7 @@ fn material(
 
 /// What a session's gateway is told.
 pub(super) fn gateway_config(
-    session: &Opened,
+    (session, executable): (&Opened, &GoExecutable),
     (port, pause): (Port, PauseBudget),
     (config, deadline): (&Config, Deadline),
     certificates: &SessionCertificates,
@@ -1120,6 +1121,7 @@ pub(super) fn gateway_config(
         certificate: certificates.gateway.clone(),
         key: certificates.gateway_key.clone(),
         debugger_socket: text(paths.debugger_socket()),
+        build: executable.build_info(),
         control_socket: text(paths.control_socket()),
         max_connections: MAX_CONNECTIONS,
         max_handshakes: MAX_HANDSHAKES,

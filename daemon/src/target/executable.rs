@@ -11,7 +11,8 @@ mod sources;
 
 use build_info::{Layout, Modules};
 use elf::{Elf, LARGEST_READ, Source};
-use godebug_api::documents::{DebugInformation, Sources};
+use godebug_api::control::LONGEST_BUILD_INFO;
+use godebug_api::documents::{BuildInfo, DebugInformation, Sources};
 use godebug_core::delve::GoVersion;
 use object::elf as values;
 use std::fs::File;
@@ -198,6 +199,20 @@ impl GoExecutable {
 
     pub fn gcflags(&self) -> Option<&str> {
         self.setting("-gcflags")
+    }
+
+    /// For whoever has the source; `None` when that would be more than a gateway takes.
+    pub fn build_info(&self) -> Option<BuildInfo> {
+        let build = BuildInfo {
+            go_version: self.go_version_text.clone(),
+            module: self.module.clone(),
+            vcs_revision: self.vcs_revision().map(str::to_owned),
+            vcs_modified: self.vcs_modified(),
+            trimpath: self.trimpath(),
+            sources: self.sources.clone(),
+        };
+        let length = serde_json::to_string(&build).map_or(usize::MAX, |text| text.len());
+        (length <= LONGEST_BUILD_INFO).then_some(build)
     }
 
     /// Whether the compiler optimised the program or most of it: `-N` counts when it was given for

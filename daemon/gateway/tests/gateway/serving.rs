@@ -1,9 +1,9 @@
 //! Who gets through the gateway, and how a connection lives and ends.
 
 use crate::support::{
-    Answers, Authority, FakeDlv, Host, PING, Setting, config, given, until, within,
+    Answers, Authority, FakeDlv, Host, PING, Setting, build, config, given, until, within,
 };
-use godebug_api::control::{Reply, Request};
+use godebug_api::control::{BUILD_INFO_CALL, BuildInfoAnswer, Reply, Request};
 use godebug_gateway::{End, Gateway, OpenError};
 use rustls::ClientConfig;
 use std::time::{Duration, Instant};
@@ -349,6 +349,23 @@ async fn no_more_connections_at_once_than_allowed() {
     drop(first);
     until(|| host.dlv.open() == 1).await;
     drop(host.talking_client().await);
+}
+
+#[tokio::test]
+async fn whoever_asks_how_the_program_was_built_is_told_and_dlv_hears_nothing_of_it() {
+    let host = Host::start(Setting::default()).await;
+    let mut client = host.client().await;
+    client.write_all(BUILD_INFO_CALL.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    within(SECONDS, client.read_to_string(&mut answer)).await.unwrap();
+    let answer: BuildInfoAnswer = serde_json::from_str(&answer).unwrap();
+    assert_eq!(answer.result, Some(build()));
+    assert_eq!(host.dlv.connections(), 0);
+    // One without the right certificate is not.
+    is_kept_out(&host, host.authority.without_certificate()).await;
+    let lines = host.transcript();
+    let left = lines.iter().find(|line| line["event"] == "disconnected").unwrap();
+    assert_eq!(left["why"], "it asked how the program was built");
 }
 
 #[tokio::test]

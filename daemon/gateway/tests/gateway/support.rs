@@ -2,6 +2,7 @@
 //! it, a gateway with both on loopback, and clients of every kind.
 
 use godebug_api::control::{GatewayConfig, Reply, Request};
+use godebug_api::documents::{BuildInfo, Sources};
 use godebug_api::rules::engine::{RedactRules, TranscriptValues};
 use godebug_api::{Deadline, PauseBudget, Port, clock};
 use godebug_gateway::configuration::Given;
@@ -376,6 +377,7 @@ pub(crate) fn config(
         certificate: certificate.pem(),
         key: key.serialize_pem(),
         debugger_socket: dlv.path.to_str().unwrap().to_owned(),
+        build: Some(build()),
         control_socket: control.to_str().unwrap().to_owned(),
         max_connections: setting.max_connections,
         max_handshakes: setting.max_handshakes,
@@ -385,6 +387,17 @@ pub(crate) fn config(
         transcript_values: TranscriptValues::None,
         host: "host".to_owned(),
         boot: "boot".to_owned(),
+    }
+}
+
+pub(crate) fn build() -> BuildInfo {
+    BuildInfo {
+        go_version: "go1.27.1".to_owned(),
+        module: Some("example.com/shop".to_owned()),
+        vcs_revision: None,
+        vcs_modified: None,
+        trimpath: true,
+        sources: Sources::default(),
     }
 }
 

@@ -159,6 +159,7 @@ fn gateway(
         certificate: certificates.server.0.clone(),
         key: certificates.server.1.clone(),
         debugger_socket: text(socket),
+        build: None,
         control_socket: text(&folder.join("control")),
         max_connections: 8,
         max_handshakes: 16,

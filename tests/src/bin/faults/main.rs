@@ -17,8 +17,8 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 
 const USAGE: &str =
-    "usage: faults [--faults NAME,NAME…] [--points GLOB,GLOB…] [--hosts N] [--quick] [--again]
-              [--repeat N] [--write] [--list] | --cycles N [--write]
+    "usage: faults [--faults NAME,NAME…] [--points GLOB,GLOB…] [--hosts N] [--quick | --distinct]
+              [--again] [--repeat N] [--write] [--list] | --cycles N [--write]
 Cells whose results are there for this build are not run again, unless with --again.";
 
 /// What the command line asks for.
@@ -31,6 +31,8 @@ pub(crate) struct Wanted {
     /// How often each cell is run, for one that fails now and then.
     pub(crate) repeat: usize,
     pub(crate) quick: bool,
+    /// One point of each moment, once for all kinds of session that have it.
+    pub(crate) distinct: bool,
     pub(crate) again: bool,
     pub(crate) write: bool,
     pub(crate) list: bool,
@@ -55,6 +57,7 @@ fn wanted() -> Result<Wanted> {
         hosts: 2,
         repeat: 1,
         quick: false,
+        distinct: false,
         again: false,
         write: false,
         list: false,
@@ -70,6 +73,7 @@ fn wanted() -> Result<Wanted> {
             "--repeat" => wanted.repeat = value()?.parse().context(USAGE)?,
             "--cycles" => wanted.cycles = value()?.parse().context(USAGE)?,
             "--quick" => wanted.quick = true,
+            "--distinct" => wanted.distinct = true,
             "--again" => wanted.again = true,
             "--write" => wanted.write = true,
             "--list" => wanted.list = true,

@@ -100,6 +100,27 @@ impl Point {
         self.name == IDLE
     }
 
+    /// Whether anything has happened since the point before it: between the end of one step and the writing of the next
+    /// nothing does, nor between the writing and the act, and to read back changes nothing.
+    pub(crate) fn is_new(&self) -> bool {
+        !["read-back", "ledger.before", "ledger.after.intent"]
+            .iter()
+            .any(|part| self.name.contains(part))
+    }
+
+    /// Whether no other kind of session has it too: what godebugd does is the same in all of them.
+    pub(crate) fn is_of_its_kind(&self) -> bool {
+        match self.group {
+            Group::Exec => ["launcher", "started"].iter().any(|name| self.name.contains(name)),
+            Group::Standing | Group::Observe | Group::Observing => self.is_in("godebug-image"),
+            _ => true,
+        }
+    }
+
+    pub(crate) fn is_distinct(&self) -> bool {
+        self.is_new() && self.is_of_its_kind()
+    }
+
     pub(crate) fn to_json(&self) -> Value {
         json!({ "point": self.name, "group": self.group.name() })
     }

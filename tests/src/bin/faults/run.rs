@@ -16,7 +16,7 @@ use crate::{
     cell::{self, Outcome},
     cycles,
     faults::{self, Fault},
-    points::{self, Group, IDLE, Point},
+    points::{self, IDLE, Point},
     results::{self, Results},
     setup, table,
 };
@@ -70,20 +70,12 @@ fn cells(wanted: &Wanted, results: &Results) -> Result<VecDeque<Cell>> {
             continue;
         }
         for point in results.points() {
-            // Of the points of other kinds of session, those that no session before them has.
-            let its_own = match point.group {
-                Group::Exec => ["launcher", "started"].iter().any(|name| point.name.contains(name)),
-                Group::Standing | Group::Observe | Group::Observing => point.is_in("godebug-image"),
-                _ => true,
-            };
-            // Between the end of one step and the writing of the next nothing happens, nor between the writing and the act.
-            const NOTHING_NEW: [&str; 3] = ["read-back", "ledger.before", "ledger.after.intent"];
-            let is_new = !NOTHING_NEW.iter().any(|part| point.name.contains(part));
-            let every =
-                matches!(fault.name, "godebugd-killed" | "image-killed") && is_new && its_own;
+            let every = matches!(fault.name, "godebugd-killed" | "image-killed");
+            let is_taken_for_all = QUICK.contains(&point.name.as_str());
             let wanted_here = (wanted.points.is_empty()
                 || wanted.points.iter().any(|glob| matches(glob, &point.name)))
-                && (!wanted.quick || every || QUICK.contains(&point.name.as_str()));
+                && (!wanted.quick || every && point.is_distinct() || is_taken_for_all)
+                && (!wanted.distinct || point.is_distinct());
             let is_known = results.cell(fault.name, &point.name).is_some();
             if wanted_here && fault.applies_to(point) && (wanted.again || !is_known) {
                 cells.push_back((fault, point.clone()));

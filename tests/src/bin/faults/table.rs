@@ -57,7 +57,9 @@ fn render(results: &Results, circumstances: &str) -> String {
         format!(
             "{} cells: {passed} passed, {failed} failed, {stayed} left their session's folder, and nothing else, to \
              the next godebugd (nothing had been taken), at {died} the service died, as named above, {none} could not happen there (what was to be broken was \
-             not there, or not there any more).\n",
+             not there, or not there any more). In brackets, and as \"not run\", stands one point of each moment: nothing happens \
+             between those that are left out and the ones before them, or they are godebugd's own, and those of a kind of session that stands \
+             farther left.\n",
             passed + failed + stayed + died + none
         ),
         table(results),
@@ -69,7 +71,7 @@ fn render(results: &Results, circumstances: &str) -> String {
 }
 
 fn table(results: &Results) -> String {
-    let of = |group: Group| results.points().iter().filter(|point| point.group == group).count();
+    let of = |group: Group| of_group(results, group).filter(|point| point.is_distinct()).count();
     let heads: Vec<String> =
         Group::ALL.iter().map(|group| format!("{} ({})", group.name(), of(*group))).collect();
     let mut text =
@@ -82,10 +84,16 @@ fn table(results: &Results) -> String {
     text
 }
 
-/// One cell of the table: all points of a group.
+fn of_group(results: &Results, group: Group) -> impl Iterator<Item = &Point> {
+    results.points().iter().filter(move |point| point.group == group)
+}
+
+/// One cell of the table: all points of a group, one of each moment and whatever was tried besides.
 fn summary(results: &Results, fault: &Fault, group: Group) -> String {
-    let here: Vec<&Point> = results.points().iter().filter(|point| point.group == group).collect();
-    let possible: Vec<&Point> = here.into_iter().filter(|point| fault.applies_to(point)).collect();
+    let is_known = |point: &Point| results.cell(fault.name, &point.name).is_some();
+    let possible: Vec<&Point> = of_group(results, group)
+        .filter(|point| fault.applies_to(point) && (point.is_distinct() || is_known(point)))
+        .collect();
     if possible.is_empty() {
         return "–".to_owned();
     }
@@ -164,16 +172,11 @@ fn cycles(results: &Results) -> String {
 fn points(results: &Results) -> String {
     let mut text = "### The points\n".to_owned();
     for group in Group::ALL {
-        let names: Vec<String> = results
-            .points()
-            .iter()
-            .filter(|point| point.group == group)
-            .map(
-                |point| {
-                    if point.name == IDLE { IDLE.to_owned() } else { format!("`{}`", point.name) }
-                },
-            )
-            .collect();
+        let name = |point: &Point| match point.name.as_str() {
+            IDLE => IDLE.to_owned(),
+            name => format!("`{name}`"),
+        };
+        let names: Vec<String> = of_group(results, group).map(name).collect();
         text.push_str(&format!("\n{}: {}.\n", group.name(), names.join(", ")));
     }
     text

@@ -85,7 +85,7 @@ fn build(host: &Host) -> Result<()> {
         &format!(
             "cd {SHOP} && HOME=/root go build -mod=vendor -trimpath -buildvcs=false -o /opt/samples/trimmed ."
         ),
-        SOON * 6,
+        SOON * 20,
     )?
     .exits(0)
     .map(drop)

@@ -13,7 +13,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -212,9 +212,10 @@ impl Gateway {
         let asked = async {
             let mut stream = self.connect().await.ok()?;
             stream.write_all(BUILD_INFO_CALL.as_bytes()).await.ok()?;
-            let mut answer = Vec::new();
-            stream.take(LONGEST_ANSWER).read_to_end(&mut answer).await.ok()?;
-            serde_json::from_slice::<BuildInfoAnswer>(&answer).ok()?.result
+            // One that knows nothing of this call says so, and waits for the next.
+            let (mut answer, stream) = (String::new(), stream.take(LONGEST_ANSWER));
+            BufReader::new(stream).read_line(&mut answer).await.ok()?;
+            serde_json::from_str::<BuildInfoAnswer>(&answer).ok()?.result
         };
         timeout(PATIENCE, asked).await.ok()?
     }

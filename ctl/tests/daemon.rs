@@ -286,6 +286,16 @@ async fn a_ticket_connects_and_says_when_the_gateway_is_not_there() {
     assert_eq!((status, out.as_str()), (0, ""), "{err}");
     assert_eq!(host.book.lock().unwrap().stops, 0, "the session goes on");
 
+    // Its gateway does not tell how the program was built.
+    let connect = ["connect", name, "--listen", "127.0.0.1:0", "--ide", "nvim"];
+    let mut child = host.godebugctl(&connect).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    while !lines.next_line().await.unwrap().unwrap().contains("dap.adapters.godebug") {}
+    let pid = Pid::from_raw(child.id().unwrap().cast_signed()).unwrap();
+    kill_process(pid, Signal::INT).unwrap();
+    let status = timeout(Duration::from_secs(20), child.wait()).await.unwrap().unwrap();
+    assert_eq!(status.code(), Some(0));
+
     let (status, out, _) = host.run(&["extend", ID, "--ttl", "2h", "--ticket", name]).await;
     assert_eq!(status, 0);
     assert!(out.contains("2h"), "{out}");

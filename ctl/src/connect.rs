@@ -56,9 +56,10 @@ pub(crate) async fn connect(output: &Output, arguments: &Connect) -> Result<(), 
     let rules = ide::rules(build.as_ref());
     let wanted = arguments.ide.filter(|_| !is_dlv_here);
     announce(output, (wanted, build), &ticket, &gateway, &port)?;
-    if is_dlv_here {
-        output.note("\nThis is dlv; `exit -c` leaves it, and the service and the session go on.");
-    }
+    output.note(match is_dlv_here {
+        true => "\nThis is dlv; `exit -c` leaves it, and the service and the session go on.",
+        false => "\nCtrl-C disconnects; the session goes on.",
+    });
     let client = match is_dlv_here {
         true => Some(TerminalClient::start(output, port.address.port(), &rules)?),
         false => None,
@@ -108,7 +109,6 @@ fn announce(
         let told = ide::set_up(wanted, build, &ticket.unit, listen.port());
         output.text(&format!("\n{told}"));
     }
-    output.note("\nCtrl-C disconnects; the session goes on.");
     Ok(())
 }
 

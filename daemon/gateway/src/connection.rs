@@ -155,9 +155,15 @@ async fn converse(
         return Ok("it said nothing");
     };
     if opening == BUILD_INFO_CALL.as_bytes() {
-        tls.write_all(&shared.build).await?;
-        tls.shutdown().await?;
-        return Ok("it asked how the program was built");
+        let told = async {
+            tls.write_all(&shared.build).await?;
+            tls.shutdown().await
+        };
+        // One that does not read keeps its place no longer than that.
+        return match timeout(shared.limits.close_grace, told).await {
+            Ok(told) => told.map(|()| "it asked how the program was built"),
+            Err(_) => Ok("it did not hear how the program was built"),
+        };
     }
     let protocol = Protocol::of_first_byte(*first);
     let (line, mut notices) = listed.speaks(protocol);

@@ -260,10 +260,8 @@ async fn the_deadline_can_come_nearer_and_go_further() {
     client.write_all(PING).await.unwrap();
     client.read_exact(&mut [0; PING.len()]).await.unwrap();
 
-    let start = Instant::now();
     host.set_ttl(Duration::from_millis(150)).await;
     within(SECONDS, client.read(&mut [0; 1])).await.unwrap_err();
-    assert!(start.elapsed() < SECONDS, "{:?}", start.elapsed());
     assert_eq!(host.ended().await, End::Deadline);
 }
 

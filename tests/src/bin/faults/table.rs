@@ -59,7 +59,7 @@ fn render(results: &Results, circumstances: &str) -> String {
              the next godebugd (nothing had been taken), at {died} the service died, as named above, {none} could not happen there (what was to be broken was \
              not there, or not there any more). In brackets, and as \"not run\", stands one point of each moment: nothing happens \
              between those that are left out and the ones before them, or they are godebugd's own, and those of a kind of session that stands \
-             farther left.\n",
+             farther left. A dash: no such point, or only such as are left out.\n",
             passed + failed + stayed + died + none
         ),
         table(results),

@@ -445,7 +445,7 @@ pub(crate) struct Way {
     #[arg(long, value_name = "PATH")]
     pub(crate) symbols: Option<PathBuf>,
     /// Attach unasked only if that is expected to freeze the service for no longer; `inspect` tells
-    /// for how long. Half of its WatchdogSec= is a limit too
+    /// for how long. Half of its WatchdogSec= is a limit too. An attaching that takes longer is broken off
     #[arg(long, value_name = "DURATION", default_value = "5s")]
     pub(crate) max_freeze: FreezeLimit,
     /// Accept a freeze of any length

@@ -55,6 +55,7 @@ fn record_name(record: &Record, replay: Option<&Replay>) -> String {
         }
         .to_owned(),
         Record::Active { .. } => "active".to_owned(),
+        Record::Froze { .. } => "froze".to_owned(),
         Record::Held { .. } => "held".to_owned(),
         Record::Closing { .. } => "closing".to_owned(),
         Record::Stuck { .. } => "stuck".to_owned(),

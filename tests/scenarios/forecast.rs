@@ -18,6 +18,8 @@ pub(crate) const ALL: &[Scenario] = &[
     )
     .shared(),
     Scenario::new("forecast_counts_the_symbols_file", with_symbols).shared(),
+    Scenario::new("attaching_that_freezes_for_too_long_is_broken_off", broken_off).main().shared(),
+    Scenario::new("frozen_service_is_refused_at_once", frozen).main().shared(),
     Scenario::new("dlv_comes_before_other_services_for_as_long_as_it_is_there", comes_first)
         .main()
         .shared(),
@@ -167,6 +169,54 @@ fn with_symbols(host: &Host) -> Result<()> {
         session.stop(host)
     })?;
     host.ok("systemctl stop stripped").map(drop)
+}
+
+/// A dlv that hangs, here one that is stopped as soon as it holds the service.
+fn broken_off(host: &Host) -> Result<()> {
+    const LIMIT: u64 = 2000;
+    leaves_nothing(host, &["myapp"], |before| {
+        let target = before.processes()[0].inner_pid;
+        let hangs = format!(
+            "while :; do dlv=$(sed -n 's/^TracerPid:\\t//p' /proc/{target}/status);              [ \"$dlv\" = 0 ] || {{ kill -STOP $dlv; exit; }}; done"
+        );
+        let attach = format!(
+            "godebugctl --json attach myapp --detach --ticket /tmp/broken-off --max-freeze {LIMIT}ms"
+        );
+        let refusal = host.run(&format!("({hangs}) & {attach}; status=$?; wait; exit $status"))?;
+        let why = refused(refusal, 4, "target")?;
+        ensure!(why.contains(&format!("process {target} stood for more than 2s")), "{why}");
+        ensure!(why.contains("--max-freeze") && why.contains("--mode observe"), "{why}");
+        host.http_from_host("http://127.0.0.1:8080/healthz")?;
+        // How long it really stood is in the record.
+        let log = host.read_file("/var/log/godebug/audit.jsonl")?;
+        let last = log.lines().rev().find(|line| line.contains(r#""event":"closed""#));
+        let last: Value = serde_json::from_str(last.context("nothing was closed")?)?;
+        ensure!(number(&last["details"], "freeze_ms")? >= LIMIT, "{last}");
+        // What dlv was at when it hung is in the journal.
+        let told =
+            host.ok(&format!("journalctl --no-pager GODEBUG_SESSION={}", text(&last, "session")?))?;
+        ensure!(told.contains("threads of dlv: ") && told.contains(" T traced by "), "{told}");
+        Ok(())
+    })
+}
+
+/// dlv would wait for threads that cannot stop until somebody thaws them.
+fn frozen(host: &Host) -> Result<()> {
+    leaves_nothing(host, &["myapp"], |_| {
+        host.ok("systemctl freeze myapp")?;
+        for command in
+            ["attach myapp --detach", "snapshot myapp", "attach myapp --detach --mode observe"]
+        {
+            let why = refused(host.run(&format!("godebugctl --json {command}"))?, 4, "target")?;
+            ensure!(
+                why.contains("is frozen") && why.contains("systemctl thaw myapp.service"),
+                "{why}"
+            );
+        }
+        let doctor = host.run("godebugctl doctor myapp")?.exits(5)?.stdout;
+        ensure!(doctor.contains("✗ myapp.service   myapp.service is frozen"), "{doctor}");
+        host.ok("systemctl thaw myapp").map(drop)
+    })
 }
 
 /// The target stands while dlv works, so other services wait for the processors and not dlv: as a process, and as

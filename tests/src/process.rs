@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 
-use crate::{command::tool, files};
+use crate::{command::tool, files, host::cgroup_root};
 
 /// A process that was seen running; the start time tells it from a later one with its number.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,10 +69,21 @@ impl Process {
                 found.push(format!("{whose}: thread {:?} is stopped ({state})", path.file_name()));
             }
         }
+        if self.is_frozen()? {
+            found.push(format!("{whose} is frozen with its control group"));
+        }
         for difference in self.changed_text()? {
             found.push(format!("{whose}: {difference}"));
         }
         Ok(found)
+    }
+
+    /// With its control group; what is frozen looks asleep in every other way.
+    pub fn is_frozen(&self) -> Result<bool> {
+        let groups = files::read(format!("/proc/{}/cgroup", self.pid))?;
+        let group = groups.lines().find_map(|line| line.strip_prefix("0::/"));
+        let group = cgroup_root()?.join(group.context("no control group")?);
+        Ok(files::read(group.join("cgroup.events"))?.contains("frozen 1"))
     }
 
     /// Compares every executable file mapping with its file.

@@ -259,6 +259,19 @@ impl FreezeLimit {
     }
 }
 
+/// For how long the target may really stand while dlv attaches; when that is over, the attaching is broken
+/// off and the target goes on. Of whoever accepts a freeze however long it is foretold, not for ever either.
+pub fn stands_at_most(limit: FreezeLimit, foretold: Option<Forecast>, accepted: bool) -> Duration {
+    /// Forecasts: one that is missed by so much is not one of a busy host any more.
+    const MISSED_BY: u64 = 4;
+    let foretold = foretold.map_or(0, |forecast| forecast.0.saturating_mul(MISSED_BY));
+    let milliseconds = match accepted {
+        true => limit.max(FreezeLimit::default()).0.max(foretold),
+        false => limit.0,
+    };
+    Duration::from_millis(milliseconds)
+}
+
 /// Five seconds: what health checks usually wait.
 impl Default for FreezeLimit {
     fn default() -> Self {

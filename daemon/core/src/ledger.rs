@@ -139,6 +139,10 @@ pub enum Record {
         #[serde(default)]
         freeze_ms: Option<u64>,
     },
+    /// An attaching that came to nothing has frozen the target for so long.
+    Froze {
+        freeze_ms: u64,
+    },
     /// Whoever held it was away, and holds it by this bus name now.
     Held {
         by: String,
@@ -261,6 +265,7 @@ fn apply(replay: &mut Replay, record: &Record) -> bool {
             replay.active = Some(endpoint.clone());
             replay.freeze_ms = *freeze_ms;
         }
+        Record::Froze { freeze_ms } => replay.freeze_ms = Some(*freeze_ms),
         Record::Held { by } => replay.opened.held_by = Some(by.clone()),
         Record::Closing { reason, detail } => {
             // The first reason is the true one; a retry must not overwrite it.

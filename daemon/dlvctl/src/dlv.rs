@@ -1,7 +1,7 @@
 //! The few of dlv's methods that an attendant needs, and only the fields of their answers that it
 //! looks at. Facts about each are in Delve's `service/rpc2/server.go`.
 
-use godebug_dlvctl::rpc::{Connection, RpcError};
+use godebug_dlvctl::rpc::{Asked, Connection, RpcError};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::io;
@@ -61,8 +61,18 @@ impl Dlv {
 
     /// What the target does now; does not wait for it to stop.
     pub(crate) fn state(&mut self, by: Instant) -> Result<State, RpcError> {
-        let answer: WithState = self.0.call("RPCServer.State", AT_ONCE, by)?;
-        Ok(answer.state)
+        let asked = self.ask_state(by)?;
+        self.told_state(asked, by)
+    }
+
+    /// Asks for it only. dlv, which listens before it attaches, answers after.
+    pub(crate) fn ask_state(&mut self, by: Instant) -> Result<Asked, RpcError> {
+        self.0.ask("RPCServer.State", AT_ONCE, by)
+    }
+
+    /// The answer; one that has not come by then may be waited for again.
+    pub(crate) fn told_state(&mut self, asked: Asked, by: Instant) -> Result<State, RpcError> {
+        Ok(self.0.answer::<WithState>(asked, by)?.state)
     }
 
     /// Stops the target. When it is stopped already, this returns at once.
@@ -75,8 +85,7 @@ impl Dlv {
     /// after the resumption, and that to the first only at the next stop, which nobody awaits.
     pub(crate) fn resume(&mut self, by: Instant) -> Result<(), RpcError> {
         self.0.ask("RPCServer.Command", json!({ "name": "continue" }), by)?;
-        let asked = self.0.ask("RPCServer.State", AT_ONCE, by)?;
-        self.0.answer::<WithState>(asked, by).map(drop)
+        self.state(by).map(drop)
     }
 
     /// Lets the target run to the beginning of this function, and returns when it stands there or has

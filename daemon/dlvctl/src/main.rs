@@ -3,6 +3,7 @@
 //!
 //! Exit status: 0 done, 1 not done and why on standard error, 2 wrong arguments.
 
+mod account;
 mod as_user;
 mod detach;
 mod dlv;
@@ -18,17 +19,18 @@ use ready::Begins;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 use unpack::Expected;
 
 const USAGE: &str = "\
-usage: godebug-dlvctl ready SOCKET PID DLV_PID [DLV_LOG [entry|main|nowhere|core]]
+usage: godebug-dlvctl ready SOCKET PID DLV_PID [DLV_LOG [MILLISECONDS|entry|main|nowhere|core]]
        godebug-dlvctl detach SOCKET PID [CONTROL_SOCKET]
        godebug-dlvctl unpack FOLDER LIMIT BUILD [vouched-for]
        godebug-dlvctl read-image DLV PROGRAM [OPTION...]
        godebug-dlvctl as UID GID PROGRAM [ARGUMENT...]
 
-ready waits until the dlv that listens on SOCKET has attached to process PID and lets it run; or, for a
-process that a SIGSTOP holds at its first instruction, until it stands where it shall; or, for a core,
+ready waits until the dlv that listens on SOCKET has attached to process PID and lets it run, which may stand for
+MILLISECONDS meanwhile; or, for a process that a SIGSTOP holds at its first instruction, until it stands where it shall; or, for a core,
 until dlv answers.
 detach clears every breakpoint, detaches dlv from PID and leaves PID running.
 unpack makes FOLDER/core and FOLDER/program of the dump and the program on standard input (a socket).
@@ -99,8 +101,12 @@ fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Task, String> {
     match (arguments.first().and_then(|word| word.to_str()), arguments.len()) {
         (Some("ready"), 4..=6) => {
             let start = match arguments.get(5).map(|word| word.to_str().unwrap_or("?")) {
-                None => Begins::Attached,
+                None => Begins::Attached { stands_at_most: None },
                 Some("core") => Begins::Core,
+                Some(limit) if limit.starts_with(|first: char| first.is_ascii_digit()) => {
+                    let limit = limit.parse().map_err(|error| format!("{limit}: {error}"))?;
+                    Begins::Attached { stands_at_most: Some(Duration::from_millis(limit)) }
+                }
                 Some(at) => {
                     Begins::Started(at.parse().map_err(|error: WordError| error.to_string())?)
                 }
@@ -157,9 +163,15 @@ mod tests {
                 target: pid(12),
                 dlv: pid(34),
                 log: Some("/log".into()),
-                start: Begins::Attached,
+                start: Begins::Attached { stands_at_most: None },
             })
         );
+        assert!(matches!(
+            parsed("ready /s 12 34 /log 1500"),
+            Ok(Task::Ready { start: Begins::Attached { stands_at_most: Some(limit) }, .. })
+                if limit == Duration::from_millis(1500)
+        ));
+        assert!(parsed("ready /s 12 34 /log 15s").is_err());
         assert_eq!(
             parsed("detach /s 12"),
             Ok(Task::Detach { socket, target: pid(12), control: None })

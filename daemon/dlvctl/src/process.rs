@@ -94,6 +94,12 @@ fn is_gone(error: &io::Error) -> bool {
         || error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error())
 }
 
+/// Whether a tracer holds its first thread, which dlv takes first.
+pub(crate) fn is_traced(pid: Pid) -> bool {
+    let leader = Thread::read(&format!("/proc/{pid}/status"));
+    leader.is_ok_and(|leader| leader.is_some_and(|leader| leader.traced))
+}
+
 /// Lets a process run on that a signal has stopped.
 pub(crate) fn let_run(pid: Pid) -> io::Result<()> {
     Ok(kill_process(raw(pid)?, Signal::CONT)?)

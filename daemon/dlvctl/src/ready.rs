@@ -3,8 +3,9 @@
 //! dlv prints that it listens, and makes its socket, before it attaches; it answers only after.
 //! It is asked on one connection: dlv keeps a descriptor of every connection that says nothing.
 
-use crate::dlv::Dlv;
-use crate::process::{Watch, let_run};
+use crate::account::account;
+use crate::dlv::{Dlv, State};
+use crate::process::{Watch, is_traced, let_run};
 use godebug_api::{Pid, StartAt};
 use godebug_dlvctl::rpc::RpcError;
 use godebug_dlvctl::text::printable;
@@ -15,14 +16,16 @@ use std::time::{Duration, Instant};
 
 /// Between two looks.
 const PAUSE: Duration = Duration::from_millis(5);
+/// Between two looks while dlv attaches, which takes its time and every processor.
+const ATTACHING: Duration = Duration::from_millis(20);
 /// How much of what dlv printed is repeated.
 const LAST_WORDS: u64 = 2048;
 
 /// What dlv is made ready for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Begins {
-    /// A process that runs, and runs on.
-    Attached,
+    /// A process that runs, and runs on. Meanwhile it stands, for as long at most if that is said.
+    Attached { stands_at_most: Option<Duration> },
     /// A process that a SIGSTOP holds at its first instruction.
     Started(StartAt),
     /// A core: there is no process.
@@ -50,6 +53,9 @@ pub(crate) enum NotReady {
     Ended(Pid),
     #[error("dlv had not attached to process {0} after {1:?}")]
     Slow(Pid, Duration),
+    /// Whoever reads this ends dlv, and with it the freeze.
+    #[error("process {0} stood for more than {1:?} while dlv attached to it")]
+    Froze(Pid, Duration),
     #[error(
         "dlv has attached to process {0}, but the process did not run again within {1:?}; dlv is \
          started with --continue for that"
@@ -84,9 +90,24 @@ pub(crate) fn wait(
     begins: Begins,
     patience: &Patience,
 ) -> Result<(), NotReady> {
-    let by = Instant::now() + patience.total;
     let watch = Watch::over(dlv);
-    let slow = || NotReady::Slow(target, patience.total);
+    let mut limits = Limits::new(target, begins, patience);
+    let waited = attached(socket, target, begins, &watch, patience, &mut limits);
+    if let Err(NotReady::Slow(..) | NotReady::Froze(..)) = waited {
+        // It is about to be killed, and nobody can look any more.
+        eprintln!("{}", account(dlv, target));
+    }
+    waited
+}
+
+fn attached(
+    socket: &Path,
+    target: Pid,
+    begins: Begins,
+    watch: &Watch,
+    patience: &Patience,
+    limits: &mut Limits,
+) -> Result<(), NotReady> {
     let mut connection = loop {
         match Dlv::connect(socket) {
             Ok(connection) => break connection,
@@ -97,22 +118,21 @@ pub(crate) fn wait(
         if watch.ends_within(PAUSE) {
             return Err(NotReady::Ended(target));
         }
-        if Instant::now() >= by {
-            return Err(slow());
-        }
+        limits.hold()?;
     };
     let mut running_by = None;
     loop {
-        match connection.state(by) {
+        match state(&mut connection, limits)? {
             Ok(state) if state.exited => return Err(NotReady::TargetExited(target)),
             Ok(state) if state.running => return Ok(()),
             Ok(_) => match begins {
-                Begins::Attached => {}
-                Begins::Started(start) => return begin(&mut connection, target, start, by),
+                Begins::Attached { .. } => {}
+                Begins::Started(start) => {
+                    return begin(&mut connection, target, start, limits.by);
+                }
                 Begins::Core => return Ok(()),
             },
             Err(error) if error.target_has_exited() => return Err(NotReady::TargetExited(target)),
-            Err(RpcError::Timeout(_)) => return Err(slow()),
             // dlv's end closes its socket a little earlier than it can be seen.
             Err(_) if watch.ends_within(Duration::from_secs(1)) => {
                 return Err(NotReady::Ended(target));
@@ -122,7 +142,66 @@ pub(crate) fn wait(
         if Instant::now() >= *running_by.get_or_insert(Instant::now() + patience.running) {
             return Err(NotReady::Stopped(target, patience.running));
         }
+        limits.hold()?;
         std::thread::sleep(PAUSE);
+    }
+}
+
+/// dlv's answer, however long it takes within the limits.
+fn state(dlv: &mut Dlv, limits: &mut Limits) -> Result<Result<State, RpcError>, NotReady> {
+    let asked = match dlv.ask_state(limits.by) {
+        Ok(asked) => asked,
+        Err(RpcError::Timeout(_)) => return Err(limits.slow()),
+        Err(error) => return Ok(Err(error)),
+    };
+    loop {
+        match dlv.told_state(asked, Instant::now() + ATTACHING) {
+            Err(RpcError::Timeout(_)) => limits.hold()?,
+            told => return Ok(told),
+        }
+    }
+}
+
+/// What must not last longer.
+struct Limits {
+    target: Pid,
+    total: Duration,
+    by: Instant,
+    stands_at_most: Option<Duration>,
+    stands_since: Option<Instant>,
+}
+
+impl Limits {
+    fn new(target: Pid, begins: Begins, patience: &Patience) -> Self {
+        let stands_at_most = match begins {
+            Begins::Attached { stands_at_most } => stands_at_most,
+            Begins::Started(_) | Begins::Core => None,
+        };
+        let by = Instant::now() + patience.total;
+        Self { target, total: patience.total, by, stands_at_most, stands_since: None }
+    }
+
+    fn slow(&self) -> NotReady {
+        NotReady::Slow(self.target, self.total)
+    }
+
+    /// Fails when one is exceeded.
+    fn hold(&mut self) -> Result<(), NotReady> {
+        let now = Instant::now();
+        if now >= self.by {
+            return Err(self.slow());
+        }
+        let Some(limit) = self.stands_at_most else { return Ok(()) };
+        // What dlv traces and has not said to run stands: it lets go of it only when it has all.
+        if self.stands_since.is_none() && is_traced(self.target) {
+            self.stands_since = Some(now);
+        }
+        match self.stands_since {
+            Some(since) if now.saturating_duration_since(since) >= limit => {
+                Err(NotReady::Froze(self.target, limit))
+            }
+            _ => Ok(()),
+        }
     }
 }
 
@@ -208,7 +287,7 @@ mod tests {
                 &self.socket(),
                 target,
                 Pid::try_from(self.dlv.id()).unwrap(),
-                Begins::Attached,
+                Begins::Attached { stands_at_most: None },
                 &QUICK,
             )
         }

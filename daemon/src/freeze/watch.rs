@@ -96,8 +96,9 @@ impl Stage {
             (Self::Before { .. }, State::Frozen) => Self::Since(now),
             (Self::Before { .. }, State::Stands) => Self::Before { stood: true },
             (Self::Before { .. }, State::Runs) => Self::Before { stood: false },
-            (Self::Since(_), State::Frozen) => self,
-            (Self::Since(_), State::Stands) => Self::Over(None),
+            // A dlv that was killed while it attached has left signals that stop the process, until
+            // whoever repairs lets it go on: that is the same freeze.
+            (Self::Since(_), State::Frozen | State::Stands) => self,
             (Self::Since(begun), State::Runs) => {
                 Self::Over(Some(now.saturating_duration_since(begun)))
             }
@@ -137,7 +138,8 @@ mod tests {
         assert_eq!(after(&[Stands, Frozen, Frozen, Runs]), Some(None));
         assert_eq!(after(&[Runs, Stands, Stands, Frozen]), Some(None));
         assert_eq!(after(&[Stands, Runs, Frozen, Runs]), Some(Some(10)));
-        assert_eq!(after(&[Runs, Frozen, Stands]), Some(None));
+        assert_eq!(after(&[Runs, Frozen, Stands]), None);
+        assert_eq!(after(&[Runs, Frozen, Stands, Runs]), Some(Some(20)));
         assert_eq!(after(&[Runs, Frozen, Ended]), Some(None));
         assert_eq!(after(&[Ended]), Some(None));
     }

@@ -718,15 +718,40 @@ fn place_symbols(
     std::fs::set_permissions(paths.symbols(), std::fs::Permissions::from_mode(0o755))
 }
 
+/// What godebug-dlvctl says of a target that stood for too long.
+const FROZE: &str = " stood for more than ";
+
+/// The end of what dlv and its attendant printed, each line once, without what says nothing to a person.
+fn last_words(printed: &str) -> String {
+    const LONGEST: usize = 600;
+    let mut lines: Vec<&str> = Vec::new();
+    for line in printed.lines().map(|line| line.strip_prefix("dlv: ").unwrap_or(line)) {
+        let says_nothing = ["API server listening", "threads of "].iter();
+        if !lines.contains(&line) && !says_nothing.into_iter().any(|it| line.contains(it)) {
+            lines.push(line);
+        }
+    }
+    let words = lines.join(" / ");
+    let from = words.len().saturating_sub(LONGEST);
+    let from = (from..words.len()).find(|at| words.is_char_boundary(*at)).unwrap_or(from);
+    words[from..].to_owned()
+}
+
 fn debugger_failed(session: &SessionMaterial, error: &SystemdError) -> Refusal {
     let id = &session.debugger.id;
     let printed = std::fs::read(SessionPaths::of(id).debugger_log()).unwrap_or_default();
-    let tail = String::from_utf8_lossy(&printed[printed.len().saturating_sub(600)..])
-        .lines()
-        .filter(|line| !line.contains("API server listening"))
-        .collect::<Vec<_>>()
-        .join(" / ");
-    let tail: String = tail.chars().filter(|c| !c.is_control()).collect();
+    let printed = String::from_utf8_lossy(&printed[printed.len().saturating_sub(8192)..]);
+    let printed: String = printed.chars().filter(|c| *c == '\n' || !c.is_control()).collect();
+    // The file goes with the session.
+    tracing::warn!(godebug_session = id.as_str(), "godebug-dlv@{id} did not start: {printed}");
+    if let Some(froze) = printed.lines().find(|line| line.contains(FROZE)) {
+        return Refusal::target(
+            format!("{froze}, so the attaching was broken off"),
+            "look at images of it instead, with --mode observe, which stop it for about a millisecond; \
+             or allow more with --max-freeze",
+        );
+    }
+    let tail = last_words(&printed);
     let said = if tail.is_empty() { String::new() } else { format!(" dlv said: {tail}") };
     let of = session.debugger.pid;
     let message = match &session.dump {
@@ -739,7 +764,7 @@ fn debugger_failed(session: &SessionMaterial, error: &SystemdError) -> Refusal {
     Refusal::target(
         message,
         format!(
-            "`journalctl -u godebug-dlv@{id}` has more; `godebugctl doctor {}` looks at the unit",
+            "`journalctl GODEBUG_SESSION={id}` has more; `godebugctl doctor {}` looks at the unit",
             session.debugger.target
         ),
     )

@@ -121,6 +121,9 @@ pub struct DebuggerUnit {
     pub debugger: String,
     /// The target was started for the session, and is held by a SIGSTOP.
     pub exec: Option<StartAt>,
+    /// When the target has stood for so long without an answer of dlv, the attaching is broken off. Nobody
+    /// misses one that was started for the session, nor a core.
+    pub stands_at_most: Option<Duration>,
     /// The target's unit is still starting.
     pub target_is_starting: bool,
     /// Who has to hear of the target while it stands: its unit has a watchdog, or is still starting.
@@ -150,9 +153,13 @@ pub fn debugger(unit: &DebuggerUnit) -> Properties {
         "--accept-multiclient",
         "--api-version=2",
     ];
+    let stands_at_most = unit.stands_at_most.map(|limit| limit.as_millis().to_string());
     let mut ready = vec![attendant.as_str(), "ready", &socket, &pid, "$MAINPID", &log];
     match unit.exec {
-        None => attach.push("--continue"),
+        None => {
+            attach.push("--continue");
+            ready.extend(stands_at_most.as_deref());
+        }
         // The attendant lets it go, as far as it shall.
         Some(at) => ready.push(at.as_str()),
     }

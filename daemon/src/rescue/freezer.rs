@@ -1,7 +1,12 @@
 //! The control group freezer: the target stands still, whoever wants it to run.
 
+use rustix::fs::{FlockOperation, flock};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+
+/// For another session's repair in the same group, some tens of milliseconds.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A frozen control group. Thawed when dropped, so that no error path leaves a service frozen.
 pub(super) struct Frozen {
@@ -10,6 +15,9 @@ pub(super) struct Frozen {
     marker: PathBuf,
     /// It was frozen before, by somebody else, and stays so.
     was_frozen: bool,
+    /// A unit can have several programs with a session each. Without this one of two repairs would take
+    /// the other's freeze for somebody else's, and leave the unit frozen. Dropped after the thaw.
+    _turn: File,
 }
 
 impl Frozen {
@@ -18,12 +26,13 @@ impl Frozen {
     /// # Errors
     /// When the group has no freezer or does not get frozen.
     pub(super) fn freeze(group: &Path, marker: &Path) -> std::io::Result<Self> {
+        let turn = turn(group)?;
         let switch = group.join("cgroup.freeze");
         let was_frozen = !marker.exists() && std::fs::read_to_string(&switch)?.trim() == "1";
         if !was_frozen {
             std::fs::write(marker, "")?;
         }
-        let frozen = Self { switch, marker: marker.to_owned(), was_frozen };
+        let frozen = Self { switch, marker: marker.to_owned(), was_frozen, _turn: turn };
         std::fs::write(&frozen.switch, "1")?;
         let limit = Instant::now() + Duration::from_secs(1);
         let events = group.join("cgroup.events");
@@ -40,6 +49,21 @@ impl Frozen {
     }
 }
 
+/// Whoever holds the group's folder locked may freeze it.
+fn turn(group: &Path) -> std::io::Result<File> {
+    let folder = File::open(group)?;
+    let limit = Instant::now() + PATIENCE;
+    loop {
+        match flock(&folder, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(folder),
+            Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() < limit => {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
 impl Drop for Frozen {
     fn drop(&mut self) {
         if self.was_frozen {
@@ -51,5 +75,53 @@ impl Drop for Frozen {
         }
         // Last: a marker too many is thawed once more, one too few leaves a service frozen.
         let _ = std::fs::remove_file(&self.marker);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the kernel makes of a group that is frozen at once.
+    fn group(folder: &Path) -> PathBuf {
+        std::fs::write(folder.join("cgroup.freeze"), "0").unwrap();
+        std::fs::write(folder.join("cgroup.events"), "populated 1\nfrozen 1\n").unwrap();
+        folder.to_owned()
+    }
+
+    fn switch(group: &Path) -> String {
+        std::fs::read_to_string(group.join("cgroup.freeze")).unwrap()
+    }
+
+    #[test]
+    fn of_two_repairs_in_one_group_the_second_waits_and_neither_leaves_it_frozen() {
+        let folder = tempfile::tempdir().unwrap();
+        let group = group(folder.path());
+        let first = Frozen::freeze(&group, &group.join("marker-1")).unwrap();
+        let second = std::thread::scope(|scope| {
+            let second = scope.spawn(|| Frozen::freeze(&group, &group.join("marker-2")).unwrap());
+            // It cannot be seen to wait, only that it has not gone on.
+            std::thread::sleep(Duration::from_millis(50));
+            assert!(!group.join("marker-2").exists() && switch(&group) == "1");
+            drop(first);
+            second.join().unwrap()
+        });
+        assert!(!second.was_frozen && switch(&group) == "1");
+        drop(second);
+        assert_eq!(switch(&group), "0");
+        assert!(!group.join("marker-1").exists() && !group.join("marker-2").exists());
+    }
+
+    #[test]
+    fn what_somebody_else_has_frozen_stays_frozen() {
+        let folder = tempfile::tempdir().unwrap();
+        let group = group(folder.path());
+        std::fs::write(group.join("cgroup.freeze"), "1").unwrap();
+        drop(Frozen::freeze(&group, &group.join("marker")).unwrap());
+        assert_eq!(switch(&group), "1");
+        // What an earlier repair has left is thawed.
+        std::fs::write(group.join("marker"), "").unwrap();
+        drop(Frozen::freeze(&group, &group.join("marker")).unwrap());
+        assert_eq!(switch(&group), "0");
     }
 }

@@ -328,6 +328,7 @@ fn material(
                 user: TargetUser::Known(String::new()),
                 debugger: session.debugger.clone(),
                 exec: None,
+                stands_at_most: None,
                 target_is_starting: false,
                 is_spoken_for_to: None,
                 at_most: session.at_most_until.remaining(clock::now()),

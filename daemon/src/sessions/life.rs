@@ -273,12 +273,17 @@ impl Life {
         }
         if let Some(opening) = self.opening.take() {
             let active = opening.active;
+            let debugger = opening.material.session.as_ref().map(|session| &session.debugger);
+            let stands_at_most = debugger.and_then(|debugger| debugger.stands_at_most);
             match self.open(opening.plan, opening.material, &mut watched).await {
                 Ok(freeze) => {
                     self.remember(freeze, opening.work);
                     let _ = active.send(Ok(()));
                 }
                 Err((reason, refusal)) => {
+                    // One that ended early for another reason says nothing about the next ones.
+                    let stood = self.info.borrow().freeze_ms.map(Duration::from_millis);
+                    self.remember(stood.filter(|_| stood >= stands_at_most), opening.work);
                     let detail = refusal.message.clone();
                     self.end_of_opening(reason, &detail, refusal, active).await;
                     return (reason, detail);
@@ -527,7 +532,13 @@ impl Life {
         let mut opening = Box::pin(engine::open(&host, &locked, &plan, &material));
         loop {
             tokio::select! {
-                opened = &mut opening => break opened.map_err(failed)?,
+                opened = &mut opening => match opened {
+                    Ok(opened) => break opened,
+                    Err(refusal) => {
+                        self.froze_for_nothing(&locked, freeze.measured().await);
+                        return Err(failed(refusal));
+                    }
+                },
                 command = self.commands.recv() => match command {
                     Some(Command::Extend { answer, .. }) => {
                         let _ = answer.send(Err(Refusal::refused("the session is not active yet", "wait for it")));
@@ -568,6 +579,16 @@ impl Life {
         drop(opening);
         drop(locked);
         self.activate(freeze).await.map_err(failed)
+    }
+
+    /// An attaching that failed has stopped the target all the same.
+    fn froze_for_nothing(&self, locked: &Locked<'_>, freeze: Option<Duration>) {
+        let Some(freeze_ms) = freeze.map(milliseconds) else { return };
+        self.info.send_modify(|info| info.freeze_ms = Some(freeze_ms));
+        // It ends as it is to; only its record is not whole.
+        if let Err(refusal) = engine::append(locked, &Record::Froze { freeze_ms }) {
+            tracing::error!("the freeze of session {} is not recorded: {refusal}", self.session.id);
+        }
     }
 
     /// What this freeze tells about the next ones.
@@ -1076,6 +1097,7 @@ fn material(
                 user: prepared.target.user.clone(),
                 debugger: session.debugger.clone(),
                 exec: session.exec,
+                stands_at_most: prepared.stands_at_most,
                 target_is_starting: prepared.target.starting,
                 is_spoken_for_to: spoken_for_to(session),
                 at_most: session.at_most_until.remaining(clock::now()),

@@ -19,11 +19,12 @@ use godebug_api::{
     Ttl, UnitName, clock,
 };
 use godebug_core::delve::{self, Debugger, GoVersion};
-use godebug_core::forecast::{Objection, Work, megabytes};
+use godebug_core::forecast::{self, Objection, Work, megabytes};
 use godebug_core::ledger::Opened;
 use godebug_core::plan::{self, Boolean, Confinement, Exec, Facts, Firewall, Plan, Wanted};
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// What the request brings along for a target without debug information.
 #[derive(Clone, Copy)]
@@ -43,6 +44,8 @@ pub struct Prepared {
     pub endpoint_host: String,
     /// `None` when it cannot be told: a plan does not look into a symbols file.
     pub freeze: Option<Freeze>,
+    /// For how long attaching may really stop the target.
+    pub stands_at_most: Option<Duration>,
     pub pause: PauseBudget,
     /// Of a session that takes images.
     pub observes: Option<Observes>,
@@ -101,6 +104,9 @@ pub async fn prepare(
     let is_missed = observes.is_none() && exec.is_none();
     let work = target.work(symbols).filter(|_| is_missed);
     let freeze = work.map(|work| Freeze { work, forecast: freeze::forecast(work) });
+    let foretold = freeze.map(|freeze| freeze.forecast);
+    let stands_at_most = is_missed
+        .then(|| forecast::stands_at_most(request.max_freeze, foretold, request.accept_freeze));
     let network = network(sessions, config, request).await?;
     let Network { port, sources, firewall, confinement, booleans } = network;
     let wanted = Wanted { id, mode: request.mode, ttl: request.ttl, port, sources };
@@ -119,7 +125,17 @@ pub async fn prepare(
     let plan = plan::plan(&wanted, &facts);
     let endpoint_host = endpoint_host(request, &wanted.sources);
     let pause = pause_budget(config, request);
-    Ok(Prepared { target, wanted, facts, plan, endpoint_host, freeze, pause, observes })
+    Ok(Prepared {
+        target,
+        wanted,
+        facts,
+        plan,
+        endpoint_host,
+        freeze,
+        stands_at_most,
+        pause,
+        observes,
+    })
 }
 
 impl Prepared {

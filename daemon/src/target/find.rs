@@ -371,5 +371,25 @@ pub fn traceable(target: &Target) -> Result<(), Refusal> {
             "set kernel.yama.ptrace_scope to 0, 1 or 2 in sysctl.d and restart the host",
         ));
     }
-    Ok(())
+    is_not_frozen(target)
+}
+
+/// A frozen thread takes no notice of the signal by which a debugger stops it, nor would it fork: both
+/// would wait until somebody thaws it.
+fn is_not_frozen(target: &Target) -> Result<(), Refusal> {
+    // One without a control group of its own cannot be frozen.
+    let Ok(group) = target.process.cgroup() else { return Ok(()) };
+    let events = Path::new(paths::CGROUP).join(group.trim_start_matches('/')).join("cgroup.events");
+    let events = std::fs::read_to_string(events).unwrap_or_default();
+    if events.lines().all(|line| line != "frozen 1") {
+        return Ok(());
+    }
+    Err(Refusal::target(
+        format!(
+            "{} is frozen (by systemctl freeze, or by whoever pauses its container), so nobody can stop its \
+             threads where they are",
+            target.unit
+        ),
+        format!("let it go on, with systemctl thaw {} or by whatever has frozen it", target.unit),
+    ))
 }

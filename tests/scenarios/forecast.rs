@@ -3,9 +3,9 @@
 
 use anyhow::{Context, Result, ensure};
 use godebug_tests::{Host, scenario::Scenario};
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::support::{SOON, Session, leaves_nothing, refused, start, text};
+use crate::support::{Laptop, SOON, Session, leaves_nothing, refused, start, text};
 
 pub(crate) const ALL: &[Scenario] = &[
     Scenario::new("forecast_of_the_freeze_is_told_and_holds", foretold).main().shared(),
@@ -20,6 +20,7 @@ pub(crate) const ALL: &[Scenario] = &[
     Scenario::new("forecast_counts_the_symbols_file", with_symbols).shared(),
     Scenario::new("attaching_that_freezes_for_too_long_is_broken_off", broken_off).main().shared(),
     Scenario::new("frozen_service_is_refused_at_once", frozen).main().shared(),
+    Scenario::new("service_frozen_by_others_is_let_go_and_stays_frozen", frozen_meanwhile).shared(),
     Scenario::new("dlv_comes_before_other_services_for_as_long_as_it_is_there", comes_first)
         .main()
         .shared(),
@@ -31,7 +32,7 @@ const HISTORY: &str = "/run/godebug/freeze.json";
 /// this many forecasts, and most are no longer than one.
 const BUSY: u64 = 4;
 
-fn json(host: &Host, words: &str) -> Result<Value> {
+fn told(host: &Host, words: &str) -> Result<Value> {
     host.run(&format!("godebugctl --json {words}"))?.exits(0)?.json()
 }
 
@@ -44,7 +45,7 @@ fn foretold(host: &Host) -> Result<()> {
         told_beforehand(host)?;
         let mut within = 0;
         for _ in 0..3 {
-            let forecast = number(&json(host, "inspect myapp")?, "freeze_forecast_ms")?;
+            let forecast = number(&told(host, "inspect myapp")?, "freeze_forecast_ms")?;
             let session = Session::open(host, "myapp", "--ttl 60s")?;
             let freeze = number(&session.document, "freeze_ms")?;
             ensure!(session.document["freeze_forecast_ms"] == forecast, "{}", session.document);
@@ -63,10 +64,10 @@ fn foretold(host: &Host) -> Result<()> {
 
 /// By inspect, by doctor and by the plan.
 fn told_beforehand(host: &Host) -> Result<()> {
-    let inspected = json(host, "inspect myapp")?;
+    let inspected = told(host, "inspect myapp")?;
     let forecast = number(&inspected, "freeze_forecast_ms")?;
     ensure!(number(&inspected, "debug_bytes")? > 1_000_000, "{inspected}");
-    ensure!(json(host, "attach myapp --dry-run")?["freeze_forecast_ms"] == forecast);
+    ensure!(told(host, "attach myapp --dry-run")?["freeze_forecast_ms"] == forecast);
     let image = &inspected["image"];
     ensure!(number(image, "pause_ms")? > 0 && number(image, "bytes")? > 1_000_000, "{inspected}");
     ensure!(image["refusal"].is_null(), "{inspected}");
@@ -121,7 +122,7 @@ fn above_the_limit(host: &Host) -> Result<()> {
 
 fn is_untouched(host: &Host, before: &godebug_tests::Snapshot) -> Result<()> {
     godebug_tests::nothing_left(host, before).context("a refusal that changed something")?;
-    let list = json(host, "list")?;
+    let list = told(host, "list")?;
     ensure!(list.as_array().is_some_and(Vec::is_empty), "{list}");
     Ok(())
 }
@@ -139,7 +140,7 @@ fn above_the_watchdog(host: &Host) -> Result<()> {
         let why = refused(host.run(attach)?, 4, "freeze")?;
         ensure!(why.contains("WatchdogSec=500ms") && why.contains("--yes"), "{why}");
         is_untouched(host, before)?;
-        let diagnosis = json(host, "doctor watchdog")?;
+        let diagnosis = told(host, "doctor watchdog")?;
         let checks = diagnosis["checks"].as_array().context("no checks")?;
         let check = checks.iter().find(|check| {
             check["found"].as_str().is_some_and(|found| found.contains("half of WatchdogSec"))
@@ -158,7 +159,7 @@ fn above_the_watchdog(host: &Host) -> Result<()> {
 fn with_symbols(host: &Host) -> Result<()> {
     start(host, "stripped")?;
     leaves_nothing(host, &["stripped"], |_| {
-        ensure!(json(host, "inspect stripped")?["freeze_forecast_ms"].is_null());
+        ensure!(told(host, "inspect stripped")?["freeze_forecast_ms"].is_null());
         let symbols = "--symbols /opt/samples/shop-stripped.debug-full";
         let attach = format!("godebugctl --json attach stripped --detach {symbols}");
         let why = refused(host.run(&format!("{attach} --max-freeze 1ms"))?, 4, "freeze")?;
@@ -219,6 +220,24 @@ fn frozen(host: &Host) -> Result<()> {
     })
 }
 
+/// dlv cannot halt it, so it cannot detach in its own way either.
+fn frozen_meanwhile(host: &Host) -> Result<()> {
+    leaves_nothing(host, &["myapp"], |before| {
+        let session = Session::for_laptop(host, "myapp", "60s")?;
+        let laptop = Laptop::connect(host, &session)?;
+        let mut rpc = laptop.rpc()?;
+        rpc.command("halt")?;
+        rpc.create_breakpoint("main.priceOf")?;
+        rpc.send("Command", json!({ "name": "continue" }))?;
+        host.wait_until("it runs", SOON, || Ok(laptop.rpc()?.state()?["Running"] == true))?;
+        host.ok("systemctl freeze myapp")?;
+        session.stop(host)?;
+        ensure!(before.processes()[0].is_frozen()?, "it was thawed, which was not ours to do");
+        host.ok("systemctl thaw myapp")?;
+        host.http_from_host("http://127.0.0.1:8080/healthz").map(drop)
+    })
+}
+
 /// The target stands while dlv works, so other services wait for the processors and not dlv: as a process, and as
 /// one of the groups that the kernel makes of sessions.
 fn comes_first(host: &Host) -> Result<()> {
@@ -244,13 +263,13 @@ fn damaged_history(host: &Host) -> Result<()> {
     leaves_nothing(host, &["myapp"], |_| {
         for content in ["{", "[[[[", r#"{"format":1,"history":{"guess":-5,"freezes":[]}}"#] {
             host.ok(&format!("printf '%s' '{content}' > {HISTORY}"))?;
-            let forecast = number(&json(host, "inspect myapp")?, "freeze_forecast_ms")?;
+            let forecast = number(&told(host, "inspect myapp")?, "freeze_forecast_ms")?;
             ensure!((200..60_000).contains(&forecast), "{content}: {forecast}");
             ensure!(host.read_file(HISTORY)?.contains(r#""freezes":[]"#), "it was not begun anew");
         }
         // Nobody but root can have a say.
         host.ok(&format!("rm {HISTORY} && ln -s /etc/passwd {HISTORY}"))?;
-        number(&json(host, "inspect myapp")?, "freeze_forecast_ms")?;
+        number(&told(host, "inspect myapp")?, "freeze_forecast_ms")?;
         ensure!(host.ok("cat /etc/passwd")?.contains("root:"), "the link was followed");
         ensure!(!host.path(HISTORY).is_symlink(), "the link is still there");
         Ok(())

@@ -100,6 +100,11 @@ pub(crate) fn is_traced(pid: Pid) -> bool {
     leader.is_ok_and(|leader| leader.is_some_and(|leader| leader.traced))
 }
 
+/// How many threads a process has; none when it is gone.
+pub(crate) fn threads(pid: Pid) -> usize {
+    std::fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count)
+}
+
 /// Lets a process run on that a signal has stopped.
 pub(crate) fn let_run(pid: Pid) -> io::Result<()> {
     Ok(kill_process(raw(pid)?, Signal::CONT)?)
@@ -191,6 +196,7 @@ mod tests {
         assert!(state(true));
         let_run(pid).unwrap();
         assert!(state(false));
+        assert_eq!(threads(pid), 1);
         let watches = [Watch::over(pid), Watch::Proc(pid)];
         assert!(watches.iter().all(|watch| !watch.ends_within(Duration::from_millis(1))));
         child.kill().unwrap();

@@ -5,7 +5,7 @@
 
 use crate::account::account;
 use crate::dlv::{Dlv, State};
-use crate::process::{Watch, is_traced, let_run};
+use crate::process::{Watch, is_traced, let_run, threads};
 use godebug_api::{Pid, StartAt};
 use godebug_dlvctl::rpc::RpcError;
 use godebug_dlvctl::text::printable;
@@ -61,6 +61,8 @@ pub(crate) enum NotReady {
          started with --continue for that"
     )]
     Stopped(Pid, Duration),
+    #[error("process {0} was let go before dlv had it, and is past its beginning")]
+    LetGo(Pid),
     #[error("the process cannot be let run: {0}")]
     Held(io::Error),
     #[error(
@@ -207,6 +209,10 @@ impl Limits {
 
 /// Lets a program that stands at its first instruction run as far as it shall.
 fn begin(dlv: &mut Dlv, target: Pid, start: StartAt, by: Instant) -> Result<(), NotReady> {
+    // A program that has not begun has one thread, and Go's runtime has several before it calls main.
+    if threads(target) > 1 {
+        return Err(NotReady::LetGo(target));
+    }
     // dlv holds every thread by now: it is the only one that can let them run.
     let_run(target).map_err(NotReady::Held)?;
     let began = match start {

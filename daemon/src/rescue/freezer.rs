@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 /// For another session's repair in the same group, some tens of milliseconds.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// A frozen control group. Thawed when dropped, so that no error path leaves a service frozen.
+/// A frozen control group. As it was found when dropped, so that no error path leaves a service frozen.
 pub(super) struct Frozen {
     switch: PathBuf,
     /// There while it is frozen by us, so that whoever comes after a killed guard thaws it.
@@ -47,6 +47,14 @@ impl Frozen {
             std::thread::yield_now();
         }
     }
+
+    /// Thaws the group, whoever froze it, while a tracer holds all of its threads that count: a frozen
+    /// thread does not take its signals, and a SIGTRAP that is left to it would kill the program later.
+    pub(super) fn thaw(&self) {
+        if let Err(error) = std::fs::write(&self.switch, "0") {
+            tracing::error!("{} cannot be thawed: {error}", self.switch.display());
+        }
+    }
 }
 
 /// Whoever holds the group's folder locked may freeze it.
@@ -66,15 +74,15 @@ fn turn(group: &Path) -> std::io::Result<File> {
 
 impl Drop for Frozen {
     fn drop(&mut self) {
-        if self.was_frozen {
+        let as_found = if self.was_frozen { "1" } else { "0" };
+        if let Err(error) = std::fs::write(&self.switch, as_found) {
+            tracing::error!("{} cannot be set to {as_found}: {error}", self.switch.display());
             return;
         }
-        if let Err(error) = std::fs::write(&self.switch, "0") {
-            tracing::error!("{} cannot be thawed: {error}", self.switch.display());
-            return;
+        if !self.was_frozen {
+            // Last: a marker too many is thawed once more, one too few leaves a service frozen.
+            let _ = std::fs::remove_file(&self.marker);
         }
-        // Last: a marker too many is thawed once more, one too few leaves a service frozen.
-        let _ = std::fs::remove_file(&self.marker);
     }
 }
 
@@ -117,7 +125,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let group = group(folder.path());
         std::fs::write(group.join("cgroup.freeze"), "1").unwrap();
-        drop(Frozen::freeze(&group, &group.join("marker")).unwrap());
+        let frozen = Frozen::freeze(&group, &group.join("marker")).unwrap();
+        frozen.thaw();
+        assert_eq!(switch(&group), "0");
+        drop(frozen);
         assert_eq!(switch(&group), "1");
         // What an earlier repair has left is thawed.
         std::fs::write(group.join("marker"), "").unwrap();

@@ -181,7 +181,7 @@ fn repair_frozen(
 ) -> Result<Repair, String> {
     await_no_tracer(target)?;
     let mut repair = Repair::default();
-    let threads = threads::Held::seize(target.pid)?;
+    let mut threads = threads::Held::seize(target.pid)?;
     if let Some(kept) = &copying {
         // It was made to copy its process, and goes on with what it was at.
         match kept.give_back() {
@@ -194,8 +194,13 @@ fn repair_frozen(
     threads.set_back(&restored, &mut repair);
     // They stay in their ptrace stops when the group thaws, and only there can a pending signal be
     // taken from them before they execute anything.
+    if let Some(frozen) = &frozen {
+        frozen.thaw();
+    }
+    threads.swallow_traps(&mut repair);
+    // What somebody else had frozen is frozen again before it is let go.
     drop(frozen);
-    threads.release(&mut repair);
+    threads.release();
     go_on(target)?;
     repair.took = begun.elapsed();
     Ok(repair)

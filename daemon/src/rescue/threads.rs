@@ -9,7 +9,7 @@ use godebug_api::Pid;
 use nix::sys::ptrace;
 use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 /// Bit of SIGTRAP in the signal sets of /proc/PID/status.
@@ -20,12 +20,14 @@ const PATIENCE: Duration = Duration::from_secs(1);
 pub(super) struct Held {
     pid: Pid,
     threads: Vec<nix::unistd::Pid>,
+    /// Signals that threads were stopped by meanwhile, and get when they are let go.
+    kept: HashMap<nix::unistd::Pid, Signal>,
 }
 
 impl Held {
     /// Seizes and stops every thread; threads that appear meanwhile too.
     pub(super) fn seize(pid: Pid) -> Result<Self, String> {
-        let mut held = Self { pid, threads: Vec::new() };
+        let mut held = Self { pid, threads: Vec::new(), kept: HashMap::new() };
         let mut seen = HashSet::new();
         loop {
             let new: Vec<i32> = tasks(pid)?.into_iter().filter(|tid| seen.insert(*tid)).collect();
@@ -54,10 +56,9 @@ impl Held {
         }
     }
 
-    /// Takes pending SIGTRAPs away and lets every thread go; other signals are delivered.
-    pub(super) fn release(self, repair: &mut Repair) {
+    /// Takes pending SIGTRAPs away. The threads must not be frozen; they stay where they are.
+    pub(super) fn swallow_traps(&mut self, repair: &mut Repair) {
         for tid in &self.threads {
-            let mut kept = None;
             // Each round takes one signal; there are few, and a storm must not hold us.
             for _ in 0..8 {
                 if !has_pending_trap(self.pid, *tid) {
@@ -69,12 +70,18 @@ impl Held {
                 }
                 match await_stop(*tid) {
                     Some(Signal::SIGTRAP) => repair.swallowed += 1,
-                    Some(other) => kept = Some(other),
+                    Some(other) => drop(self.kept.insert(*tid, other)),
                     None => break,
                 }
             }
+        }
+    }
+
+    /// Lets every thread go, with what it was to be told besides.
+    pub(super) fn release(self) {
+        for tid in &self.threads {
             // A thread that has ended meanwhile needs no letting go.
-            let _ = ptrace::detach(*tid, kept);
+            let _ = ptrace::detach(*tid, self.kept.get(tid).copied());
         }
     }
 }

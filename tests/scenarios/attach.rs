@@ -278,6 +278,7 @@ fn image_of_stripped(host: &Host, symbols: &str) -> Result<()> {
     ide.set_function_breakpoints(&["main.priceOf"])?;
     ide.configuration_done()?;
     for _ in 0..2 {
+        session.is_armed(host)?;
         let request = order(host, 8083)?;
         let stop = ide.wait_for_event("stopped")?;
         let thread = stop["threadId"].as_i64().context("no goroutine")?;

@@ -232,6 +232,9 @@ pub(crate) fn looked_into(
     ide.attach()?;
     ide.set_function_breakpoints(&["main.priceOf"])?;
     ide.configuration_done()?;
+    if options.contains("observe") {
+        session.is_armed(host)?;
+    }
     let order = order()?;
     let (thread, reason) = ide.wait_for_stop()?;
     ensure!(reason.contains("breakpoint"), "stopped for {reason}");

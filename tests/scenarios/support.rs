@@ -143,6 +143,14 @@ impl Session {
         host.run(&format!("godebugctl --json show {}", self.id))?.exits(0)?.json()
     }
 
+    /// Waits until an image would be taken at its lines: every thread is traced for that, and for a moment
+    /// after each image none is.
+    pub(crate) fn is_armed(&self, host: &Host) -> Result<()> {
+        let traced =
+            format!("grep -q '^TracerPid:[[:space:]]*[1-9]' /proc/{}/status", self.document["pid"]);
+        host.wait_until("the line is armed", SOON, || Ok(host.run(&traced)?.status == 0))
+    }
+
     pub(crate) fn stop(&self, host: &dyn Machine) -> Result<()> {
         let ended = host.run(&format!("godebugctl --json stop {}", self.id))?.exits(0)?.json()?;
         ensure!(ended[0]["state"] == "closed", "stopped, but not closed: {ended}");

@@ -523,6 +523,19 @@ mod tests {
         }
     }
 
+    #[test]
+    fn the_target_stands_for_what_was_allowed_and_after_a_yes_not_for_ever_either() {
+        let limit = |text: &str| text.parse::<FreezeLimit>().unwrap();
+        let most = |limit, foretold: Option<u64>, accepted| {
+            stands_at_most(limit, foretold.map(Forecast), accepted).as_millis()
+        };
+        assert_eq!(most(limit("2s"), Some(9000), false), 2000);
+        assert_eq!(most(limit("2s"), Some(9000), true), 36_000);
+        assert_eq!(most(limit("1ms"), Some(400), true), 5000);
+        assert_eq!(most(limit("1m"), None, true), 60_000);
+        assert_eq!(most(limit("1ms"), Some(u64::MAX), true), u128::from(u64::MAX));
+    }
+
     proptest! {
         #[test]
         fn a_forecast_is_bounded_and_grows_with_the_work(

@@ -288,14 +288,12 @@ mod tests {
         }
 
         fn wait(&self) -> Result<(), NotReady> {
+            self.wait_for(Begins::Attached { stands_at_most: None })
+        }
+
+        fn wait_for(&self, begins: Begins) -> Result<(), NotReady> {
             let target = Pid::try_from(std::process::id()).unwrap();
-            wait(
-                &self.socket(),
-                target,
-                Pid::try_from(self.dlv.id()).unwrap(),
-                Begins::Attached { stands_at_most: None },
-                &QUICK,
-            )
+            wait(&self.socket(), target, Pid::try_from(self.dlv.id()).unwrap(), begins, &QUICK)
         }
 
         /// Answers each State with the next of `states`, the last again and again.
@@ -341,6 +339,15 @@ mod tests {
             });
             bench.wait().unwrap();
         });
+    }
+
+    #[test]
+    fn a_program_that_was_let_go_before_is_not_waited_for() {
+        let bench = Bench::new();
+        bench.serve(&[STOPPED]);
+        // The target is this program, which has several threads.
+        let waited = bench.wait_for(Begins::Started(StartAt::Main));
+        assert!(matches!(waited, Err(NotReady::LetGo(_))), "{waited:?}");
     }
 
     #[test]

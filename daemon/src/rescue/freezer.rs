@@ -1,6 +1,6 @@
 //! The control group freezer: the target stands still, whoever wants it to run.
 
-use rustix::fs::{FlockOperation, flock};
+use super::lock_within;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -26,7 +26,9 @@ impl Frozen {
     /// # Errors
     /// When the group has no freezer or does not get frozen.
     pub(super) fn freeze(group: &Path, marker: &Path) -> std::io::Result<Self> {
-        let turn = turn(group)?;
+        // Whoever holds the group's folder locked may freeze it.
+        let turn = File::open(group)?;
+        lock_within(&turn, PATIENCE)?;
         let switch = group.join("cgroup.freeze");
         let was_frozen = !marker.exists() && std::fs::read_to_string(&switch)?.trim() == "1";
         if !was_frozen {
@@ -48,26 +50,12 @@ impl Frozen {
         }
     }
 
-    /// Thaws the group, whoever froze it, while a tracer holds all of its threads that count: a frozen
-    /// thread does not take its signals, and a SIGTRAP that is left to it would kill the program later.
+    /// Thaws the group, whoever froze it, while the program's threads are held: a frozen thread does not take
+    /// its signals, and a SIGTRAP that is left to it would kill the program later. Other programs of the
+    /// group run until this is dropped, some milliseconds.
     pub(super) fn thaw(&self) {
         if let Err(error) = std::fs::write(&self.switch, "0") {
             tracing::error!("{} cannot be thawed: {error}", self.switch.display());
-        }
-    }
-}
-
-/// Whoever holds the group's folder locked may freeze it.
-fn turn(group: &Path) -> std::io::Result<File> {
-    let folder = File::open(group)?;
-    let limit = Instant::now() + PATIENCE;
-    loop {
-        match flock(&folder, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return Ok(folder),
-            Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() < limit => {
-                std::thread::sleep(Duration::from_millis(1));
-            }
-            Err(error) => return Err(error.into()),
         }
     }
 }

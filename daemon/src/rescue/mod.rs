@@ -25,6 +25,7 @@ use godebug_core::ledger::Opened;
 use godebug_image::stash::Kept;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use std::fs::File;
+use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -258,15 +259,22 @@ impl Turn {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let error = |error: rustix::io::Errno| format!("{}: {error}", path.display());
         let file = rustix::fs::open(&path, flags, Mode::from_raw_mode(0o600)).map_err(error)?;
-        let limit = Instant::now() + Duration::from_secs(5);
-        loop {
-            match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => return Ok(Self(File::from(file))),
-                Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() < limit => {
-                    std::thread::sleep(Duration::from_millis(1));
-                }
-                Err(why) => return Err(error(why)),
+        match lock_within(&file, Duration::from_secs(5)) {
+            Ok(()) => Ok(Self(File::from(file))),
+            Err(why) => Err(error(why)),
+        }
+    }
+}
+
+/// The lock of an open file or folder, if it is to be had in time; who holds it has it for milliseconds.
+fn lock_within(file: impl AsFd, patience: Duration) -> rustix::io::Result<()> {
+    let limit = Instant::now() + patience;
+    loop {
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() < limit => {
+                std::thread::sleep(Duration::from_millis(1));
             }
+            locked => return locked,
         }
     }
 }

@@ -583,6 +583,8 @@ impl Life {
 
     /// An attaching that failed has stopped the target all the same.
     fn froze_for_nothing(&self, locked: &Locked<'_>, freeze: Option<Duration>) {
+        // What stopped it for an image is no attaching.
+        let freeze = freeze.filter(|_| !self.session.takes_images());
         let Some(freeze_ms) = freeze.map(milliseconds) else { return };
         self.info.send_modify(|info| info.freeze_ms = Some(freeze_ms));
         // It ends as it is to; only its record is not whole.

@@ -15,7 +15,7 @@ use godebug_tests::{
 use rustls::{ClientConnection, StreamOwned};
 use serde_json::{Value, json};
 
-use crate::scene::TARGET;
+use crate::{scene::TARGET, setup};
 
 /// How long one step of a cycle may take; more counts as a failure.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -85,9 +85,11 @@ pub(crate) fn run(host: &Host, wanted: usize) -> Result<Cycles> {
         cycles.done = number;
         if let Err(error) = session {
             cycles.problems.push(format!("cycle {number}: {error:#}"));
+            keep_journal(host)?;
             break;
         }
         if !is_fit {
+            keep_journal(host)?;
             break;
         }
         if number % 50 == 0 {
@@ -99,6 +101,11 @@ pub(crate) fn run(host: &Host, wanted: usize) -> Result<Cycles> {
         anyhow::Ok(())
     })?;
     Ok(cycles)
+}
+
+/// What the host says of the cycle that ended the run, before the host is gone.
+fn keep_journal(host: &Host) -> Result<()> {
+    host.write_diagnosis(&setup::output().join("journals").join("cycles.log"))
 }
 
 /// Clients that call the function all the time, about a thousand times a second and more.

@@ -1,4 +1,4 @@
-//! Steps of the wall clock, which need a machine with a clock of its own: a session ends no later for
+//! Steps of the wall clock and sleep, which need a machine with a clock of its own: a session ends no later for
 //! them, whichever way the clock goes.
 
 use std::time::{Duration, Instant, SystemTime};
@@ -12,11 +12,13 @@ use godebug_tests::{
 
 use crate::{
     on_vm::{IN_TIME, start_ticker, told},
-    support::Session,
+    support::{Laptop, Session},
 };
 
-pub(crate) const ALL: &[VmScenario] =
-    &[VmScenario::new("clock_that_is_stepped_makes_no_session_longer", Lsm::AppArmor, steps)];
+pub(crate) const ALL: &[VmScenario] = &[
+    VmScenario::new("clock_that_is_stepped_makes_no_session_longer", Lsm::AppArmor, steps),
+    VmScenario::new("machine_that_sleeps_makes_no_session_longer", Lsm::AppArmor, sleep),
+];
 
 fn steps(vm: &Vm) -> Result<()> {
     told(vm, || {
@@ -41,6 +43,45 @@ fn steps(vm: &Vm) -> Result<()> {
         session.ends(vm, "expired", IN_TIME)?;
         nothing_left_on(vm, &before)
     })
+}
+
+/// The end comes while the machine sleeps: it is there as soon as the machine is awake, by godebugd and, where that
+/// is gone, by systemd alone. By a clock that stands meanwhile, there is most of the time left.
+fn sleep(vm: &Vm) -> Result<()> {
+    const TTL: Duration = Duration::from_secs(180);
+    told(vm, || {
+        start_ticker(vm)?;
+        let before = VmSnapshot::take(vm, &["ticker"])?;
+        for godebugd_is_gone in [false, true] {
+            let session = open(vm, &format!("{}s", TTL.as_secs()))?;
+            let _debugging = Laptop::connect(vm, &session)?;
+            if godebugd_is_gone {
+                vm.ok(
+                    "systemctl mask --runtime godebugd && systemctl kill --signal=KILL godebugd",
+                )?;
+            }
+            let standing = monotonic(vm)?;
+            vm.suspend(TTL)?;
+            let awake = monotonic(vm)?;
+            ensure!(awake - standing < TTL / 2, "it did not sleep: {:?}", awake - standing);
+            if godebugd_is_gone {
+                session.is_gone_within(vm, IN_TIME)?;
+            } else {
+                session.ends(vm, "expired", IN_TIME)?;
+            }
+            let took = monotonic(vm)? - awake;
+            ensure!(took < TTL / 2, "it went on for {took:?}, godebugd gone: {godebugd_is_gone}");
+            vm.ok("systemctl unmask --runtime godebugd && systemctl reset-failed")?;
+            nothing_left_on(vm, &before)?;
+        }
+        Ok(())
+    })
+}
+
+/// The clock that stands while the machine sleeps.
+fn monotonic(vm: &Vm) -> Result<Duration> {
+    let seconds = vm.ok("python3 -c 'import time; print(time.monotonic())'")?;
+    Ok(Duration::from_secs_f64(seconds.trim().parse()?))
 }
 
 fn open(vm: &Vm, ttl: &str) -> Result<Session> {

@@ -187,13 +187,52 @@ mod arch {
     }
 }
 
-#[cfg(not(target_arch = "x86_64"))]
+#[cfg(target_arch = "aarch64")]
 mod arch {
-    //! arm64: after a BRK the program counter stands at it, so putting the bytes back is enough.
+    //! arm64: a BRK leaves the program counter where it is, so the bytes that are put back are executed next.
+    //! Only a handler that was entered must be left.
 
     use super::*;
 
-    pub(super) fn set_back(_: nix::unistd::Pid, _: &[u64], _: &mut Repair) -> nix::Result<()> {
+    /// In the kernel's signal frame: the siginfo is first, the ucontext follows it
+    /// (arch/arm64/kernel/signal.c, struct rt_sigframe).
+    const CONTEXT: u64 = 128;
+    /// What a processor that checks branches expects at the next instruction (PSTATE.BTYPE). It is set for
+    /// the handler's first, and the way back has no landing pad.
+    const BRANCH_TYPE: u64 = 0b11 << 10;
+
+    pub(super) fn set_back(
+        tid: nix::unistd::Pid,
+        _restored: &[u64],
+        repair: &mut Repair,
+    ) -> nix::Result<()> {
+        let mut registers = ptrace::getregs(tid)?;
+        if !is_entering_trap_handler(tid, &registers) {
+            return Ok(());
+        }
+        // As if the handler had returned: the link register is the kernel's way back, and rt_sigreturn
+        // restores all the rest.
+        registers.pc = registers.regs[30];
+        registers.pstate &= !BRANCH_TYPE;
+        ptrace::setregs(tid, registers)?;
+        repair.taken_back += 1;
         Ok(())
+    }
+
+    /// Whether the thread is at the first instruction of a handler for SIGTRAP: its arguments are
+    /// then exactly where the kernel puts them (arch/arm64/kernel/signal.c, setup_rt_frame), for a handler
+    /// that takes three, as all of Go's do.
+    fn is_entering_trap_handler(
+        tid: nix::unistd::Pid,
+        registers: &<ptrace::regset::NT_PRSTATUS as ptrace::RegisterSet>::Regs,
+    ) -> bool {
+        let info_holds_trap = || {
+            ptrace::read(tid, registers.sp as ptrace::AddressType)
+                .is_ok_and(|word| word.cast_unsigned() & 0xffff_ffff == Signal::SIGTRAP as u64)
+        };
+        registers.regs[0] == Signal::SIGTRAP as u64
+            && registers.regs[1] == registers.sp
+            && registers.regs[2] == registers.sp + CONTEXT
+            && info_holds_trap()
     }
 }

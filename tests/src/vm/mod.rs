@@ -19,7 +19,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 use serde_json::json;
 
 use crate::{
@@ -166,6 +166,33 @@ impl Vm {
         drop(qemu);
         self.ok("systemctl is-system-running --wait")?;
         self.set_clock(SystemTime::now())
+    }
+
+    /// Lets it sleep for so long, and returns when it is awake again. To idle, not to RAM: of all that would wake
+    /// an emulated machine only its power button does, and that only from idle.
+    pub fn suspend(&self, time: Duration) -> Result<()> {
+        const AWAKE: &str = "/run/harness/awake";
+        self.ok(&format!(
+            "modprobe button && mkdir -p /run/systemd/logind.conf.d && rm -f {AWAKE} && \
+             printf '[Login]\\nHandlePowerKey=ignore\\n' >/run/systemd/logind.conf.d/button.conf && \
+             systemctl try-restart systemd-logind"
+        ))?;
+        self.begin(
+            &format!("echo freeze >/sys/power/state && touch {AWAKE}"),
+            "/run/harness/sleep",
+        )?;
+        std::thread::sleep(time);
+        let limit = Instant::now() + COMMAND_LIMIT;
+        let mut qemu = self.lock()?;
+        loop {
+            // One that comes before it sleeps is nothing to it.
+            qemu.monitor("system_powerdown", json!({}))?;
+            match qemu.run(&format!("test -e {AWAKE}"), Duration::from_secs(30)) {
+                Ok(output) if output.success() => return Ok(()),
+                _ => ensure!(Instant::now() < limit, "it does not wake"),
+            }
+            std::thread::sleep(Duration::from_secs(1));
+        }
     }
 
     fn lock(&self) -> Result<MutexGuard<'_, Qemu>> {

@@ -126,7 +126,8 @@ pub(crate) fn version(host: &Host) -> Result<String> {
             objcopy --strip-all --remove-section=.note.gnu.build-id $program $stripped
             cat $stripped
         done | sha256sum";
-    let sum = Command::new("bash").args(["-euo", "pipefail", "-c", strip]).arg(host.path("/")).output();
+    let sum =
+        Command::new("bash").args(["-euo", "pipefail", "-c", strip]).arg(host.path("/")).output();
     let sum = sum.context("starting bash")?;
     ensure!(sum.status.success(), "{}", String::from_utf8_lossy(&sum.stderr));
     Ok(String::from_utf8_lossy(&sum.stdout).chars().take(16).collect())

@@ -445,11 +445,25 @@ impl Host {
         let journal = self.run(
             "journalctl -b --no-pager -o short-monotonic; systemctl list-units --all 'godebug*'",
         )?;
+        // A debugger that hangs says so nowhere else.
+        let threads = self.run(
+            "for thread in /proc/[0-9]*/task/*; do \
+               case $(cat $thread/cgroup) in *godebug*|*myapp*|*sample*) \
+                 echo \"$thread $(cat $thread/comm) $(grep -E 'State|TracerPid|SigPnd|ShdPnd|SigBlk' $thread/status | tr '\\n' ' ')\"; \
+                 cat $thread/wchan $thread/syscall; echo; cat $thread/stack;; esac; \
+             done 2>/dev/null",
+        )?;
         let console = files::tail(&self.directory.join("console"), 200);
         if let Some(folder) = path.parent() {
             files::create_folder(folder)?;
         }
-        files::write(path, format!("{}\n--- console\n{console}\n", journal.stdout))
+        files::write(
+            path,
+            format!(
+                "{}\n--- threads\n{}\n--- console\n{console}\n",
+                journal.stdout, threads.stdout
+            ),
+        )
     }
 }
 

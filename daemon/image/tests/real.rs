@@ -8,9 +8,11 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use godebug_api::handover::ImageSocket;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Read, Seek, Write};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
@@ -121,14 +123,20 @@ impl<'a> Steady<'a> {
             "debugger": self.root.0.join("usr/bin/dlv"),
             "guarded": false,
             "work": { "answer": { "task": task, "patience_s": 600, "max_pause_ms": 500 } },
+            "record": { "client": "root", "host": "test", "boot": "1", "values": "full" },
         });
+        let mut configuration = tempfile::tempfile().unwrap();
+        configuration.write_all(config.to_string().as_bytes()).unwrap();
+        configuration.rewind().unwrap();
+        let transcript = tempfile::tempfile().unwrap();
+        let socket = ImageSocket::new().unwrap();
+        socket.hand_over(configuration.as_fd(), transcript.as_fd()).unwrap();
         let mut child = Command::new(IMAGE)
-            .stdin(Stdio::piped())
+            .stdin(socket.theirs)
             .stdout(Stdio::piped())
             .stderr(Stdio::inherit())
             .spawn()
             .unwrap();
-        child.stdin.take().unwrap().write_all(config.to_string().as_bytes()).unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap());
         Imaging { child, lines }
     }

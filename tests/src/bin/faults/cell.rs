@@ -63,6 +63,10 @@ pub(crate) fn run(host: &Host, fault: &Fault, point: &Point) -> Outcome {
 }
 
 fn attempt(host: &Host, fault: &Fault, point: &Point) -> Result<Outcome> {
+    // While a unit's file is away, systemd does not hear that its service has started, and ends it later.
+    for unit in TARGETS {
+        host.ok(&format!("systemctl is-active --quiet {unit} || systemctl restart {unit}"))?;
+    }
     (fault.prepare)(host)?;
     let mut scene = Scene::new(host)?;
     let effect = play(&mut scene, fault, point)?;

@@ -208,7 +208,7 @@ fn work(shared: &Mutex<Shared<'_>>, host: &mut Option<(bool, Host)>, is_alone: b
 fn last_words(path: &Path) -> Result<String> {
     const LINES: usize = 60;
     let all = fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
-    let journal: Vec<&str> = all.lines().take_while(|line| *line != "--- console").collect();
+    let journal: Vec<&str> = all.lines().take_while(|line| *line != "--- threads").collect();
     let last = journal.iter().skip(journal.len().saturating_sub(LINES));
     Ok(last.map(|line| format!("    | {line}")).collect::<Vec<_>>().join("\n"))
 }

@@ -177,10 +177,9 @@ impl Vm {
              printf '[Login]\\nHandlePowerKey=ignore\\n' >/run/systemd/logind.conf.d/button.conf && \
              systemctl try-restart systemd-logind"
         ))?;
-        self.begin(
-            &format!("echo freeze >/sys/power/state && touch {AWAKE}"),
-            "/run/harness/sleep",
-        )?;
+        // Not before the shell has answered.
+        let sleep = format!("sleep 5 && echo freeze >/sys/power/state && touch {AWAKE}");
+        self.begin(&sleep, "/run/harness/sleep")?;
         std::thread::sleep(time);
         let limit = Instant::now() + COMMAND_LIMIT;
         let mut qemu = self.lock()?;

@@ -48,7 +48,7 @@ fn steps(vm: &Vm) -> Result<()> {
 /// The end comes while the machine sleeps: it is there as soon as the machine is awake, by godebugd and, where that
 /// is gone, by systemd alone. By a clock that stands meanwhile, there is most of the time left.
 fn sleep(vm: &Vm) -> Result<()> {
-    const TTL: Duration = Duration::from_secs(180);
+    const TTL: Duration = Duration::from_secs(120);
     told(vm, || {
         start_ticker(vm)?;
         let before = VmSnapshot::take(vm, &["ticker"])?;

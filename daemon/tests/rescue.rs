@@ -77,7 +77,7 @@ fn without_a_guard_a_frozen_service_is_put_right_after_dlv_has_been_killed() {
         std::fs::write(&switch, "1").unwrap();
         dlv.kill().unwrap();
         dlv.wait().unwrap();
-        session.revoke("--dlv-ended", "").wait().unwrap();
+        assert!(session.revoke("--dlv-ended", "").wait().unwrap().success());
         // Somebody else had frozen it, so it stays frozen.
         assert_eq!(std::fs::read_to_string(&switch).unwrap().trim(), "1");
         assert!(!steady.has_breakpoints());

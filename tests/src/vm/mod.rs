@@ -180,6 +180,7 @@ impl Vm {
         // Not before the shell has answered.
         self.begin("sleep 5 && echo freeze >/sys/power/state", "/run/harness/sleep")?;
         std::thread::sleep(time);
+        ensure!(self.times_woken()? == before, "something else has woken it before");
         let limit = Instant::now() + COMMAND_LIMIT;
         while self.times_woken()? == before {
             ensure!(Instant::now() < limit, "it does not wake");

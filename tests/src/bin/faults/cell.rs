@@ -63,9 +63,12 @@ pub(crate) fn run(host: &Host, fault: &Fault, point: &Point) -> Outcome {
 }
 
 fn attempt(host: &Host, fault: &Fault, point: &Point) -> Result<Outcome> {
-    // While a unit's file is away, systemd does not hear that its service has started, and ends it later.
+    // While a unit's file is away, systemd does not hear that its service has started, and ends it later. Only that is
+    // mended: a service in any other state is a fault that was not seen.
     for unit in TARGETS {
-        host.ok(&format!("systemctl is-active --quiet {unit} || systemctl restart {unit}"))?;
+        host.ok(&format!(
+            "[ \"$(systemctl is-active {unit})\" != activating ] || systemctl restart {unit}"
+        ))?;
     }
     (fault.prepare)(host)?;
     let mut scene = Scene::new(host)?;

@@ -15,7 +15,16 @@ use crate::scene::SCRIPTED;
 
 /// Where the programs look for the point that is armed, and leave their trace.
 pub(crate) const FOLDER: &str = "/run/godebug-faults";
-const PROGRAMS: [&str; 3] = ["godebugd", "godebug-revoke", "godebug-image"];
+/// All of the product's, so that what is broken is one build, whatever was installed.
+const PROGRAMS: [&str; 7] = [
+    "usr/lib/godebug/godebugd",
+    "usr/lib/godebug/godebug-revoke",
+    "usr/lib/godebug/godebug-image",
+    "usr/lib/godebug/godebug-gateway",
+    "usr/lib/godebug/godebug-dlvctl",
+    "usr/lib/godebug/godebug-toolchain",
+    "usr/bin/godebugctl",
+];
 const OUTPUT: &str = "target/faults";
 
 pub(crate) fn workspace() -> PathBuf {
@@ -27,13 +36,14 @@ pub(crate) fn output() -> PathBuf {
     workspace().join(OUTPUT)
 }
 
-/// Builds these programs with fault points. Dependencies are shared with the ordinary build, the
-/// programs themselves are not touched by it nor touch it.
+/// Builds the programs, with fault points where there are any. Dependencies are shared with the ordinary
+/// build, the programs themselves are not touched by it nor touch it.
 pub(crate) fn build() -> Result<()> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let built = Command::new(cargo)
         .current_dir(workspace())
         .args(["build", "--quiet", "--locked", "-p", "godebug", "-p", "godebug-image"])
+        .args(["-p", "godebug-gateway", "-p", "godebug-dlvctl", "-p", "godebugctl"])
         .args(["--features", "godebug/fault-points,godebug-image/fault-points"])
         .args(["--target-dir", OUTPUT, "--config", "build.build-dir=\"target\""])
         .status()
@@ -46,8 +56,8 @@ pub(crate) fn build() -> Result<()> {
 pub(crate) fn boot(firewalld: bool) -> Result<Host> {
     let host = HostOptions { firewalld, ..HostOptions::new(Suite::Trixie) }.boot()?;
     for program in PROGRAMS {
-        let place = host.path(&format!("/usr/lib/godebug/{program}"));
-        let from = output().join("debug").join(program);
+        let place = host.path(&format!("/{program}"));
+        let from = output().join("debug").join(place.file_name().unwrap_or_default());
         fs::remove_file(&place).with_context(|| format!("removing the host's {program}"))?;
         fs::copy(&from, &place).with_context(|| format!("copying {}", from.display()))?;
         fs::set_permissions(&place, fs::Permissions::from_mode(0o755))?;

@@ -9,6 +9,7 @@ mod attach;
 mod audit;
 mod authority;
 mod bad_input;
+mod boolean_faults;
 mod boots;
 mod chain;
 mod clock;

@@ -29,9 +29,14 @@ pub(crate) const ALL: &[VmScenario] = &[
     VmScenario::new("host_that_forbids_tracing_is_honoured", Lsm::Selinux, no_tracing),
     VmScenario::new("package_comes_and_goes_while_the_host_enforces", Lsm::Selinux, package),
     VmScenario::new("boolean_survives_neither_a_killed_daemon_nor_a_boot", Lsm::Selinux, lost),
+    VmScenario::new(
+        "boolean_is_given_back_wherever_its_session_is_broken",
+        Lsm::Selinux,
+        crate::boolean_faults::everywhere,
+    ),
 ];
 
-const GATE: &str = "debugger_can_network";
+pub(crate) const GATE: &str = "debugger_can_network";
 
 fn whole(vm: &Vm) -> Result<()> {
     told(vm, || {
@@ -315,7 +320,7 @@ fn package(vm: &Vm) -> Result<()> {
 }
 
 /// What has been written to the host until now is its administrator's, and not of a session.
-fn is_the_sites(vm: &Vm) -> Result<()> {
+pub(crate) fn is_the_sites(vm: &Vm) -> Result<()> {
     vm.ok("touch /run/harness/booted").map(drop)
 }
 
@@ -399,7 +404,7 @@ fn lost(vm: &Vm) -> Result<()> {
     })
 }
 
-fn is_on(vm: &Vm, boolean: &str) -> Result<bool> {
+pub(crate) fn is_on(vm: &Vm, boolean: &str) -> Result<bool> {
     let value = vm.ok(&format!("cat /sys/fs/selinux/booleans/{boolean}"))?;
     Ok(value.split_whitespace().next().context("an empty file")? == "1")
 }

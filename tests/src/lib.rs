@@ -8,6 +8,7 @@
 
 mod command;
 pub mod dap;
+pub mod fault_points;
 mod files;
 pub mod host;
 pub mod image;

@@ -26,6 +26,11 @@ const RESTART: std::ops::RangeInclusive<i64> = -516..=-512;
 /// A copying that something cuts in on is begun anew this often.
 const TRIES: usize = 5;
 
+/// A thread that has not come to its system call by then has no processor, or somebody has frozen it.
+const COMES: Duration = Duration::from_secs(1);
+/// Longer than the kernel copies any process for.
+const LONGEST_COPYING: Duration = Duration::from_secs(600);
+
 /// Why there is no copy.
 enum NotCopied {
     /// Something came in between; nothing has changed.
@@ -101,7 +106,11 @@ impl Threads<'_> {
         let mut entered = false;
         let result = loop {
             self.resume_to_system_call(tid).map_err(NotCopied::Failed)?;
-            match self.await_stop_of(tid, &mut child, by).map_err(NotCopied::Failed)? {
+            let stop = match entered {
+                false => self.await_call(tid, &mut child, by),
+                true => self.await_end_of_call(tid, &mut child),
+            };
+            match stop.map_err(NotCopied::Failed)? {
                 Stop::Syscall if !entered => entered = true,
                 Stop::Syscall => {
                     let registers = Here::registers(tid).map_err(NotCopied::Refused)?;
@@ -122,7 +131,7 @@ impl Threads<'_> {
         };
         // A system call ends behind the place where the kernel looks whether one is to be made
         // again; our own interrupt leads the thread back to it.
-        self.bring_to_interrupt(tid, &mut child, by)?;
+        self.bring_to_interrupt(tid, &mut child)?;
         match (child, result) {
             (Some(copy), _) => Ok(copy),
             (None, restart) if RESTART.contains(&restart) => Err(NotCopied::Disturbed),
@@ -138,17 +147,12 @@ impl Threads<'_> {
         ptrace::syscall(tid, None).map_err(|_| super::ended(self.pid))
     }
 
-    fn bring_to_interrupt(
-        &mut self,
-        tid: Pid,
-        child: &mut Option<Copy>,
-        by: Instant,
-    ) -> Result<(), NotCopied> {
+    fn bring_to_interrupt(&mut self, tid: Pid, child: &mut Option<Copy>) -> Result<(), NotCopied> {
         let gone = |_| NotCopied::Failed(super::ended(tid));
         ptrace::interrupt(tid).map_err(gone)?;
         self.runs(tid);
         raw::cont(tid, 0).map_err(gone)?;
-        self.await_stop_of(tid, child, by).map(drop).map_err(NotCopied::Failed)
+        self.await_end_of_call(tid, child).map(drop).map_err(NotCopied::Failed)
     }
 
     fn runs(&mut self, tid: Pid) {
@@ -157,21 +161,46 @@ impl Threads<'_> {
         }
     }
 
-    /// Waits for a thread. The copy may be seen before the thread that has made it; nothing else is
-    /// to be let go here, so it is not taken for a child of the target.
-    fn await_stop_of(
+    /// Until the thread makes the system call. One that is frozen does not come to it, and would not
+    /// before it is thawed: it is stopped again where it is, in the kernel.
+    fn await_call(
         &mut self,
         tid: Pid,
         child: &mut Option<Copy>,
         by: Instant,
     ) -> Result<Stop, Refusal> {
-        // The copying itself, once begun, has to be seen through: it cannot be taken back while the
-        // thread runs in the kernel, as it does for longer in a control group that is frozen.
-        let by = by.max(Instant::now() + Duration::from_secs(600));
+        if let Some(stop) = self.await_stop_of(tid, child, by.max(Instant::now() + COMES))? {
+            return Ok(stop);
+        }
+        ptrace::interrupt(tid).map_err(|_| super::ended(self.pid))?;
+        match self.await_end_of_call(tid, child)? {
+            Stop::Interrupted => Err(Refusal::target(
+                format!(
+                    "process {} does not come to copy itself: it is frozen, or gets no processor",
+                    self.pid
+                ),
+                "let it go on (systemctl thaw UNIT), or try again",
+            )),
+            stop => Ok(stop),
+        }
+    }
+
+    /// Once begun it has to be seen through: it cannot be taken back while the thread runs in the kernel.
+    fn await_end_of_call(&mut self, tid: Pid, child: &mut Option<Copy>) -> Result<Stop, Refusal> {
+        let stop = self.await_stop_of(tid, child, Instant::now() + LONGEST_COPYING)?;
+        stop.ok_or_else(|| Refusal::failed("the kernel does not end the copying", "try again"))
+    }
+
+    /// Waits for a thread, until `by`. The copy may be seen before the thread that has made it; nothing
+    /// else is to be let go here, so it is not taken for a child of the target.
+    fn await_stop_of(
+        &mut self,
+        tid: Pid,
+        child: &mut Option<Copy>,
+        by: Instant,
+    ) -> Result<Option<Stop>, Refusal> {
         loop {
-            let Some((changed, change)) = self.wakeups.next_change(by) else {
-                return Err(Refusal::failed("the kernel does not end the copying", "try again"));
-            };
+            let Some((changed, change)) = self.wakeups.next_change(by) else { return Ok(None) };
             if changed == tid {
                 self.note_copying(tid, change);
             } else if self.threads.contains_key(&changed.as_raw())
@@ -185,7 +214,7 @@ impl Threads<'_> {
                 None => return Err(super::ended(self.pid)),
                 Some(thread) => {
                     if let Some(stop) = thread.stop {
-                        return Ok(stop);
+                        return Ok(Some(stop));
                     }
                 }
             }

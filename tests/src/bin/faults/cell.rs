@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use godebug_tests::{Host, Snapshot, nothing_left, nothing_left_but_targets_ended};
+use godebug_tests::{Host, Snapshot, fault_points, nothing_left, nothing_left_but_targets_ended};
 use rustix::process::Signal;
 
 use crate::{
@@ -14,7 +14,6 @@ use crate::{
     inject::Effect,
     points::{Group, Point},
     scene::{MYAPP, SCRIPTED, Scene, TARGETS, Ttl, now},
-    setup,
 };
 
 /// What came of a cell.
@@ -311,5 +310,5 @@ fn measured(scene: &Scene, point: &Point, released: f64, end: f64) -> Outcome {
 /// Where a failed cell's journal goes.
 pub(crate) fn journal(fault: &Fault, point: &Point) -> PathBuf {
     let name = point.name.replace(['/', ':', ' ', ','], "-");
-    setup::output().join("journals").join(format!("{}-{name}.log", fault.name))
+    fault_points::output().join("journals").join(format!("{}-{name}.log", fault.name))
 }

@@ -9,13 +9,13 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use godebug_tests::{
-    Host, Snapshot, Spawned, jsonrpc::JsonRpcClient, nothing_left, process::Process,
+    Host, Snapshot, Spawned, fault_points, jsonrpc::JsonRpcClient, nothing_left, process::Process,
     ticket::Ticket, tls,
 };
 use rustls::{ClientConnection, StreamOwned};
 use serde_json::{Value, json};
 
-use crate::{scene::TARGET, setup};
+use crate::scene::TARGET;
 
 /// How long one step of a cycle may take; more counts as a failure.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -105,7 +105,7 @@ pub(crate) fn run(host: &Host, wanted: usize) -> Result<Cycles> {
 
 /// What the host says of the cycle that ended the run, before the host is gone.
 fn keep_journal(host: &Host) -> Result<()> {
-    host.write_diagnosis(&setup::output().join("journals").join("cycles.log"))
+    host.write_diagnosis(&fault_points::output().join("journals").join("cycles.log"))
 }
 
 /// Clients that call the function all the time, about a thousand times a second and more.

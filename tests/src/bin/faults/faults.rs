@@ -327,6 +327,9 @@ pub(crate) const ALL: &[Fault] = &[
     .everywhere()
     .ends_target()
     .mended(inject::start_target),
+    Fault::outside("target-frozen", "the service is frozen by systemctl", inject::target_frozen)
+        .everywhere()
+        .mended(inject::target_thawed),
     Fault::outside("target-restarts", "the service is restarted", inject::target_restarts)
         .everywhere()
         .ends_target()

@@ -109,6 +109,21 @@ pub(crate) fn target_restarts(scene: &mut Scene) -> Result<Effect> {
     host(scene, &format!("systemctl restart {}", scene.service.unit))
 }
 
+/// As an administrator does.
+pub(crate) fn target_frozen(scene: &mut Scene) -> Result<Effect> {
+    let frozen = scene.host.run(&format!("systemctl freeze {}", scene.service.unit))?;
+    if frozen.stderr.contains("pending job") {
+        return Ok(Effect::NotApplicable("the service is just being started".to_owned()));
+    }
+    frozen.ok()?;
+    Ok(Effect::Done)
+}
+
+/// It was frozen, so it is somebody's wish, until then.
+pub(crate) fn target_thawed(scene: &mut Scene) -> Result<()> {
+    must(scene, &format!("systemctl thaw {}", scene.service.unit))
+}
+
 pub(crate) fn target_signalled(scene: &mut Scene, name: &str) -> Result<Effect> {
     // Where it was started for the session it is another process than before.
     let running = scene.host.targets(scene.service.unit)?;

@@ -4,13 +4,12 @@
 use std::fs;
 
 use anyhow::{Context, Result, ensure};
-use godebug_tests::{Host, Snapshot, nothing_left, nothing_left_but_targets_ended};
+use godebug_tests::{
+    Host, Snapshot, fault_points::FOLDER, nothing_left, nothing_left_but_targets_ended,
+};
 use serde_json::{Value, json};
 
-use crate::{
-    scene::{MYAPP, SCRIPTED, SOON, Scene, TARGETS, Ttl},
-    setup::FOLDER,
-};
+use crate::scene::{MYAPP, SCRIPTED, SOON, Scene, TARGETS, Ttl};
 
 /// The state between points: the session is active, a client is connected, its breakpoint is set.
 pub(crate) const IDLE: &str = "active, idle";
@@ -108,10 +107,10 @@ impl Point {
             .any(|part| self.name.contains(part))
     }
 
-    /// Whether no other kind of session has it too: what godebugd does is the same in all of them.
+    /// Whether no other kind of session has it too: what godebugd does is the same in all of them, but that in
+    /// `exec` the service stands meanwhile.
     pub(crate) fn is_of_its_kind(&self) -> bool {
         match self.group {
-            Group::Exec => ["launcher", "started"].iter().any(|name| self.name.contains(name)),
             Group::Standing | Group::Observe | Group::Observing => self.is_in("godebug-image"),
             _ => true,
         }

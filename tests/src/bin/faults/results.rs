@@ -8,9 +8,10 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use godebug_tests::fault_points;
 use serde_json::{Value, json};
 
-use crate::{cell::Outcome, cycles::Cycles, points::Point, setup};
+use crate::{cell::Outcome, cycles::Cycles, points::Point};
 
 /// All results of one build of the product.
 pub(crate) struct Results {
@@ -22,12 +23,12 @@ pub(crate) struct Results {
 }
 
 fn path() -> PathBuf {
-    setup::output().join("results.jsonl")
+    fault_points::output().join("results.jsonl")
 }
 
 impl Results {
     pub(crate) fn open(build: &str) -> Result<Self> {
-        fs::create_dir_all(setup::output()).context("making the folder for results")?;
+        fs::create_dir_all(fault_points::output()).context("making the folder for results")?;
         let text = fs::read_to_string(path()).unwrap_or_default();
         let file = File::options().create(true).append(true).open(path());
         let mut results = Self {

@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow};
-use godebug_tests::Host;
+use godebug_tests::{Host, fault_points};
 
 use crate::{
     Wanted,
@@ -22,14 +22,18 @@ use crate::{
 };
 
 /// The state of each group that `--quick` takes for all of it.
-const QUICK: [&str; 3] =
-    ["godebugd/ledger.after.done:debugger", IDLE, "godebugd/host.after.undo:gateway"];
+const QUICK: [&str; 4] = [
+    "godebugd/ledger.after.done:debugger",
+    IDLE,
+    "godebugd/host.after.undo:gateway",
+    "image: godebug-image/step.hit",
+];
 
 type Cell = (&'static Fault, Point);
 
 /// Does what the command line asks for. `false` when a cell failed.
 pub(crate) fn all(wanted: &Wanted) -> Result<bool> {
-    setup::build()?;
+    fault_points::build()?;
     let host = setup::boot(true)?;
     let mut results = Results::open(&setup::version(&host)?)?;
     if results.points().is_empty() {
@@ -193,7 +197,7 @@ fn work(shared: &Mutex<Shared<'_>>, host: &mut Option<(bool, Host)>, is_alone: b
             // Others go on meanwhile: a host that does not answer takes minutes.
             drop(shared);
             let path = cell::journal(fault, &point);
-            fs::create_dir_all(setup::output().join("journals"))?;
+            fs::create_dir_all(fault_points::output().join("journals"))?;
             match this.write_diagnosis(&path) {
                 Ok(()) => println!("{}", last_words(&path)?),
                 Err(error) => eprintln!("the host does not answer: {error:#}"),

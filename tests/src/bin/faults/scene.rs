@@ -10,7 +10,8 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use godebug_tests::{
-    Host, Snapshot, Spawned, dap::DapClient, process::Process, ticket::Ticket, tls,
+    Host, Snapshot, Spawned, dap::DapClient, fault_points::FOLDER, process::Process,
+    ticket::Ticket, tls,
 };
 use rustix::process::{Pid, Signal, kill_process};
 use rustls::{ClientConnection, StreamOwned};
@@ -18,7 +19,7 @@ use serde_json::{Value, json};
 
 use crate::{
     points::Point,
-    setup::{FOLDER, POOL, ready},
+    setup::{POOL, ready},
 };
 
 /// The service that is debugged, but where an image is taken of the other.

@@ -1,63 +1,22 @@
-//! The product with fault points on a test host: how it is built, how it gets there, and what else a
-//! host needs before anything can be broken on it.
+//! The product with fault points on a test host: how it gets there, and what else a host needs before
+//! anything can be broken on it.
 
-use std::{
-    fs,
-    os::unix::fs::PermissionsExt,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{fs, os::unix::fs::PermissionsExt, process::Command};
 
 use anyhow::{Context, Result, ensure};
-use godebug_tests::{Host, HostOptions, Suite};
+use godebug_tests::{
+    Host, HostOptions, Suite,
+    fault_points::{FOLDER, PROGRAMS, built},
+};
 
 use crate::scene::SCRIPTED;
-
-/// Where the programs look for the point that is armed, and leave their trace.
-pub(crate) const FOLDER: &str = "/run/godebug-faults";
-/// All of the product's, so that what is broken is one build, whatever was installed.
-const PROGRAMS: [&str; 7] = [
-    "usr/lib/godebug/godebugd",
-    "usr/lib/godebug/godebug-revoke",
-    "usr/lib/godebug/godebug-image",
-    "usr/lib/godebug/godebug-gateway",
-    "usr/lib/godebug/godebug-dlvctl",
-    "usr/lib/godebug/godebug-toolchain",
-    "usr/bin/godebugctl",
-];
-const OUTPUT: &str = "target/faults";
-
-pub(crate) fn workspace() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().map(Path::to_owned).unwrap_or_default()
-}
-
-/// What this program makes: results, journals, the programs with fault points.
-pub(crate) fn output() -> PathBuf {
-    workspace().join(OUTPUT)
-}
-
-/// Builds the programs, with fault points where there are any. Dependencies are shared with the ordinary
-/// build, the programs themselves are not touched by it nor touch it.
-pub(crate) fn build() -> Result<()> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let built = Command::new(cargo)
-        .current_dir(workspace())
-        .args(["build", "--quiet", "--locked", "-p", "godebug", "-p", "godebug-image"])
-        .args(["-p", "godebug-gateway", "-p", "godebug-dlvctl", "-p", "godebugctl"])
-        .args(["--features", "godebug/fault-points,godebug-image/fault-points"])
-        .args(["--target-dir", OUTPUT, "--config", "build.build-dir=\"target\""])
-        .status()
-        .context("starting cargo")?;
-    ensure!(built.success(), "the programs with fault points cannot be built");
-    Ok(())
-}
 
 /// Boots a host that has them.
 pub(crate) fn boot(firewalld: bool) -> Result<Host> {
     let host = HostOptions { firewalld, ..HostOptions::new(Suite::Trixie) }.boot()?;
     for program in PROGRAMS {
         let place = host.path(&format!("/{program}"));
-        let from = output().join("debug").join(place.file_name().unwrap_or_default());
+        let from = built(program);
         fs::remove_file(&place).with_context(|| format!("removing the host's {program}"))?;
         fs::copy(&from, &place).with_context(|| format!("copying {}", from.display()))?;
         fs::set_permissions(&place, fs::Permissions::from_mode(0o755))?;

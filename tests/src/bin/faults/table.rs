@@ -3,21 +3,20 @@
 use std::{fs, path::PathBuf};
 
 use anyhow::{Context, Result};
-use godebug_tests::Host;
+use godebug_tests::{Host, fault_points};
 use serde_json::Value;
 
 use crate::{
     faults::{self, Fault},
     points::{Group, IDLE, Point},
     results::Results,
-    setup,
 };
 
 const BEGIN: &str = "<!-- results: written by `faults --write` -->";
 const END: &str = "<!-- end of results -->";
 
 fn document() -> PathBuf {
-    setup::workspace().join("docs/guarantees.md")
+    fault_points::workspace().join("docs/guarantees.md")
 }
 
 /// What the results were found on.

@@ -4,7 +4,8 @@
 //!
 //! `image` makes what a host starts from (`layer` caches it), `network` makes its wires, `host` boots it
 //! (`vm` boots the virtual ones; `machine` is what both have in common),
-//! `process` and `nothing_left` read back what it is like, `dap`, `jsonrpc` and `tls` are clients.
+//! `process` and `nothing_left` read back what it is like, `dap`, `jsonrpc` and `tls` are clients; `fault_points`
+//! builds the product so that it can be broken at a named place.
 
 mod command;
 pub mod dap;

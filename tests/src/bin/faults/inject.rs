@@ -2,7 +2,7 @@
 
 use std::{fs, time::Duration};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use godebug_tests::Host;
 use rustix::{
     net::sockopt::set_socket_linger,
@@ -116,11 +116,17 @@ pub(crate) fn target_frozen(scene: &mut Scene) -> Result<Effect> {
         return Ok(Effect::NotApplicable("the service is just being started".to_owned()));
     }
     frozen.ok()?;
+    scene.is_frozen = true;
     Ok(Effect::Done)
 }
 
-/// It was frozen, so it is somebody's wish, until then.
+/// Who has frozen it thaws it, and nobody else.
 pub(crate) fn target_thawed(scene: &mut Scene) -> Result<()> {
+    if std::mem::take(&mut scene.is_frozen) {
+        for process in scene.host.targets(scene.service.unit)? {
+            ensure!(process.is_frozen()?, "{} was thawed, which was not ours to do", process.name);
+        }
+    }
     must(scene, &format!("systemctl thaw {}", scene.service.unit))
 }
 

@@ -76,6 +76,8 @@ pub(crate) struct Scene<'a> {
     /// The one that is debugged or looked at, and that faults of the service strike.
     pub(crate) service: Service,
     pub(crate) client: Option<Client>,
+    /// By an administrator, who has not thawed it yet.
+    pub(crate) is_frozen: bool,
     /// Commands that need not have ended: `attach`, `stop` and the like.
     pub(crate) running: Vec<Spawned>,
     /// Those who use the service meanwhile.
@@ -105,6 +107,7 @@ impl<'a> Scene<'a> {
             before,
             service: MYAPP,
             client: None,
+            is_frozen: false,
             running: Vec::new(),
             load: None,
             deadline: None,

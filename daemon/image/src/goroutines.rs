@@ -128,7 +128,7 @@ pub(crate) fn list(dlv: &mut Delve) -> Result<Vec<Goroutine>, Refusal> {
     }
 }
 
-/// One goroutine's stack, without values.
+/// One goroutine's stack, without values, as far as dlv can follow it.
 pub(crate) fn stack(dlv: &mut Delve, id: i64, depth: usize) -> Result<Vec<StackFrame>, Refusal> {
     #[derive(Serialize)]
     #[serde(rename_all = "PascalCase")]
@@ -138,7 +138,11 @@ pub(crate) fn stack(dlv: &mut Delve, id: i64, depth: usize) -> Result<Vec<StackF
         full: bool,
     }
     let stack: Stack = dlv.ask("RPCServer.Stacktrace", Question { id, depth, full: false })?;
-    Ok(stack.locations.unwrap_or_default())
+    let mut frames = stack.locations.unwrap_or_default();
+    if let Some(at) = frames.windows(2).position(|two| two[0].is_again(&two[1])) {
+        frames.truncate(at + 1);
+    }
+    Ok(frames)
 }
 
 /// The runtime's own words for what goroutines wait for, which are others with every version of Go.

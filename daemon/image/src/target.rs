@@ -194,7 +194,7 @@ impl Target {
         mut threads: Threads<'_>,
         hit: Option<Pid>,
     ) -> Result<Written, Refusal> {
-        let copy = threads.copy(Instant::now() + self.longest_stop())?;
+        let copy = threads.copy()?;
         let states = threads.states(hit);
         let pause = threads.release();
         copy.settle()?;

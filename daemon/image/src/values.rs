@@ -69,9 +69,20 @@ pub(crate) struct StackFrame {
     pub(crate) arguments: Vec<Variable>,
     #[serde(rename = "Locals", deserialize_with = "null_is_default")]
     pub(crate) locals: Vec<Variable>,
+    /// Where it lies on its stack.
+    #[serde(rename = "FrameOffset", deserialize_with = "null_is_default")]
+    pub(crate) offset: i64,
 }
 
 impl StackFrame {
+    /// Whether dlv has come from this frame to the same one: where Go changes stacks (gogo on arm64) a
+    /// frame can be found to be its own caller, as often as dlv is asked. A function that calls itself
+    /// has another place on the stack each time.
+    pub(crate) fn is_again(&self, caller: &Self) -> bool {
+        let of = |frame: &Self| (frame.location.pc, frame.offset, frame.location.place());
+        of(self) == of(caller)
+    }
+
     pub(crate) fn frame(&self) -> Frame {
         Frame { place: self.location.place() }
     }
@@ -398,6 +409,18 @@ mod tests {
     fn a_value_without_end_is_cut() {
         let long = json!({"type": "string", "kind": 24, "value": "ä".repeat(9000), "len": 18000});
         assert!(shown(long).len() <= LONGEST + 3);
+    }
+
+    #[test]
+    fn a_frame_that_is_its_own_caller_is_told_from_a_function_that_calls_itself() {
+        let frame = |pc, offset| StackFrame {
+            location: Location { pc, ..Location::default() },
+            offset,
+            ..StackFrame::default()
+        };
+        assert!(frame(7, -96).is_again(&frame(7, -96)));
+        assert!(!frame(7, -160).is_again(&frame(7, -96)));
+        assert!(!frame(7, -96).is_again(&frame(9, -96)));
     }
 
     #[test]

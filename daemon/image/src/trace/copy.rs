@@ -27,6 +27,7 @@ const RESTART: std::ops::RangeInclusive<i64> = -516..=-512;
 const TRIES: usize = 5;
 
 /// A thread that has not come to its system call by then has no processor, or somebody has frozen it.
+/// No order to end is heard meanwhile.
 const COMES: Duration = Duration::from_secs(1);
 /// Longer than the kernel copies any process for.
 const LONGEST_COPYING: Duration = Duration::from_secs(600);
@@ -44,7 +45,7 @@ impl Threads<'_> {
     ///
     /// # Errors
     /// When the kernel refuses; everything is as before then.
-    pub(crate) fn copy(&mut self, by: Instant) -> Result<Copy, Refusal> {
+    pub(crate) fn copy(&mut self) -> Result<Copy, Refusal> {
         let at = system_call(self.pid)?;
         for _ in 0..TRIES {
             let Some(tid) = self.best_to_copy_in() else {
@@ -53,7 +54,7 @@ impl Threads<'_> {
                     "let it go on (systemctl kill --signal=SIGCONT UNIT), then try again",
                 ));
             };
-            match self.copy_in(tid, at, by) {
+            match self.copy_in(tid, at) {
                 Ok(copy) => return Ok(copy),
                 Err(NotCopied::Disturbed) => {}
                 Err(NotCopied::Refused(error)) => return Err(refused(error)),
@@ -78,7 +79,7 @@ impl Threads<'_> {
         any
     }
 
-    fn copy_in(&mut self, tid: Pid, at: u64, by: Instant) -> Result<Copy, NotCopied> {
+    fn copy_in(&mut self, tid: Pid, at: u64) -> Result<Copy, NotCopied> {
         let gone = |_| NotCopied::Failed(super::ended(tid));
         let registers = Here::registers(tid).map_err(gone)?;
         // A guard gives it back should we be killed in the middle.
@@ -87,7 +88,7 @@ impl Threads<'_> {
         raw::set_signal_mask(tid, ALL_SIGNALS).map_err(gone)?;
         let copied = Here::set_registers(tid, &Here::copying(&registers, at)).map_err(gone);
         reached("copying");
-        let copied = copied.and_then(|()| self.run_system_call(tid, by));
+        let copied = copied.and_then(|()| self.run_system_call(tid));
         reached("copied");
         // Whatever came of it: where it stands now is in the kernel, on its way to the program, and
         // with these registers it arrives where it was, or makes its own system call again.
@@ -101,13 +102,13 @@ impl Threads<'_> {
     }
 
     /// Lets the thread make the system call, and stops it again before any instruction after it.
-    fn run_system_call(&mut self, tid: Pid, by: Instant) -> Result<Copy, NotCopied> {
+    fn run_system_call(&mut self, tid: Pid) -> Result<Copy, NotCopied> {
         let mut child = None;
         let mut entered = false;
         let result = loop {
             self.resume_to_system_call(tid).map_err(NotCopied::Failed)?;
             let stop = match entered {
-                false => self.await_call(tid, &mut child, by),
+                false => self.await_call(tid, &mut child),
                 true => self.await_end_of_call(tid, &mut child),
             };
             match stop.map_err(NotCopied::Failed)? {
@@ -163,13 +164,8 @@ impl Threads<'_> {
 
     /// Until the thread makes the system call. One that is frozen does not come to it, and would not
     /// before it is thawed: it is stopped again where it is, in the kernel.
-    fn await_call(
-        &mut self,
-        tid: Pid,
-        child: &mut Option<Copy>,
-        by: Instant,
-    ) -> Result<Stop, Refusal> {
-        if let Some(stop) = self.await_stop_of(tid, child, by.max(Instant::now() + COMES))? {
+    fn await_call(&mut self, tid: Pid, child: &mut Option<Copy>) -> Result<Stop, Refusal> {
+        if let Some(stop) = self.await_stop_of(tid, child, Instant::now() + COMES)? {
             return Ok(stop);
         }
         ptrace::interrupt(tid).map_err(|_| super::ended(self.pid))?;

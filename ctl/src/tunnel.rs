@@ -201,7 +201,11 @@ impl Gateway {
         let verdict = (start.elapsed() * 2).clamp(Duration::from_millis(200), PATIENCE);
         match timeout(verdict, stream.read(&mut [0])).await {
             // Silence is consent. A debugger that speaks first would be news, but no trouble.
-            Err(_) | Ok(Ok(1..)) => Ok(()),
+            Err(_) | Ok(Ok(1..)) => {
+                // With a goodbye, or the record would say that a client was lost.
+                let _ = timeout(verdict, stream.shutdown()).await;
+                Ok(())
+            }
             Ok(Ok(0)) => Err(Trouble::TurnedAway(self.endpoint())),
             Ok(Err(error)) => Err(self.explain(error)),
         }

@@ -19,6 +19,8 @@ const OPENING: [&str; 4] =
     ["ledger.after.intent", "host.before.take", "host.after.take", "ledger.after.done"];
 /// While one ends.
 const CLOSING: [&str; 3] = ["host.before.undo", "host.after.undo", "ledger.after.undone"];
+/// How a session comes to a place, where something is done to the program.
+type Way = fn(&Vm, &str, &str) -> Result<()>;
 /// The programs in which there are such places.
 const PROGRAMS: [&str; 2] = ["usr/lib/godebug/godebugd", "usr/lib/godebug/godebug-revoke"];
 
@@ -29,21 +31,18 @@ pub(crate) fn everywhere(vm: &Vm) -> Result<()> {
         install(vm)?;
         let before = VmSnapshot::take(vm, &["ticker"])?;
         ensure!(!is_on(vm, GATE)?, "the boolean is on before anybody asked");
-        for point in OPENING {
-            for action in ["kill", "stop"] {
+        let ways: [(&[&str], Way); 2] = [(&OPENING, while_opening), (&CLOSING, while_closing)];
+        for (points, way) in ways {
+            for (point, action) in
+                points.iter().flat_map(|point| [(point, "kill"), (point, "stop")])
+            {
                 let name = format!("godebugd/{point}:boolean-{GATE}");
-                while_opening(vm, &name, action)
+                way(vm, &name, action)
                     .and_then(|()| is_given_back(vm, &before))
                     .with_context(|| format!("{action} at {name}"))?;
             }
         }
         for point in CLOSING {
-            for action in ["kill", "stop"] {
-                let name = format!("godebugd/{point}:boolean-{GATE}");
-                while_closing(vm, &name, action)
-                    .and_then(|()| is_given_back(vm, &before))
-                    .with_context(|| format!("{action} at {name}"))?;
-            }
             let name = format!("godebug-revoke/{point}:boolean-{GATE}");
             with_the_dead_man(vm, &name)
                 .and_then(|()| is_given_back(vm, &before))

@@ -66,13 +66,25 @@ pub(crate) async fn serve(
             SHUT_OUT.to_owned()
         }
         Some(Ok(why)) => why.to_owned(),
-        Some(Err(error)) => error.to_string(),
+        Some(Err(error)) => broken_off(&error),
     };
     let bytes_in = traffic.own.inward.load(Relaxed);
     let bytes_out = traffic.own.outward.load(Relaxed);
     let ms = milliseconds(start.elapsed());
     tracing::info!(%peer, subject, bytes_in, bytes_out, ms, why, "closed");
     shared.transcript.record(&Entry::Disconnected { client: &client, ms, why: &why });
+}
+
+/// How a connection ended, for whoever reads the record: not in the words of a library to its users.
+fn broken_off(error: &io::Error) -> String {
+    match error.kind() {
+        // TLS says goodbye; without that nobody knows whether the client had said all.
+        io::ErrorKind::UnexpectedEof => "its connection ended without a goodbye".to_owned(),
+        io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => {
+            "its connection was reset".to_owned()
+        }
+        _ => error.to_string(),
+    }
 }
 
 /// A client that has shown its certificate and has a place.

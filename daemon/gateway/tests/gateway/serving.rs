@@ -213,6 +213,10 @@ async fn a_client_that_breaks_off_is_closed_towards_dlv() {
     // The TCP connection ends without close_notify.
     drop(client.into_inner().0);
     until(|| host.dlv.open() == 0).await;
+    until(|| host.transcript().iter().any(|line| line["event"] == "disconnected")).await;
+    let lines = host.transcript();
+    let left = lines.iter().find(|line| line["event"] == "disconnected").unwrap();
+    assert_eq!(left["why"], "its connection ended without a goodbye");
 }
 
 #[tokio::test]

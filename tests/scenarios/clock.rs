@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use godebug_tests::{
     Machine, Vm,
     scenario::VmScenario,
@@ -45,36 +45,46 @@ fn steps(vm: &Vm) -> Result<()> {
     })
 }
 
+/// How a machine sleeps for some time.
+type Sleep = fn(&Vm, Duration) -> Result<()>;
+
 /// The end comes while nothing on the machine runs: it is there as soon as the machine is awake, by godebugd and, where
-/// that is gone, by systemd alone. An emulated machine's monotonic clock goes on in its sleep; a sleep in which that stands
-/// is not tried.
+/// that is gone, by systemd alone. In the one sleep its monotonic clock goes on, in the other it stands.
 fn sleep(vm: &Vm) -> Result<()> {
     const TTL: Duration = Duration::from_secs(120);
     told(vm, || {
         start_ticker(vm)?;
         let before = VmSnapshot::take(vm, &["ticker"])?;
-        for godebugd_is_gone in [false, true] {
-            let session = open(vm, &format!("{}s", TTL.as_secs()))?;
-            let _debugging = Laptop::connect(vm, &session)?;
-            if godebugd_is_gone {
-                vm.ok(
-                    "systemctl mask --runtime godebugd && systemctl kill --signal=KILL godebugd",
-                )?;
+        let ways: [(&str, Sleep); 2] = [("idle", Vm::suspend), ("disk", Vm::hibernate)];
+        for (way, asleep) in ways {
+            for godebugd_is_gone in [false, true] {
+                let case = format!("asleep ({way}), godebugd gone: {godebugd_is_gone}");
+                ends_when_awake(vm, TTL, asleep, godebugd_is_gone).context(case)?;
+                nothing_left_on(vm, &before)?;
             }
-            vm.suspend(TTL)?;
-            let awake = Instant::now();
-            if godebugd_is_gone {
-                session.is_gone_within(vm, IN_TIME)?;
-            } else {
-                session.ends(vm, "expired", IN_TIME)?;
-            }
-            let took = awake.elapsed();
-            ensure!(took < TTL / 2, "it went on for {took:?}, godebugd gone: {godebugd_is_gone}");
-            vm.ok("systemctl unmask --runtime godebugd && systemctl reset-failed")?;
-            nothing_left_on(vm, &before)?;
         }
         Ok(())
     })
+}
+
+fn ends_when_awake(vm: &Vm, ttl: Duration, asleep: Sleep, godebugd_is_gone: bool) -> Result<()> {
+    let opened = Instant::now();
+    let session = open(vm, &format!("{}s", ttl.as_secs()))?;
+    let _debugging = Laptop::connect(vm, &session)?;
+    if godebugd_is_gone {
+        vm.ok("systemctl mask --runtime godebugd && systemctl kill --signal=KILL godebugd")?;
+    }
+    ensure!(opened.elapsed() < ttl / 2, "too slow a machine to be asleep when the time is over");
+    asleep(vm, ttl)?;
+    let awake = Instant::now();
+    if godebugd_is_gone {
+        session.is_gone_within(vm, IN_TIME)?;
+    } else {
+        session.ends(vm, "expired", IN_TIME)?;
+    }
+    let took = awake.elapsed();
+    ensure!(took < ttl / 2, "it went on for {took:?}");
+    vm.ok("systemctl unmask --runtime godebugd && systemctl reset-failed").map(drop)
 }
 
 fn open(vm: &Vm, ttl: &str) -> Result<Session> {

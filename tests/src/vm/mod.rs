@@ -5,6 +5,7 @@
 
 mod disk;
 mod qemu;
+mod sleep;
 mod state;
 
 use std::{
@@ -19,7 +20,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow};
 use serde_json::json;
 
 use crate::{
@@ -166,36 +167,6 @@ impl Vm {
         drop(qemu);
         self.ok("systemctl is-system-running --wait")?;
         self.set_clock(SystemTime::now())
-    }
-
-    /// Lets it sleep for so long, and returns when it is awake again. To idle, not to RAM: of all that would wake
-    /// an emulated machine only its power button does, and that only from idle.
-    pub fn suspend(&self, time: Duration) -> Result<()> {
-        let before = self.times_woken()?;
-        self.ok(
-            "modprobe button && mkdir -p /run/systemd/logind.conf.d && \
-             printf '[Login]\\nHandlePowerKey=ignore\\n' >/run/systemd/logind.conf.d/button.conf && \
-             systemctl try-restart systemd-logind",
-        )?;
-        // Not before the shell has answered.
-        self.begin("sleep 5 && echo freeze >/sys/power/state", "/run/harness/sleep")?;
-        std::thread::sleep(time);
-        ensure!(self.times_woken()? == before, "something else has woken it before");
-        let limit = Instant::now() + COMMAND_LIMIT;
-        while self.times_woken()? == before {
-            ensure!(Instant::now() < limit, "it does not wake");
-            // One that comes before it sleeps is nothing to it. And nothing is typed before it is awake: the
-            // serial port forgets what came while it slept.
-            self.lock()?.monitor("system_powerdown", json!({}))?;
-            std::thread::sleep(Duration::from_secs(1));
-        }
-        Ok(())
-    }
-
-    /// How often it has been awake again, as its kernel tells.
-    fn times_woken(&self) -> Result<usize> {
-        let console = files::read(self.lock()?.console())?;
-        Ok(console.matches("PM: suspend exit").count())
     }
 
     fn lock(&self) -> Result<MutexGuard<'_, Qemu>> {

@@ -31,7 +31,7 @@ pub(crate) struct Wanted {
     /// How often each cell is run, for one that fails now and then.
     pub(crate) repeat: usize,
     pub(crate) quick: bool,
-    /// One point of each moment, once for all kinds of session that have it.
+    /// One point of each moment.
     pub(crate) distinct: bool,
     pub(crate) again: bool,
     pub(crate) write: bool,

@@ -116,10 +116,6 @@ impl Point {
         }
     }
 
-    pub(crate) fn is_distinct(&self) -> bool {
-        self.is_new() && self.is_of_its_kind()
-    }
-
     pub(crate) fn to_json(&self) -> Value {
         json!({ "point": self.name, "group": self.group.name() })
     }

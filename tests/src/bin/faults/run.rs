@@ -75,11 +75,12 @@ fn cells(wanted: &Wanted, results: &Results) -> Result<VecDeque<Cell>> {
         }
         for point in results.points() {
             let every = matches!(fault.name, "godebugd-killed" | "image-killed");
+            let first_of_its_kind = point.is_new() && point.is_of_its_kind();
             let is_taken_for_all = QUICK.contains(&point.name.as_str());
             let wanted_here = (wanted.points.is_empty()
                 || wanted.points.iter().any(|glob| matches(glob, &point.name)))
-                && (!wanted.quick || every && point.is_distinct() || is_taken_for_all)
-                && (!wanted.distinct || point.is_distinct());
+                && (!wanted.quick || every && first_of_its_kind || is_taken_for_all)
+                && (!wanted.distinct || point.is_new());
             let is_known = results.cell(fault.name, &point.name).is_some();
             if wanted_here && fault.applies_to(point) && (wanted.again || !is_known) {
                 cells.push_back((fault, point.clone()));

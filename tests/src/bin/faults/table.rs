@@ -57,8 +57,7 @@ fn render(results: &Results, circumstances: &str) -> String {
             "{} cells: {passed} passed, {failed} failed, {stayed} left their session's folder, and nothing else, to \
              the next godebugd (nothing had been taken), at {died} the service died, as named above, {none} could not happen there (what was to be broken was \
              not there, or not there any more). In brackets, and as \"not run\", stands one point of each moment: nothing happens \
-             between those that are left out and the ones before them, or they are godebugd's own, and those of a kind of session that stands \
-             farther left. A dash: no such point, or only such as are left out.\n",
+             between those that are left out and the ones before them. A dash: no such point, or none at which it could happen.\n",
             passed + failed + stayed + died + none
         ),
         table(results),
@@ -70,7 +69,7 @@ fn render(results: &Results, circumstances: &str) -> String {
 }
 
 fn table(results: &Results) -> String {
-    let of = |group: Group| of_group(results, group).filter(|point| point.is_distinct()).count();
+    let of = |group: Group| of_group(results, group).filter(|point| point.is_new()).count();
     let heads: Vec<String> =
         Group::ALL.iter().map(|group| format!("{} ({})", group.name(), of(*group))).collect();
     let mut text =
@@ -91,7 +90,7 @@ fn of_group(results: &Results, group: Group) -> impl Iterator<Item = &Point> {
 fn summary(results: &Results, fault: &Fault, group: Group) -> String {
     let is_known = |point: &Point| results.cell(fault.name, &point.name).is_some();
     let possible: Vec<&Point> = of_group(results, group)
-        .filter(|point| fault.applies_to(point) && (point.is_distinct() || is_known(point)))
+        .filter(|point| fault.applies_to(point) && (point.is_new() || is_known(point)))
         .collect();
     if possible.is_empty() {
         return "–".to_owned();

@@ -57,7 +57,7 @@ fn render(results: &Results, circumstances: &str) -> String {
             "{} cells: {passed} passed, {failed} failed, {stayed} left their session's folder, and nothing else, to \
              the next godebugd (nothing had been taken), at {died} the service died, as named above, {none} could not happen there (what was to be broken was \
              not there, or not there any more). In brackets, and as \"not run\", stands one point of each moment: nothing happens \
-             between those that are left out and the ones before them. A dash: no such point, or none at which it could happen.\n",
+             between those that are left out and the ones before them. A dash: no such point, or not tried there.\n",
             passed + failed + stayed + died + none
         ),
         table(results),
